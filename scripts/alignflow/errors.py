@@ -1,0 +1,36 @@
+"""One-line errors for the person at the keyboard, tracebacks for everybody else."""
+
+from __future__ import annotations
+
+import sys
+from types import TracebackType
+
+
+class InputError(ValueError):
+    """Bad input of the user: one line that names the file or field and the mend."""
+
+
+def find_input_error(error: BaseException | None) -> InputError | None:
+    """The first `InputError` in an exception's chain of causes, or None."""
+    while error is not None:
+        if isinstance(error, InputError):
+            return error
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def print_input_errors_as_one_line() -> None:
+    """Let an uncaught `InputError` end the process with its line alone, and exit code 1.
+
+    MONAI wraps whatever a config expression raises in several RuntimeErrors; the user's line
+    would stand in the middle of a page of traceback. Every other exception is shown as before.
+    """
+
+    def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        found = find_input_error(error)
+        if found is None:
+            sys.__excepthook__(kind, error, trace)
+        else:
+            print(f"error: {found}", file=sys.stderr)
+
+    sys.excepthook = hook
