@@ -2,10 +2,9 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 # e.g. make demo TORCH_ARGS="--index-url https://download.pytorch.org/whl/cpu" for the small CPU build
 TORCH_ARGS ?=
-VENV := $(CURDIR)/.venv
 DEMO := $(CURDIR)/build/demo
-PY := $(VENV)/bin/python
-READY := $(VENV)/.installed
+PY := $(CURDIR)/.venv/bin/python
+READY := .venv/.installed
 # the pin stands in pyproject.toml alone
 TORCH := $(shell sed -n 's/^ *"\(torch==[^"]*\)".*/\1/p' pyproject.toml)
 
@@ -26,37 +25,37 @@ $(READY): pyproject.toml
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(not (3, 11) <= v < (3, 13) and \
 	  "Python %d.%d at $(PYTHON): 3.11 or 3.12 needed; make PYTHON=/path/to/python3.11" % v)'
 	@echo "installing into .venv (once, some minutes)"
-	@$(PYTHON) -m venv $(VENV)
+	@$(PYTHON) -m venv .venv
 	@# torch first and alone, so that TORCH_ARGS may name another index for it
-	@$(PY) -m pip install --quiet --disable-pip-version-check $(TORCH_ARGS) "$(TORCH)"
-	@$(PY) -m pip install --quiet --disable-pip-version-check -e ".[demo,test,dev]"
+	@"$(PY)" -m pip install --quiet --disable-pip-version-check $(TORCH_ARGS) "$(TORCH)"
+	@"$(PY)" -m pip install --quiet --disable-pip-version-check -e ".[demo,test,dev]"
 	@touch $@
 
 demo: $(READY) ## install, prepare a small real data set, train both flows, write 32 pairs
-	@$(PY) -m alignflow.demo.prepare --output_dir $(DEMO)/data
+	@"$(PY)" -m alignflow.demo.prepare --output_dir "$(DEMO)/data"
 	@echo "training the mask flow and the image flow"
-	@cd bundle && $(PY) -m monai.bundle run training \
+	@cd bundle && "$(PY)" -m monai.bundle run training \
 	  --config_file "['configs/train.json','configs/demo.json']" \
-	  --dataset_dir $(DEMO)/data --output_dir $(DEMO)
+	  --dataset_dir "$(DEMO)/data" --output_dir "$(DEMO)"
 	@echo "writing synthetic pairs"
-	@cd bundle && $(PY) -m monai.bundle run infer \
+	@cd bundle && "$(PY)" -m monai.bundle run infer \
 	  --config_file "['configs/inference.json','configs/demo_inference.json']" \
-	  --dataset_dir $(DEMO)/data --output_dir $(DEMO)
+	  --dataset_dir "$(DEMO)/data" --output_dir "$(DEMO)"
 	@echo "done: look at build/demo (pairs, contact sheet, provenance)"
 
 test: $(READY) ## run the fast tests
-	@$(PY) -m pytest
+	@"$(PY)" -m pytest
 
 bench: $(READY) ## run the benchmarks, see benchmarks/README.md
 	@for script in benchmarks/*.py; do \
 	  test -e "$$script" || { echo "no benchmarks yet"; break; }; \
-	  echo "== $$script"; $(PY) "$$script" || exit 1; \
+	  echo "== $$script"; "$(PY)" "$$script" || exit 1; \
 	done
 
 lint: $(READY) ## ruff (lint, format) and mypy
-	@$(VENV)/bin/ruff check .
-	@$(VENV)/bin/ruff format --check .
-	@$(VENV)/bin/mypy
+	@.venv/bin/ruff check .
+	@.venv/bin/ruff format --check .
+	@.venv/bin/mypy
 
 clean: ## remove .venv, build and caches
 	rm -rf .venv build .pytest_cache .mypy_cache .ruff_cache .hypothesis scripts/*.egg-info
