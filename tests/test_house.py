@@ -1,0 +1,81 @@
+"""What is stated in two places must agree: versions, licences, metadata."""
+
+import json
+import logging.config
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import alignflow
+from alignflow.demo.prepare import LABELS, LICENCE
+
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+METADATA = json.loads((ROOT / "bundle/configs/metadata.json").read_text())
+
+
+def pins(requirements):
+    return dict(requirement.split("==") for requirement in requirements)
+
+
+def test_every_requirement_is_pinned_exactly():
+    extras = PROJECT["optional-dependencies"].values()
+    for requirement in [*PROJECT["dependencies"], *sum(extras, [])]:
+        assert re.fullmatch(r"[\w.-]+==[\w.]+", requirement)
+
+
+def test_metadata_states_the_pinned_versions():
+    pinned = pins(PROJECT["dependencies"])
+    assert METADATA["monai_version"] == pinned["monai"]
+    assert METADATA["pytorch_version"] == pinned["torch"]
+    assert METADATA["numpy_version"] == pinned["numpy"]
+    required = METADATA["required_packages_version"]
+    assert required == {name: pinned[name] for name in required}
+
+
+def test_metadata_version_is_the_package_version_and_in_the_changelog():
+    assert METADATA["version"] == alignflow.__version__
+    assert METADATA["version"] in METADATA["changelog"]
+    assert f"## {alignflow.__version__}" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_metadata_channels_follow_from_the_demo_classes():
+    data_format = METADATA["network_data_format"]
+    channels = 1 + 2 * len(LABELS) - 1  # noise, one-hot classes, distances of the foreground
+    assert data_format["inputs"]["image"]["num_channels"] == channels
+    for end in (data_format["inputs"]["image"], data_format["outputs"]["pred"]):
+        assert len(end["channel_def"]) == end["num_channels"]
+
+
+def test_versions_stand_in_pyproject_alone():
+    for name in ("Makefile", "environment.yml"):
+        text = (ROOT / name).read_text()
+        assert not re.search(r"==\d", text), f"{name} pins a version of its own"
+
+
+def test_licences():
+    licence = (ROOT / "LICENSE").read_text()
+    assert "Apache License" in licence and licence == (ROOT / "bundle/LICENSE").read_text()
+    data_licence = (ROOT / "bundle/docs/data_license.txt").read_text()
+    assert LICENCE in " ".join(data_licence.split())
+
+
+@pytest.fixture
+def restored_logging():
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    ours = logging.getLogger("alignflow")
+    ours.handlers.clear()
+    ours.propagate = True
+    ours.setLevel(logging.NOTSET)
+
+
+def test_logging_is_quiet_for_others_and_open_for_ours(restored_logging):
+    logging.config.fileConfig(ROOT / "bundle/configs/logging.conf", disable_existing_loggers=False)
+    assert not logging.getLogger("ignite").isEnabledFor(logging.INFO)
+    assert logging.getLogger("alignflow.training").isEnabledFor(logging.INFO)
