@@ -1,0 +1,158 @@
+"""What a bundle config does before its work: checks of its own keys, and a copy of itself."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import json
+import re
+from collections.abc import Iterator, Sequence
+from pydoc import locate
+from typing import Any
+
+from monai.bundle import ComponentLocator, ConfigParser
+from monai.utils import set_determinism
+
+from alignflow.device import tune_allocator
+from alignflow.errors import InputError, print_input_errors_as_one_line
+from alignflow.files import replacing
+
+REFERENCE = re.compile(r"@(\w+(?:(?:::|#)\w+)*)")
+MONAI_KEYS = {"_target_", "_disabled_", "_requires_", "_desc_", "_mode_"}
+
+
+def begin(workflows: Sequence[str], seed: int) -> None:
+    """First item of each config's `initialize`.
+
+    Shows input errors as one line, tunes the allocator, seeds, and refuses keys without effect.
+
+    Args:
+        workflows: run_ids of the config; what none of them reaches has no effect.
+        seed: of Python, NumPy and torch.
+
+    Raises:
+        InputError: on a key without effect, or an argument that its target does not take.
+    """
+    print_input_errors_as_one_line()
+    tune_allocator()
+    set_determinism(seed=seed)
+    config = running_config()
+    check_keys(config, workflows)
+    check_arguments(config)
+
+
+def running_config() -> dict[str, Any]:
+    """The config of the bundle workflow that evaluates the calling expression, overrides included.
+
+    MONAI gives an expression no way to the parser that evaluates it, so it is found on the stack.
+    """
+    frame = inspect.currentframe()
+    while frame is not None:
+        if isinstance(parser := frame.f_locals.get("self"), ConfigParser):
+            return {k: v for k, v in parser.get().items() if k != "_meta_"}
+        frame = frame.f_back
+    raise RuntimeError("not called from an expression of a bundle config")
+
+
+def save_config(path: str) -> None:
+    """Write the running config, overrides included, as JSON."""
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(running_config(), indent=2, default=str) + "\n")
+
+
+def settings() -> dict[str, Any]:
+    """The plain values at the top of the running config: what a run is remembered by."""
+    plain = (str, int, float, bool, type(None))
+    values = {k: v for k, v in running_config().items() if isinstance(v, (*plain, list))}
+    return {k: v for k, v in values.items() if not str(v).startswith(("$", "@", "['$", "['@"))}
+
+
+def check_keys(config: dict[str, Any], workflows: Sequence[str]) -> None:
+    """Refuse keys that no workflow reaches through `@` references.
+
+    Raises:
+        InputError: naming the key and the nearest known one.
+    """
+    reached: set[str] = set()
+    waiting = ["initialize", "finalize", "imports", *workflows]
+    while waiting:
+        key = waiting.pop()
+        if key in reached:
+            continue
+        reached.add(key)
+        for _, value in leaves(find(config, key), key):
+            if isinstance(value, str):
+                waiting += [r.replace("#", "::") for r in REFERENCE.findall(value)]
+    for key, _ in leaves(config):
+        parts = key.split("::")
+        within = {"::".join(parts[: i + 1]) for i in range(len(parts))}
+        if not within & reached and not parts[0].startswith("_"):
+            raise InputError(f"config key '{key}' has no effect{_suggestion(key, reached)}; remove it")
+
+
+def check_arguments(config: dict[str, Any]) -> None:
+    """Refuse arguments that a `_target_` does not take.
+
+    Raises:
+        InputError: naming the target, the argument and those it takes.
+    """
+    locator = ComponentLocator()
+    for key, part in parts_with_target(config):
+        name = part["_target_"]
+        module = locator.get_component_module_name(name)
+        module = module[0] if isinstance(module, list) else module
+        target = locate(name if module is None else f"{module}.{name}")
+        if target is None:
+            raise InputError(f"config key '{key}': _target_ '{name}' cannot be imported")
+        try:
+            parameters = inspect.signature(target).parameters
+        except ValueError:  # some built-ins have no signature
+            continue
+        if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+            continue
+        for argument in set(part) - MONAI_KEYS - set(parameters):
+            raise InputError(
+                f"config key '{key}::{argument}' has no effect: {name} takes {', '.join(parameters)}"
+            )
+
+
+def find(config: Any, key: str) -> Any:
+    """The part of a config at 'a::b::0', or None."""
+    for part in key.split("::"):
+        if isinstance(config, dict) and part in config:
+            config = config[part]
+        elif isinstance(config, list) and part.isdigit() and int(part) < len(config):
+            config = config[int(part)]
+        else:
+            return None
+    return config
+
+
+def leaves(config: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    """(key, value) of everything in a config that is neither a dict nor a list."""
+    items: Iterator[tuple[Any, Any]] | None = None
+    if isinstance(config, dict):
+        items = iter(config.items())
+    elif isinstance(config, list):
+        items = iter(enumerate(config))
+    if items is None:
+        yield key, config
+        return
+    for name, value in items:
+        yield from leaves(value, f"{key}::{name}" if key else str(name))
+
+
+def parts_with_target(config: Any, key: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+    """(key, dict) of every part of a config that names its `_target_`."""
+    if isinstance(config, dict) and isinstance(config.get("_target_"), str):
+        if not config["_target_"].startswith("$"):
+            yield key, config
+    items = config.items() if isinstance(config, dict) else enumerate(config)
+    for name, value in items:
+        if isinstance(value, (dict, list)):
+            yield from parts_with_target(value, f"{key}::{name}" if key else str(name))
+
+
+def _suggestion(key: str, known: set[str]) -> str:
+    near = difflib.get_close_matches(key, known, n=1)
+    return f" (did you mean '{near[0]}'?)" if near else ""

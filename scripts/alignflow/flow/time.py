@@ -1,0 +1,21 @@
+"""How training times are drawn."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def uniform_time(size: int, generator: torch.Generator) -> Tensor:
+    """`size` times, uniform in [0, 1)."""
+    return torch.rand(size, generator=generator)
+
+
+def logit_normal_time(
+    size: int, generator: torch.Generator, *, mean: float = 0.0, std: float = 1.0
+) -> Tensor:
+    """`size` times in (0, 1) whose logit is N(mean, std^2): more weight on the middle of the path.
+
+    Source: Esser et al., arXiv 2403.03206, section 3.1 (there t = 1 is noise; here it is data).
+    """
+    return torch.sigmoid(mean + std * torch.randn(size, generator=generator))

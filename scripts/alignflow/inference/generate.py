@@ -1,0 +1,52 @@
+"""One batch of image-mask pairs, as the iteration update of a MONAI evaluator."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from monai.engines import SupervisedEvaluator
+from torch import Tensor
+
+from alignflow.device import Precision
+from alignflow.inference.masks import MaskGenerator
+from alignflow.inference.noise import pair_noise
+from alignflow.masks.distance import condition_maps, to_distance
+from alignflow.stage1 import Stage1
+
+
+class GeneratePairs:
+    """Masks (from the mask flow, or given) and images that follow them.
+
+    Args:
+        stage1: record of the generator.
+        masks: draws masks for pairs whose request holds none.
+        precision: autocast of sampling.
+        seed: of the run; the noise of pair k depends on seed and k alone.
+    """
+
+    def __init__(
+        self, *, stage1: Stage1, masks: MaskGenerator, precision: Precision, seed: int = 0
+    ) -> None:
+        self.stage1 = stage1
+        self.masks = masks
+        self.precision = precision
+        self.seed = seed
+
+    @torch.no_grad()
+    def __call__(self, engine: SupervisedEvaluator, batch: dict[str, Any]) -> dict[str, Any]:
+        """Returns index [B], image (B, C, X, Y) in [-1, 1], label uint8 (B, 1, X, Y), on the CPU."""
+        indices = [int(k) for k in batch["index"]]
+        label = batch["label"] if "label" in batch else self.masks(indices)
+        shape = (self.stage1.source.channels, *self.stage1.image_size)
+        noise = pair_noise(self.seed, indices, "image", shape)
+        x = torch.cat([noise, self.maps(label)], dim=1).to(engine.state.device)
+        with self.precision.autocast():
+            image = engine.inferer(x, engine.network)
+        return {"index": indices, "image": image.float().cpu(), "label": label}
+
+    def maps(self, label: Tensor) -> Tensor:
+        """Condition of the image flow, (B, 2K-1, X, Y)."""
+        stage1 = self.stage1
+        distance = [to_distance(m, stage1.num_classes, stage1.clip, stage1.scheme) for m in label]
+        return condition_maps(label, torch.stack(distance), stage1.num_classes)

@@ -1,0 +1,104 @@
+"""Masks of the pairs, drawn from the mask flow."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import torch
+from torch import Tensor
+
+from alignflow.device import Precision
+from alignflow.flow.sampler import FlowSampler
+from alignflow.inference.noise import pair_generator, pair_noise
+from alignflow.masks.conditions import jitter
+from alignflow.masks.distance import from_distance
+from alignflow.masks.postprocess import MaskPostprocess
+from alignflow.stage1 import Stage1
+from alignflow.training.targets import flagged
+
+
+class MaskGenerator:
+    """Draws a mask for each pair: description, distance maps, classes, post-processing.
+
+    A description (presence, area, place) is that of a random training mask with a little noise.
+    A mask that post-processing rejects is drawn again; the number and reasons of rejections are
+    counted for the provenance.
+
+    Args:
+        stage1: record of the generator.
+        sampler: of the mask flow.
+        precision: autocast of sampling.
+        device: of the sampler.
+        seed: of the run.
+        jitter_scale: standard deviation of the noise on a description.
+        max_attempts: draws of one mask before the last one is taken as it is.
+    """
+
+    def __init__(
+        self,
+        *,
+        stage1: Stage1,
+        sampler: FlowSampler,
+        precision: Precision,
+        device: str,
+        seed: int = 0,
+        jitter_scale: float = 0.05,
+        max_attempts: int = 10,
+    ) -> None:
+        self.stage1 = stage1
+        self.sampler = sampler.to(device).eval()
+        self.precision = precision
+        self.device = device
+        self.seed = seed
+        self.jitter_scale = jitter_scale
+        self.max_attempts = max_attempts
+        self.postprocess = MaskPostprocess.from_dict(stage1.postprocess)
+        self.drawn = 0
+        self.rejected: Counter[str] = Counter()
+        self.taken_anyway: list[int] = []
+
+    def __call__(self, indices: list[int]) -> Tensor:
+        """uint8 class indices (B, 1, X, Y) for the pairs of these numbers."""
+        labels: dict[int, Tensor] = {}
+        waiting = list(indices)
+        for attempt in range(self.max_attempts):
+            last = attempt == self.max_attempts - 1
+            candidates = self.draw(waiting, attempt)
+            for index, candidate in zip(tuple(waiting), candidates, strict=True):
+                self.drawn += 1
+                cleaned, reason = self.postprocess(candidate[0].numpy())
+                if reason is not None:
+                    self.rejected[reason] += 1
+                if reason is None or last:
+                    labels[index] = torch.from_numpy(cleaned)[None].to(torch.uint8)
+                    waiting.remove(index)
+                    self.taken_anyway += [index] if reason is not None else []
+            if not waiting:
+                break
+        return torch.stack([labels[index] for index in indices])
+
+    @torch.no_grad()
+    def draw(self, indices: list[int], attempt: int) -> Tensor:
+        """Raw masks of one attempt, uint8 (B, 1, X, Y)."""
+        shape = (self.stage1.num_classes - 1, *self.stage1.image_size)
+        noise = pair_noise(self.seed, indices, "mask", shape, attempt)
+        vector = torch.stack([self.describe(index, attempt) for index in indices])
+        with self.precision.autocast():
+            distance = self.sampler(noise.to(self.device), vector=vector.to(self.device))
+        return from_distance(distance.float().cpu(), self.stage1.scheme)
+
+    def describe(self, index: int, attempt: int) -> Tensor:
+        """The vector condition (1 + 4 (K - 1),) of one pair."""
+        generator = pair_generator(self.seed, index, "description", attempt)
+        bank = torch.tensor(self.stage1.descriptions)
+        chosen = torch.randint(len(bank), (1,), generator=generator)
+        return flagged(jitter(bank[chosen], generator, self.jitter_scale))[0]
+
+    def report(self) -> dict[str, object]:
+        """Counts for the provenance."""
+        return {
+            "drawn": self.drawn,
+            "rejected": dict(sorted(self.rejected.items())),
+            "rejection_rate": sum(self.rejected.values()) / max(self.drawn, 1),
+            "taken_after_last_attempt": sorted(self.taken_anyway),
+        }

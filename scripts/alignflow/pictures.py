@@ -1,0 +1,80 @@
+"""Sample grids and contact sheets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from skimage.segmentation import find_boundaries
+from torch import Tensor
+
+from alignflow.files import replacing
+
+COLOURS = np.array(
+    [[0, 0, 0], [255, 90, 80], [80, 200, 120], [90, 150, 255], [255, 200, 60], [200, 110, 255]],
+    dtype=np.uint8,
+)
+"""Colour of each class, repeated where there are more classes."""
+
+
+def image_tiles(images: Tensor) -> np.ndarray:
+    """uint8 (N, X, Y, 3) from images (N, C, X, Y) in [-1, 1]; C other than 3 shows channel 0."""
+    images = images if images.shape[1] == 3 else images[:, :1].expand(-1, 3, -1, -1)
+    scaled = images.float().clamp(-1, 1).add(1).mul(127.5).round().byte()
+    return scaled.permute(0, 2, 3, 1).cpu().numpy()
+
+
+def mask_tiles(labels: Tensor) -> np.ndarray:
+    """uint8 (N, X, Y, 3) from class indices (N, 1, X, Y)."""
+    return class_colours(labels[:, 0].cpu().numpy())
+
+
+def outline_tiles(images: Tensor, labels: Tensor) -> np.ndarray:
+    """Images with the outline of each class drawn on them, uint8 (N, X, Y, 3)."""
+    tiles, classes = image_tiles(images).copy(), labels[:, 0].cpu().numpy()
+    for tile, mask in zip(tiles, classes, strict=True):
+        edge = find_boundaries(mask, mode="inner")
+        tile[edge] = class_colours(mask)[edge]
+    return tiles
+
+
+def class_colours(classes: np.ndarray) -> np.ndarray:
+    """uint8 colours (..., 3) of class indices (...)."""
+    wrapped = np.where(classes == 0, 0, (classes.astype(int) - 1) % (len(COLOURS) - 1) + 1)
+    return COLOURS[wrapped]
+
+
+def save_sheet(
+    path: str | Path, rows: list[np.ndarray], *, columns: int, zoom: int = 2, y_up: bool = False
+) -> None:
+    """Write a PNG whose blocks show `rows` (each uint8 (N, X, Y, 3)) one below the other.
+
+    Args:
+        path: of the PNG; written under a temporary name, then renamed.
+        rows: tiles of the same N samples, for instance images, outlines, masks.
+        columns: samples side by side before a new block begins.
+        zoom: whole-number enlargement.
+        y_up: the second axis points up (patient coordinates) and not down (pixel rows).
+    """
+    blocks = []
+    for start in range(0, len(rows[0]), columns):
+        block = [_strip(tiles[start : start + columns], columns, y_up) for tiles in rows]
+        blocks.append(np.concatenate(block))
+    sheet = np.concatenate(blocks).repeat(zoom, 0).repeat(zoom, 1)
+    with replacing(path) as temporary:
+        Image.fromarray(sheet).save(temporary, format="PNG")
+
+
+def _strip(tiles: np.ndarray, columns: int, y_up: bool) -> np.ndarray:
+    """`tiles` side by side with a gap of one pixel, as rows and columns of a picture."""
+    strip = [np.pad(t.swapaxes(0, 1)[:: -1 if y_up else 1], ((1, 1), (1, 1), (0, 0))) for t in tiles]
+    strip += [np.zeros_like(strip[0])] * (columns - len(strip))
+    return np.concatenate(strip, axis=1)
+
+
+def first_batch(dataset: torch.utils.data.Dataset, size: int) -> dict[str, Tensor]:
+    """`size` items of a dataset, evenly spread over it, as one batch."""
+    chosen = np.linspace(0, len(dataset) - 1, min(size, len(dataset))).round().astype(int)  # type: ignore[arg-type]
+    return torch.utils.data.default_collate([dataset[int(i)] for i in chosen])

@@ -1,0 +1,83 @@
+"""The record of stage 1: all that later stages must know besides the weights."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from alignflow.data.spec import SourceSpec
+from alignflow.errors import InputError
+from alignflow.files import replacing, sha256
+
+FILE = "stage1.json"
+WEIGHTS = {"image": "model.pt", "mask": "mask_model.pt"}
+
+
+@dataclass
+class Stage1:
+    """Networks, source and masks of a trained generator; lives in `stage1.json` beside the weights.
+
+    Attributes:
+        source: channels, labels, intensity window, formats and geometries of the source.
+        image_size: [X, Y] of the networks' images, pixels.
+        image_network: arguments of the image flow's `VelocityUNet`.
+        mask_network: arguments of the mask flow's `VelocityUNet`.
+        clip: truncation of the signed distance, pixels.
+        scheme: "disjoint" or "nested" classes.
+        postprocess: limits of `MaskPostprocess`, fitted on the training masks.
+        descriptions: presence, log-area and centroid of each training mask (`masks.describe`).
+        y_up: the second image axis points up (volumes in patient coordinates).
+    """
+
+    source: SourceSpec
+    image_size: list[int]
+    image_network: dict[str, Any]
+    mask_network: dict[str, Any]
+    clip: float
+    scheme: str
+    postprocess: dict[str, Any]
+    descriptions: list[list[float]]
+    y_up: bool
+
+    @property
+    def num_classes(self) -> int:
+        """K, background included."""
+        return len(self.source.labels)
+
+    def save(self, directory: str) -> None:
+        """Write the record with the hashes of the weights that lie beside it."""
+        record = {name: value for name, value in asdict(self).items() if name != "source"}
+        record["source"] = self.source.to_dict()
+        record["weights"] = weight_hashes(directory)
+        with replacing(Path(directory) / FILE) as temporary:
+            temporary.write_text(json.dumps(record, indent=1) + "\n")
+
+    @classmethod
+    def load(cls, directory: str) -> Stage1:
+        """Read the record of a trained generator and check its weights against it.
+
+        Raises:
+            InputError: if there is none, or the weights beside it are of another run.
+        """
+        path = Path(directory) / FILE
+        if not path.is_file():
+            raise InputError(
+                f"'{directory}': no {FILE}; run training first, or set model_dir to a trained bundle's models"
+            )
+        record = json.loads(path.read_text())
+        for name, digest in weight_hashes(directory).items():
+            if record["weights"].get(name) not in (None, digest):
+                raise InputError(
+                    f"'{Path(directory) / name}' is not the file that {FILE} was written with; "
+                    "run training to its end, or copy the whole folder"
+                )
+        values = {field.name: record[field.name] for field in fields(cls)}
+        return cls(**values | {"source": SourceSpec.from_dict(record["source"])})
+
+
+def weight_hashes(directory: str) -> dict[str, str]:
+    """SHA-256 of each weight file that exists in the folder."""
+    paths = [Path(directory) / name for name in WEIGHTS.values()]
+    return {path.name: sha256(path) for path in paths if path.is_file()}

@@ -1,0 +1,67 @@
+"""Epochs of a fixed number of steps whose order depends on seed and epoch alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from ignite.engine import Engine, Events
+from monai.transforms import Compose
+from monai.utils import set_determinism
+from torch.utils.data import Sampler
+
+
+class EpochSampler(Sampler[int]):
+    """`draws` indices of a dataset of `size`: whole permutations, one after another.
+
+    Small datasets get epochs of a useful length, and no image is seen twice before every other was
+    seen once.
+
+    Args:
+        size: length of the dataset.
+        draws: indices in one epoch (steps times batch size).
+        seed: of the order; the epoch is set with `set_epoch`.
+    """
+
+    def __init__(self, size: int, draws: int, seed: int = 0) -> None:
+        self.size = size
+        self.draws = draws
+        self.seed = seed
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return self.draws
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch whose order the next iteration gives."""
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[int]:
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
+        passes = -(-self.draws // self.size)
+        order = torch.cat([torch.randperm(self.size, generator=generator) for _ in range(passes)])
+        return iter(order[: self.draws].tolist())
+
+
+class EpochSeed:
+    """Handler: at each epoch's start, everything that draws at random is seeded by (seed, epoch).
+
+    A run resumed at an epoch therefore sees the batches and augmentations of the uninterrupted one.
+    """
+
+    def __init__(self, sampler: EpochSampler, augmentation: Compose, seed: int = 0) -> None:
+        self.sampler = sampler
+        self.augmentation = augmentation
+        self.seed = seed
+
+    def attach(self, engine: Engine) -> None:
+        """Register at EPOCH_STARTED."""
+        engine.add_event_handler(Events.EPOCH_STARTED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        """Seed for the epoch that starts."""
+        epoch = engine.state.epoch
+        self.sampler.set_epoch(epoch)
+        seed = (self.seed * 1_000_003 + epoch) % 2**32
+        set_determinism(seed=seed)
+        self.augmentation.set_random_state(seed=seed)

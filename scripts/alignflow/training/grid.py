@@ -1,0 +1,91 @@
+"""Pictures of samples at each validation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from ignite.engine import Engine, Events
+from torch.utils.data import Dataset
+
+from alignflow.device import Precision
+from alignflow.flow.sampler import FlowSampler
+from alignflow.masks.distance import from_distance
+from alignflow.pictures import (
+    first_batch,
+    image_tiles,
+    mask_tiles,
+    outline_tiles,
+    save_sheet,
+)
+from alignflow.training.update import Target
+
+
+class SampleGrid:
+    """Handler of a validator: samples for held-out conditions beside the held-out data.
+
+    The image flow shows, per held-out slice, the real image with its mask's outline, the generated
+    image with the same outline, and the generated image alone; the mask flow shows the real mask
+    and the generated one of the same area and place.
+
+    Args:
+        directory: receives NAME_epoch_NNNN.png.
+        name: of the flow.
+        trainer: whose epoch names the picture (set by `attach`'s engine otherwise).
+        sampler: of the averaged network.
+        dataset: held-out slices.
+        target: the flow's target.
+        precision: autocast of sampling.
+        device: of the sampler.
+        size: number of samples.
+        scheme: of the distance maps; only used for masks.
+        y_up: patient coordinates, the second axis points up.
+        seed: of the noise, the same at every validation.
+    """
+
+    def __init__(
+        self,
+        *,
+        directory: str,
+        name: str,
+        sampler: FlowSampler,
+        dataset: Dataset,
+        target: Target,
+        precision: Precision,
+        device: str,
+        size: int = 16,
+        scheme: str = "disjoint",
+        y_up: bool = False,
+        seed: int = 0,
+    ) -> None:
+        self.directory = Path(directory)
+        self.name = name
+        self.sampler = sampler.to(device)
+        self.batch = first_batch(dataset, size)
+        self.target = target
+        self.precision = precision
+        self.device = device
+        self.scheme = scheme
+        self.y_up = y_up
+        self.seed = seed
+
+    def attach(self, engine: Engine) -> None:
+        """Register on a validator, whose epoch MONAI's ValidationHandler sets to the trainer's."""
+        engine.add_event_handler(Events.COMPLETED, self)
+
+    @torch.no_grad()
+    def __call__(self, engine: Engine) -> None:
+        """Sample and write the picture."""
+        data, condition = self.target(self.batch)
+        noise = torch.randn(data.shape, generator=torch.Generator().manual_seed(self.seed))
+        condition = {name: c.to(self.device) for name, c in condition.items()}
+        with self.precision.autocast():
+            sample = self.sampler(noise.to(self.device), **condition).float().cpu()
+        path = self.directory / f"{self.name}_epoch_{engine.state.epoch:04d}.png"
+        label = self.batch["label"]
+        if "condition" in condition:
+            real, fake = outline_tiles(data, label), outline_tiles(sample, label)
+            rows = [real, fake, image_tiles(sample)]
+        else:
+            rows = [mask_tiles(label), mask_tiles(from_distance(sample, self.scheme))]
+        save_sheet(path, rows, columns=8, y_up=self.y_up)

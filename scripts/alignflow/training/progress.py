@@ -1,0 +1,55 @@
+"""One progress bar for the whole run."""
+
+from __future__ import annotations
+
+from ignite.engine import Engine, Events
+from tqdm import tqdm
+
+
+class Progress:
+    """Handler: steps done, time left, loss of the last epoch and of the last validation.
+
+    Args:
+        name: shown before the bar.
+        validator: engine whose "loss" metric is shown as "held out".
+        every: steps between two updates of the bar.
+    """
+
+    def __init__(self, name: str, validator: Engine | None = None, every: int = 10) -> None:
+        self.name = name
+        self.validator = validator
+        self.every = every
+        self.bar: tqdm | None = None
+
+    def attach(self, engine: Engine) -> None:
+        """Register on the trainer; attach after the handler that resumes."""
+        engine.add_event_handler(Events.STARTED, self.start)
+        engine.add_event_handler(Events.ITERATION_COMPLETED(every=self.every), self.move)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self.report)
+        engine.add_event_handler(Events.COMPLETED, self.stop)
+
+    def start(self, engine: Engine) -> None:
+        """Open the bar where a resumed run stands."""
+        total = engine.state.max_epochs * engine.state.epoch_length
+        self.bar = tqdm(total=total, initial=engine.state.iteration, desc=self.name, unit="step")
+
+    def move(self, engine: Engine) -> None:
+        """Advance."""
+        if self.bar is not None:
+            self.bar.update(engine.state.iteration - self.bar.n)
+
+    def report(self, engine: Engine) -> None:
+        """Show the losses."""
+        if self.bar is None:
+            return
+        shown = {"loss": f"{engine.state.metrics['loss']:.4f}"}
+        held_out = self.validator.state.metrics.get("loss") if self.validator is not None else None
+        if held_out is not None:
+            shown["held out"] = f"{held_out:.4f}"
+        self.bar.set_postfix(shown)
+
+    def stop(self, engine: Engine) -> None:
+        """Close the bar."""
+        if self.bar is not None:
+            self.move(engine)
+            self.bar.close()

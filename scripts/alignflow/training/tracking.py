@@ -1,0 +1,74 @@
+"""MLflow: parameters, losses, sample grids, config, weights, CPU and GPU metrics."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ignite.engine import Engine, Events
+from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+from monai.handlers import MLFlowHandler
+
+
+class Tracking(MLFlowHandler):
+    """MONAI's MLflow handler, plus system metrics, and runs that survive a kill.
+
+    A resumed run (same name, not finished) goes on in the same MLflow run; parameters that it has
+    already logged are left as they are, since MLflow refuses to log them again with other values.
+
+    Args:
+        validator: engine whose metrics are logged as "held_out_*".
+        system_metrics: sample CPU, memory, network and (through pynvml) GPU.
+        **options: of `monai.handlers.MLFlowHandler`.
+    """
+
+    def __init__(
+        self, *, validator: Engine | None = None, system_metrics: bool = True, **options: Any
+    ) -> None:
+        super().__init__(
+            iteration_log=False, epoch_logger=self.log_epoch, close_on_complete=True, **options
+        )
+        self.validator = validator
+        self.system_metrics = system_metrics
+        self.monitor: SystemMetricsMonitor | None = None
+
+    def attach(self, engine: Engine) -> None:
+        """Register MONAI's events; an exception closes the system metrics' thread."""
+        super().attach(engine)
+        engine.add_event_handler(Events.EXCEPTION_RAISED, self._stop_on_exception)
+
+    def start(self, engine: Engine) -> None:
+        """Open the run and start sampling the system."""
+        super().start(engine)
+        if self.system_metrics and self.monitor is None:
+            run_id = self.cur_run.info.run_id
+            uri = self.client.tracking_uri
+            self.monitor = SystemMetricsMonitor(run_id, resume_logging=True, tracking_uri=uri)
+            self.monitor.start()
+
+    def log_epoch(self, engine: Engine) -> None:
+        """Log the epoch's mean loss, the learning rate and the newest held-out loss."""
+        metrics = dict(engine.state.metrics)
+        metrics["learning_rate"] = engine.optimizer.param_groups[0]["lr"]
+        if self.validator is not None:
+            metrics |= {f"held_out_{k}": v for k, v in self.validator.state.metrics.items()}
+        self._log_metrics(metrics, step=engine.state.epoch)
+
+    def close(self) -> None:
+        """Stop sampling and finish the run."""
+        self.stop_monitor()
+        super().close()
+
+    def stop_monitor(self) -> None:
+        """Stop the sampling thread."""
+        if self.monitor is not None:
+            self.monitor.finish()
+            self.monitor = None
+
+    def _log_params(self, params: dict[str, Any]) -> None:
+        params = dict(params)
+        self._delete_exist_param_in_dict(params)
+        super()._log_params(params)
+
+    def _stop_on_exception(self, error: BaseException) -> None:
+        self.stop_monitor()
+        raise error

@@ -1,0 +1,117 @@
+"""One step of flow matching, as the iteration update of a MONAI engine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from monai.engines import SupervisedEvaluator, SupervisedTrainer
+from torch import Tensor
+
+from alignflow.device import Precision
+from alignflow.flow.ema import EMA
+from alignflow.flow.guidance import Condition, drop_condition
+from alignflow.flow.path import linear_path
+from alignflow.training.targets import Batch
+
+Target = Callable[[Batch], tuple[Tensor, Condition]]
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+class FlowUpdate:
+    """Conditional flow matching: regress v(x_t, t | c) on x_1 - x_0 (Lipman et al., 2210.02747, eq. 23).
+
+    All randomness comes from one CPU generator, so that every device sees the same noise, and that
+    the checkpoint of this object (generator, loss scaling) makes a resumed run exact.
+
+    Args:
+        target: picks data and condition from a batch, see `alignflow.training.targets`.
+        sample_time: draws times, see `alignflow.flow.time`.
+        precision: autocast and loss scaling.
+        ema: average of the trained network's weights, updated after each step.
+        condition_dropout: probability of training a sample without its condition.
+        clip: largest norm of the gradient.
+        seed: of the generator.
+    """
+
+    def __init__(
+        self,
+        *,
+        target: Target,
+        sample_time: Callable[[int, torch.Generator], Tensor],
+        precision: Precision,
+        ema: EMA,
+        condition_dropout: float = 0.1,
+        clip: float = 1.0,
+        seed: int = 0,
+    ) -> None:
+        self.target = target
+        self.sample_time = sample_time
+        self.precision = precision
+        self.ema = ema
+        self.condition_dropout = condition_dropout
+        self.clip = clip
+        self.generator = torch.Generator().manual_seed(seed)
+
+    def __call__(self, engine: SupervisedTrainer, batch: Batch) -> dict[str, float]:
+        """Train on one batch; returns {"loss": of the velocity}."""
+        data, condition = self.target(batch)
+        condition = drop_condition(condition, self.condition_dropout, self.generator)
+        t = self.sample_time(len(data), self.generator)
+        noise = torch.randn(data.shape, generator=self.generator)
+        engine.network.train()
+        loss = velocity_loss(engine, engine.loss_function, self.precision, noise, data, t, condition)
+        self.precision.optimiser_step(loss, engine.network, engine.optimizer, self.clip)
+        self.ema.update_parameters(engine.network)
+        return {"loss": loss.item()}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Generator and loss scaling."""
+        return {"generator": self.generator.get_state(), "precision": self.precision.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up both where a checkpoint left them."""
+        self.generator.set_state(state["generator"].cpu())
+        self.precision.load_state_dict(state["precision"])
+
+
+class FlowValidation:
+    """The same loss on held-out data with the same noise and evenly spread times at every call."""
+
+    def __init__(
+        self, *, target: Target, loss_function: Loss, precision: Precision, seed: int = 0
+    ) -> None:
+        self.target = target
+        self.loss_function = loss_function
+        self.precision = precision
+        self.seed = seed
+
+    def __call__(self, engine: SupervisedEvaluator, batch: Batch) -> dict[str, float]:
+        """Evaluate one batch; returns {"loss": of the velocity}."""
+        data, condition = self.target(batch)
+        generator = torch.Generator().manual_seed(self.seed + engine.state.iteration)
+        t = (torch.arange(len(data)) + 0.5) / len(data)
+        noise = torch.randn(data.shape, generator=generator)
+        with torch.no_grad():
+            loss = velocity_loss(engine, self.loss_function, self.precision, noise, data, t, condition)
+        return {"loss": loss.item()}
+
+
+def velocity_loss(
+    engine: SupervisedTrainer | SupervisedEvaluator,
+    loss_function: Loss,
+    precision: Precision,
+    noise: Tensor,
+    data: Tensor,
+    t: Tensor,
+    condition: Condition,
+) -> Tensor:
+    """Loss between the network's velocity on the linear path and the path's own."""
+    device = engine.state.device
+    noise, data, t = noise.to(device), data.to(device, non_blocking=True), t.to(device)
+    condition = {name: c.to(device, non_blocking=True) for name, c in condition.items()}
+    path = linear_path(noise, data, t)
+    with precision.autocast():
+        velocity = engine.inferer(path.x_t, engine.network, t, **condition)
+    return loss_function(velocity.float(), path.velocity)

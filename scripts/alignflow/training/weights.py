@@ -1,0 +1,34 @@
+"""The weights that later stages load."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from ignite.engine import Engine, Events
+from torch import nn
+
+from alignflow.files import replacing
+
+
+class SaveWeights:
+    """Handler: writes a module's state dict when training is complete.
+
+    Args:
+        module: whose weights, usually a sampler around the averaged network.
+        path: of the file; written under a temporary name, then renamed.
+    """
+
+    def __init__(self, module: nn.Module, path: str) -> None:
+        self.module = module
+        self.path = Path(path)
+
+    def attach(self, engine: Engine) -> None:
+        """Register at COMPLETED."""
+        engine.add_event_handler(Events.COMPLETED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        """Write."""
+        state = {name: value.cpu() for name, value in self.module.state_dict().items()}
+        with replacing(self.path) as temporary:
+            torch.save(state, temporary)
