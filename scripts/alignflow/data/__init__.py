@@ -1,0 +1,1 @@
+"""From files to tensors and back: one reader policy, one intensity policy, one label policy."""

@@ -1,0 +1,97 @@
+"""Checks of one image and its mask, before anything is computed from them."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import torch
+from monai.data import MetaTensor
+
+from alignflow.data.formats import has_geometry
+from alignflow.errors import InputError
+
+AFFINE_TOLERANCE = 0.05  # of a voxel, at the corners: far above rounding, far below a shift
+
+
+def check_pair(image: MetaTensor, label: MetaTensor, integer_label: bool = True) -> None:
+    """Refuse a pair that cannot be one image and its mask.
+
+    Args:
+        image: (C, X, Y[, Z]) as `formats.load` gives it.
+        label: (1, X, Y[, Z]), native values.
+        integer_label: whether the mask must hold whole numbers (not where it is thresholded).
+
+    Raises:
+        InputError: sizes differ, affines differ, the image has NaN or infinite values or is
+            constant, the mask has NaN or fractions.
+    """
+    _check_size(image, label)
+    if has_geometry(image) and has_geometry(label):
+        _check_affine(image, label)
+    _check_values(image)
+    _check_label_values(label, integer_label)
+
+
+def _name(image: MetaTensor) -> str:
+    return str(image.meta["filename_or_obj"])
+
+
+def _spatial(image: MetaTensor) -> tuple[int, ...]:
+    shape = tuple(image.shape[1:])
+    return shape[:2] if shape[2:] == (1,) else shape
+
+
+def _check_size(image: MetaTensor, label: MetaTensor) -> None:
+    if _spatial(image) != _spatial(label):
+        size, mask_size = ("x".join(map(str, _spatial(i))) for i in (image, label))
+        raise InputError(
+            f"mask '{_name(label)}': {mask_size}, but image '{_name(image)}' has {size}; "
+            "give the mask on the grid of its image"
+        )
+
+
+def _check_affine(image: MetaTensor, label: MetaTensor) -> None:
+    distance, voxel = corner_distance(image, label)
+    if not distance <= AFFINE_TOLERANCE * voxel:
+        raise InputError(
+            f"mask '{_name(label)}': its affine puts it {distance:.3g} mm away from "
+            f"image '{_name(image)}'; resample the mask to the image or correct the header"
+        )
+
+
+def corner_distance(image: MetaTensor, label: MetaTensor) -> tuple[float, float]:
+    """Largest distance between equal corners of two equal grids, and the smallest voxel size (mm)."""
+    affine, other = np.asarray(image.affine), np.asarray(label.affine)
+    size = [*image.shape[1:], 1][:3]
+    corners = np.array([[*corner, 1] for corner in itertools.product(*[(0, n - 1) for n in size])])
+    shifts = ((affine - other) @ corners.T)[:3]
+    voxel = np.linalg.norm(affine[:3, :3], axis=0).min()
+    return float(np.linalg.norm(shifts, axis=0).max()), float(voxel)
+
+
+def _check_values(image: MetaTensor) -> None:
+    values = image.as_tensor()
+    if not torch.isfinite(values).all():
+        raise InputError(f"image '{_name(image)}': NaN or infinite values; repair or remove it")
+    if values.min() == values.max():
+        raise InputError(
+            f"image '{_name(image)}': every pixel is {values.min().item():g}; remove it"
+        )
+
+
+def _check_label_values(label: MetaTensor, integer_label: bool) -> None:
+    values = label.as_tensor()
+    if not torch.isfinite(values).all():
+        raise InputError(f"mask '{_name(label)}': NaN or infinite values; repair or remove it")
+    if integer_label and not torch.equal(values, values.round()):
+        raise InputError(
+            f"mask '{_name(label)}': fractions, so it looks like a soft mask; set mask_threshold"
+        )
+
+
+def raise_problems(lines: list[str], shown: int = 10) -> None:
+    """Raise one `InputError` with the first lines and the number of the others; none if empty."""
+    if lines:
+        more = [f"... and {len(lines) - shown} more"] if len(lines) > shown else []
+        raise InputError("\n".join([*lines[:shown], *more]))

@@ -1,0 +1,226 @@
+"""One reader policy for all file formats: which reader, which axes, which affine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import itk
+import nibabel
+import numpy as np
+import torch
+from monai.data import ITKReader, MetaTensor, NibabelReader, PILReader
+from monai.data.utils import to_affine_nd
+from PIL import Image, ImageOps
+
+from alignflow.data import dicom
+from alignflow.errors import InputError
+
+PIL_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
+NIFTI_SUFFIXES = (".nii", ".nii.gz")
+ITK_SUFFIXES = (".nrrd", ".mha", ".mhd")
+SUFFIXES = PIL_SUFFIXES + NIFTI_SUFFIXES + ITK_SUFFIXES + dicom.SUFFIXES
+
+LARGEST_EXACT_INTEGER = 2**24  # of float32
+
+
+def split_suffix(path: str | Path) -> tuple[str, str]:
+    """`("case.1", ".nii.gz")` of `"x/case.1.nii.gz"`; a folder (a DICOM series) has suffix ".dcm".
+
+    The suffix is in lower case, and "" where the name ends in none of `SUFFIXES`.
+    """
+    path = Path(path)
+    if path.is_dir():
+        return path.name, ".dcm"
+    found = [s for s in SUFFIXES if path.name.lower().endswith(s)]
+    suffix = max(found, key=len, default="")
+    return path.name[: len(path.name) - len(suffix)], suffix
+
+
+def has_geometry(image: MetaTensor) -> bool:
+    """Whether the file states where its voxels lie in space (NIfTI, NRRD, DICOM, MetaImage)."""
+    return image.meta["suffix"] not in PIL_SUFFIXES
+
+
+def load(path: str | Path, is_mask: bool = False) -> MetaTensor:
+    """Read one image or mask file, or one folder with a DICOM series.
+
+    PNG, JPEG, BMP and TIFF give (C, X, Y); NIfTI, NRRD, MetaImage and DICOM give (C, X, Y, Z) with
+    Z = 1 for a single slice. The first spatial axis runs along the columns of a PNG and along i of a
+    NIfTI. Palette images become RGB, palette masks keep their indices; alpha is dropped; DICOM
+    values are rescaled (HU for CT), and MONOCHROME1 is inverted so that bright is high.
+
+    Args:
+        path: the file, or the folder of a DICOM series.
+        is_mask: read as label values: one channel, palette indices.
+
+    Returns:
+        float32 tensor; `meta` has `affine` (RAS, mm; identity for PNG and its like), `native_dtype`
+        (a NumPy name), `suffix`, `modality` (DICOM (0008,0060), else ""), `filename_or_obj`.
+
+    Raises:
+        InputError: the file is missing, empty, truncated, unreadable or of no known format.
+    """
+    path = Path(path)
+    what = "mask" if is_mask else "image"
+    _require_file(path, what)
+    suffix = split_suffix(path)[1]
+    try:
+        array, meta = _read(path, suffix, is_mask)
+    except InputError:
+        raise
+    except Exception as error:  # each library has exceptions of its own, ITK's and PIL's are bare
+        raise InputError(
+            f"{what} '{path}': cannot be read ({_first_line(error)}); replace or remove it"
+        ) from error
+    array = _one_channel(array, path) if is_mask else array
+    values = _as_float32(array, meta["native_dtype"], path, what)
+    meta |= {"suffix": suffix, "filename_or_obj": str(path), "modality": meta.get("modality", "")}
+    return MetaTensor(torch.from_numpy(values), meta=meta)
+
+
+def _require_file(path: Path, what: str) -> None:
+    if not path.exists():
+        raise InputError(f"{what} '{path}': no such file; correct the path")
+    if path.is_file() and path.stat().st_size == 0:
+        raise InputError(f"{what} '{path}': the file is empty; replace or remove it")
+    if not split_suffix(path)[1]:
+        raise InputError(f"{what} '{path}': unknown format; supported are {', '.join(SUFFIXES)}")
+
+
+def _read(path: Path, suffix: str, is_mask: bool) -> tuple[np.ndarray, dict[str, Any]]:
+    """Channel-first array of any dtype, and the meta that only this format's reader knows."""
+    if suffix in PIL_SUFFIXES:
+        return _read_pil(path, is_mask)
+    if suffix in NIFTI_SUFFIXES:
+        return _read_nifti(path)
+    if suffix in dicom.SUFFIXES:
+        return _read_dicom(path)
+    return _read_itk(str(path))
+
+
+def _read_pil(path: Path, is_mask: bool) -> tuple[np.ndarray, dict[str, Any]]:
+    def to_plain_mode(image: Image.Image) -> Image.Image:
+        if getattr(image, "n_frames", 1) > 1:
+            raise InputError(f"image '{path}': {image.n_frames} pages; save each as its own file")
+        # Viewers and annotation tools show a photograph upright, so masks are drawn on it upright.
+        image = ImageOps.exif_transpose(image)
+        return image.convert(_plain_mode(image.mode, is_mask))
+
+    reader = PILReader(converter=to_plain_mode)
+    array, header = reader.get_data(reader.read(path))
+    array = np.ascontiguousarray(array.astype(array.dtype.newbyteorder("="), copy=False))
+    meta = {"affine": np.eye(4), "native_dtype": array.dtype.name}
+    return _channel_first(array, header["original_channel_dim"]), meta
+
+
+def _plain_mode(mode: str, is_mask: bool) -> str:
+    """The mode of Pillow that holds an image's own values: 8-bit gray or RGB, 16-bit, float."""
+    if mode == "P" and is_mask:
+        return "P"
+    if mode in ("1", "L", "LA", "La"):
+        return "L"
+    return mode if mode == "F" or mode.startswith("I") else "RGB"
+
+
+def _read_nifti(path: Path) -> tuple[np.ndarray, dict[str, Any]]:
+    reader = NibabelReader()
+    image = reader.read(path)
+    if image.get_data_dtype().fields or image.ndim > 4:
+        raise InputError(f"image '{path}': RGB or 5-D NIfTI; save it as (X, Y, Z) or (X, Y, Z, C)")
+    array, header = reader.get_data(image)
+    meta = {"affine": header["affine"], "native_dtype": _nifti_dtype(image, array)}
+    return _volume(_channel_first(array, header["original_channel_dim"])), meta
+
+
+def _nifti_dtype(image: nibabel.Nifti1Image, array: np.ndarray) -> str:
+    """The stored dtype; float32 where a slope makes real numbers of stored integers."""
+    stored = image.get_data_dtype().newbyteorder("=")
+    scaled = stored.kind in "iu" and array.dtype.kind == "f"
+    return "float32" if scaled else stored.name
+
+
+def _read_dicom(path: Path) -> tuple[np.ndarray, dict[str, Any]]:
+    series = dicom.find_series(path)
+    array, meta = _read_itk(series.files if len(series.files) > 1 else series.files[0])
+    if series.inversion is not None:
+        array = series.inversion - array
+    return array, meta | {"modality": series.modality}
+
+
+def _read_itk(files: str | list[str]) -> tuple[np.ndarray, dict[str, Any]]:
+    """Read with ITK's reader; a list of files is one volume, in the order given."""
+    first = files if isinstance(files, str) else files[0]
+    native, pixel_type = _itk_types(first)
+    # MONAI's own folder reading takes the first of several series and whatever else lies there.
+    image = itk.imread(files, pixel_type=pixel_type)
+    array, header = ITKReader().get_data(image)
+    affine = to_affine_nd(3, header["affine"])
+    array = np.ascontiguousarray(_channel_first(array, header["original_channel_dim"]))
+    return _volume(array), {"affine": affine, "native_dtype": native}
+
+
+def _itk_types(file: str) -> tuple[str, Any]:
+    """The file's component type as a NumPy name, and the type to read it as.
+
+    ITK's wheels lack images of 8-bit signed and 64-bit integers and most vectors; it converts to
+    real numbers while it reads. Double keeps 32-bit integers exact.
+    """
+    io = itk.ImageIOFactory.CreateImageIO(file, itk.CommonEnums.IOFileMode_ReadMode)
+    if io is None:
+        raise ValueError("no ITK reader knows the file")
+    io.SetFileName(file)
+    io.ReadImageInformation()
+    native = _ITK_DTYPES[io.GetComponentTypeAsString(io.GetComponentType())]
+    real = itk.F if np.can_cast(native, "float32") else itk.D
+    vector = io.GetNumberOfComponents() > 1
+    return native, itk.VariableLengthVector[real] if vector else real
+
+
+_ITK_DTYPES = {
+    "unsigned_char": "uint8",
+    "char": "int8",
+    "unsigned_short": "uint16",
+    "short": "int16",
+    "unsigned_int": "uint32",
+    "int": "int32",
+    "unsigned_long": "uint64",
+    "long": "int64",
+    "unsigned_long_long": "uint64",
+    "long_long": "int64",
+    "float": "float32",
+    "double": "float64",
+}
+
+
+def _channel_first(array: np.ndarray, channel_dim: float) -> np.ndarray:
+    """`channel_dim` as MONAI's readers give it: NaN for none, else -1."""
+    return array[None] if np.isnan(channel_dim) else np.moveaxis(array, int(channel_dim), 0)
+
+
+def _volume(array: np.ndarray) -> np.ndarray:
+    """(C, X, Y, Z) from (C, X, Y) or (C, X, Y, Z)."""
+    return array if array.ndim == 4 else array[..., None]
+
+
+def _one_channel(array: np.ndarray, path: Path) -> np.ndarray:
+    """The first channel of a mask; the others must repeat it, as in a mask saved as gray RGB."""
+    if not (array == array[:1]).all():
+        raise InputError(
+            f"mask '{path}': {array.shape[0]} channels that differ; save one channel of class values"
+        )
+    return array[:1]
+
+
+def _as_float32(array: np.ndarray, native_dtype: str, path: Path, what: str) -> np.ndarray:
+    is_integer = np.dtype(native_dtype).kind in "iu"
+    if is_integer and max(-int(array.min()), int(array.max())) > LARGEST_EXACT_INTEGER:
+        raise InputError(
+            f"{what} '{path}': values beyond 2^24, which float32 cannot hold; save smaller values"
+        )
+    return np.ascontiguousarray(array, dtype=np.float32)
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0][:100]}" if lines else type(error).__name__

@@ -1,0 +1,96 @@
+"""Native values of masks and class indices: 0 is background, 1 to K-1 are foreground."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+import torch
+
+from alignflow.data.check import raise_problems
+from alignflow.errors import InputError
+
+Labels = dict[str, float]  # name -> native value, in the order of class indices
+
+MOST_VALUES = 16
+LOSSY_SUFFIXES = (".jpg", ".jpeg")
+
+
+def find_labels(values: Mapping[str, Iterable[float]], stated: Labels | None = None) -> Labels:
+    """The classes of a data set.
+
+    Args:
+        values: native values that occur in each mask, by file name.
+        stated: {name: native value}; background is the class with value 0, put in front if absent.
+            None: every value that occurs is a class, 0 (or the smallest) is background.
+
+    Returns:
+        {name: native value}, background first; names are "class1", ... where none are stated.
+
+    Raises:
+        InputError: a value that is not stated, more than 16 values, or no foreground at all.
+    """
+    by_file = {file: sorted(set(found)) for file, found in values.items()}
+    labels = _count_labels(by_file) if stated is None else complete_labels(stated)
+    raise_problems(
+        [line for file, found in by_file.items() for line in _unknown(file, found, labels)]
+    )
+    background = next(iter(labels.values()))
+    if all(value == background for found in by_file.values() for value in found):
+        raise InputError(
+            f"masks: none of {len(by_file)} has foreground, all pixels are {background:g}; "
+            "correct the masks"
+        )
+    return labels
+
+
+def complete_labels(stated: Mapping[str, float]) -> Labels:
+    """Stated labels with the background (native value 0) in front; the others keep their order."""
+    values = list(stated.values())
+    if len(set(values)) < len(values):
+        raise InputError(f"labels: {dict(stated)} gives one value two names; give each its own")
+    zero = {name: 0.0 for name, value in stated.items() if value == 0} or {"background": 0.0}
+    return zero | {name: float(value) for name, value in stated.items() if value != 0}
+
+
+def _count_labels(by_file: Mapping[str, list[float]]) -> Labels:
+    for file, found in by_file.items():
+        if len(found) > 2 and file.lower().endswith(LOSSY_SUFFIXES):
+            raise InputError(
+                f"mask '{file}': {len(found)} values in a JPEG-compressed mask; set mask_threshold"
+            )
+    values = sorted(set().union(*by_file.values()))
+    if len(values) > MOST_VALUES:
+        raise InputError(
+            f"masks: {len(values)} different values (first in '{_richest(by_file)}'), which looks "
+            "like soft or JPEG-compressed masks; set mask_threshold, or labels if they are classes"
+        )
+    background = 0.0 if 0.0 in values else values[0]
+    foreground = [value for value in values if value != background]
+    return {"background": background} | {f"class{i}": v for i, v in enumerate(foreground, start=1)}
+
+
+def _richest(by_file: Mapping[str, list[float]]) -> str:
+    return max(by_file, key=lambda file: len(by_file[file]))
+
+
+def _unknown(file: str, found: list[float], labels: Labels) -> list[str]:
+    unknown = sorted(set(found) - set(labels.values()))
+    if not unknown:
+        return []
+    listed = ", ".join(f"{value:g}" for value in unknown[:5])
+    known = ", ".join(f"{name}={value:g}" for name, value in labels.items())
+    return [f"mask '{file}': value {listed} is not in labels ({known}); add it or mend the mask"]
+
+
+def to_index(label: torch.Tensor, labels: Labels) -> torch.Tensor:
+    """Native values to class indices, uint8; every value must be in `labels`."""
+    index = torch.zeros(label.shape, dtype=torch.uint8)
+    for k, value in enumerate(labels.values()):
+        index[label == value] = k
+    return index
+
+
+def to_native(index: np.ndarray, labels: Labels, dtype: str) -> np.ndarray:
+    """Class indices to native values of `dtype`; the inverse of `to_index`."""
+    return np.array(list(labels.values()), dtype=dtype)[index]

@@ -1,0 +1,113 @@
+"""What later stages must know of the source data: they never see its files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, fields
+from typing import Any, TypedDict
+
+import numpy as np
+
+from alignflow.data.dicom import SUFFIXES as DICOM_SUFFIXES
+from alignflow.data.formats import ITK_SUFFIXES, PIL_SUFFIXES
+from alignflow.errors import InputError
+
+
+class Geometry(TypedDict):
+    """Grid of a slice: [X, Y], and the 4x4 affine (RAS, mm) of the volume (X, Y, 1), or None."""
+
+    shape: list[int]
+    affine: list[list[float]] | None
+
+
+@dataclass(frozen=True)
+class SourceSpec:
+    """Facts of a source data set, stored in the bundle.
+
+    Attributes:
+        channels: C of the images.
+        labels: name -> native value, in the order of class indices, background first.
+        modality: "RGB8", "CT", "MR" or another DICOM code.
+        window: (low, high) in native units, which the generator's -1 and 1 stand for.
+        image_suffix, label_suffix: what generated pairs are written as.
+        image_dtype, label_dtype: NumPy names of the written values.
+        geometries: grids of up to 64 source slices.
+    """
+
+    channels: int
+    labels: dict[str, float]
+    modality: str
+    window: tuple[float, float]
+    image_suffix: str
+    label_suffix: str
+    image_dtype: str
+    label_dtype: str
+    geometries: list[Geometry]
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON: only lists, dictionaries, numbers and text."""
+        return asdict(self) | {"window": list(self.window)}
+
+    @classmethod
+    def from_dict(cls, content: dict[str, Any]) -> SourceSpec:
+        """The inverse of `to_dict`.
+
+        Raises:
+            InputError: a field is missing or unknown.
+        """
+        names = {field.name for field in fields(cls)}
+        wrong = sorted(names ^ content.keys())
+        if wrong:
+            raise InputError(f"source spec: field '{wrong[0]}' is missing or unknown; train again")
+        return cls(**(content | {"window": tuple(content["window"])}))
+
+
+def output_suffixes(suffix: str) -> tuple[str, str]:
+    """Suffixes that generated images and masks get, from the suffix of the source images.
+
+    DICOM becomes .nii.gz (writing DICOM takes more than pixels), masks of JPEG images become .png
+    (JPEG is lossy), and headers with separate data files (.mhd) become one file (.mha).
+    """
+    if suffix in DICOM_SUFFIXES:
+        return ".nii.gz", ".nii.gz"
+    if suffix in (".jpg", ".jpeg"):
+        return ".jpg", ".png"
+    return (".mha", ".mha") if suffix == ".mhd" else (suffix, suffix)
+
+
+def writable_dtype(
+    dtype: str, suffix: str, channels: int, values: Iterable[float] | None = None
+) -> str:
+    """The NumPy name nearest to `dtype` that a file with `suffix` can hold.
+
+    Args:
+        dtype: of the source.
+        suffix: of the file to write.
+        channels: of the image; ITK's wheels write few types of several channels.
+        values: the class values of a mask; None for an image.
+
+    Raises:
+        InputError: class values that a picture file cannot hold.
+    """
+    dtype = {"bool": "uint8", "int64": "int32", "uint64": "uint32"}.get(dtype, dtype)
+    if suffix in PIL_SUFFIXES:
+        return _picture_dtype(dtype, suffix) if values is None else _picture_label_dtype(values)
+    if suffix in ITK_SUFFIXES and dtype == "int8":
+        return "int16"
+    if suffix in ITK_SUFFIXES and channels > 1 and dtype in ("int32", "uint32"):
+        return "float32"
+    return dtype
+
+
+def _picture_dtype(dtype: str, suffix: str) -> str:
+    if dtype == "uint8":
+        return dtype
+    return "float32" if suffix in (".tif", ".tiff") and dtype[0] == "f" else "uint16"
+
+
+def _picture_label_dtype(values: Iterable[float]) -> str:
+    listed = list(values)
+    for dtype in ("uint8", "uint16"):
+        if np.array_equal(np.array(listed).clip(0, np.iinfo(dtype).max).astype(dtype), listed):
+            return dtype
+    raise InputError(f"labels: values {listed} do not fit a picture file; use 0 to 65535")

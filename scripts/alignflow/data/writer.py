@@ -1,0 +1,144 @@
+"""Generated images and masks to files of the source's own format and geometry."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import itk
+import nibabel
+import numpy as np
+import torch
+from monai.data import ITKWriter, NibabelWriter, PILWriter
+from monai.transforms import Resize
+from monai.transforms.utils import scale_affine
+from monai.utils import convert_to_tensor
+
+from alignflow.data.formats import NIFTI_SUFFIXES, PIL_SUFFIXES
+from alignflow.data.intensity import to_dtype
+from alignflow.data.labels import to_native
+from alignflow.data.spec import Geometry, SourceSpec
+
+
+def write_image(
+    image: np.ndarray | torch.Tensor,
+    stem: str | Path,
+    spec: SourceSpec,
+    geometry: Geometry,
+    native_size: bool = True,
+) -> Path:
+    """Write one generated image.
+
+    Args:
+        image: (C, X, Y) in native units.
+        stem: the path without its suffix, which `spec` states.
+        spec: of the source.
+        geometry: the grid of the source slice that the file is written on.
+        native_size: resample (bilinearly) to the shape of `geometry`; else keep the generator's
+            grid, with an affine that covers the same field of view.
+
+    Returns:
+        The path written.
+    """
+    values = torch.as_tensor(image, dtype=torch.float32)
+    shape = geometry["shape"]
+    if native_size:
+        values = _resize(values, shape)
+    affine = _affine(geometry, (values.shape[1], values.shape[2]))
+    pixels = to_dtype(values.numpy(), spec.image_dtype)
+    return _write(pixels, Path(f"{stem}{spec.image_suffix}"), affine)
+
+
+def write_label(
+    index: np.ndarray | torch.Tensor,
+    stem: str | Path,
+    spec: SourceSpec,
+    geometry: Geometry,
+    native_size: bool = True,
+) -> Path:
+    """Write one generated mask with the native label values of the source.
+
+    Args:
+        index: (X, Y) or (1, X, Y), class indices.
+        stem, spec, geometry, native_size: as for `write_image`; the classes are resampled one by
+            one and the largest wins, which keeps contours smooth and invents no class.
+
+    Returns:
+        The path written.
+    """
+    classes = torch.as_tensor(index).reshape(index.shape[-2:]).long()
+    if native_size:
+        classes = _resize_classes(classes, len(spec.labels), geometry["shape"])
+    affine = _affine(geometry, (classes.shape[0], classes.shape[1]))
+    pixels = to_native(classes.numpy(), spec.labels, spec.label_dtype)
+    return _write(pixels[None], Path(f"{stem}{spec.label_suffix}"), affine)
+
+
+def _resize(values: torch.Tensor, shape: list[int]) -> torch.Tensor:
+    resized = Resize(spatial_size=shape, mode="bilinear", anti_aliasing=True)(values)
+    return convert_to_tensor(resized, track_meta=False)
+
+
+def _resize_classes(classes: torch.Tensor, num_classes: int, shape: list[int]) -> torch.Tensor:
+    if list(classes.shape) == list(shape):
+        return classes
+    one_hot = torch.nn.functional.one_hot(classes, num_classes).movedim(-1, 0).float()
+    return _resize(one_hot, shape).argmax(0)
+
+
+def _affine(geometry: Geometry, size: tuple[int, int]) -> np.ndarray:
+    """The affine that lays a grid of `size` over the field of view of `geometry`."""
+    affine = np.eye(4) if geometry["affine"] is None else np.array(geometry["affine"])
+    return affine @ scale_affine([*geometry["shape"], 1], [*size, 1], centered=True)
+
+
+def _write(pixels: np.ndarray, path: Path, affine: np.ndarray) -> Path:
+    suffix = "".join(s for s in (".nii.gz",) if path.name.endswith(s)) or path.suffix
+    save = (
+        _save_pil
+        if suffix in PIL_SUFFIXES
+        else _save_nifti
+        if suffix in NIFTI_SUFFIXES
+        else _save_itk
+    )
+    _replace(path, suffix, lambda temporary: save(pixels, temporary, affine))
+    return path
+
+
+def _replace(path: Path, suffix: str, save: Callable[[Path], None]) -> None:
+    """Save under a temporary name first, so that no reader ever meets half a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}{suffix}")
+    try:
+        save(temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _save_pil(pixels: np.ndarray, path: Path, affine: np.ndarray) -> None:
+    channel_last = np.moveaxis(pixels, 0, -1)
+    picture = channel_last[..., 0] if len(pixels) == 1 else channel_last
+    image = PILWriter.create_backend_obj(np.ascontiguousarray(picture), pixels.dtype, scale=None)
+    options = {"quality": 95, "subsampling": 0} if path.suffix == ".jpg" else {}
+    image.save(path, **options)
+
+
+def _save_nifti(pixels: np.ndarray, path: Path, affine: np.ndarray) -> None:
+    channels = [channel[..., None] for channel in pixels]
+    volume = channels[0] if len(channels) == 1 else np.stack(channels, axis=-1)
+    image = NibabelWriter.create_backend_obj(volume, affine=affine, dtype=pixels.dtype)
+    image.header.set_xyzt_units("mm")
+    image.set_sform(affine, code=1)
+    image.set_qform(affine, code=1)
+    nibabel.save(image, path)
+
+
+def _save_itk(pixels: np.ndarray, path: Path, affine: np.ndarray) -> None:
+    is_vector = len(pixels) > 1
+    volume = np.moveaxis(pixels[..., None], 0, -1) if is_vector else pixels[0][..., None]
+    image = ITKWriter.create_backend_obj(
+        volume, channel_dim=-1 if is_vector else None, affine=affine, dtype=pixels.dtype
+    )
+    itk.imwrite(image, str(path))
