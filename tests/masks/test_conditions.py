@@ -3,12 +3,13 @@
 import numpy as np
 import pytest
 import torch
-from alignflow.errors import InputError
-from alignflow.masks.conditions import describe, jitter
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 from scipy import ndimage
+
+from alignflow.errors import InputError
+from alignflow.masks.conditions import describe, jitter
 
 
 def test_quarter_of_the_image():

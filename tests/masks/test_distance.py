@@ -3,12 +3,13 @@
 import numpy as np
 import pytest
 import torch
-from alignflow.errors import InputError
-from alignflow.masks.distance import condition_maps, from_distance, to_distance
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 from monai.data import MetaTensor
+
+from alignflow.errors import InputError
+from alignflow.masks.distance import condition_maps, from_distance, to_distance
 
 
 def masks(max_classes: int = 4) -> st.SearchStrategy:
@@ -23,7 +24,7 @@ def masks(max_classes: int = 4) -> st.SearchStrategy:
 
 
 def brute_force(region: np.ndarray, clip: float) -> np.ndarray:
-    """Distance to the nearest pixel on the other side, less half a pixel, by comparing all pairs."""
+    """Distance to the nearest pixel on the other side less half a pixel, from all pairs."""
     if region.all() or not region.any():
         return np.where(region, 1.0, -1.0)
     points = np.argwhere(np.ones_like(region)).reshape(*region.shape, 2)

@@ -22,7 +22,7 @@ def as_class_index(label: Tensor, num_classes: int) -> Tensor:
     """A mask of class indices, checked.
 
     Args:
-        label: tensor of any shape, whole numbers 0..num_classes-1 (readers give them as floats too).
+        label: tensor of any shape, whole numbers 0..K-1 (readers give them as floats too).
         num_classes: K, background included, at least 2.
 
     Returns:
@@ -45,7 +45,7 @@ def as_class_index(label: Tensor, num_classes: int) -> Tensor:
     low, high = int(index.min()), int(index.max())
     if low < 0 or high >= num_classes:
         raise InputError(
-            f"label: values {low}..{high}, but num_classes {num_classes} allows 0..{num_classes - 1}; "
-            "map the mask's values to class indices or raise num_classes"
+            f"label: values {low}..{high}, but num_classes {num_classes} allows "
+            f"0..{num_classes - 1}; map the mask's values to class indices or raise num_classes"
         )
     return index

@@ -37,7 +37,7 @@ def to_distance(
         raise InputError(f"clip: {clip}; the distance must saturate at more than 0 pixels")
     if label.ndim not in (3, 4) or label.shape[0] != 1:
         raise InputError(
-            f"label: shape {tuple(label.shape)}; to_distance takes one mask, (1, X, Y) or (1, X, Y, Z)"
+            f"label: shape {tuple(label.shape)}; pass one mask, (1, X, Y) or (1, X, Y, Z)"
         )
     index = as_class_index(torch.as_tensor(label.cpu().numpy()), num_classes)
     levels = torch.arange(1, num_classes).view(-1, *[1] * (index.ndim - 1))
@@ -99,8 +99,8 @@ def condition_maps(label: Tensor, distance: Tensor, num_classes: int) -> Tensor:
     expected = (label.shape[0], num_classes - 1, *label.shape[2:])
     if tuple(distance.shape) != expected:
         raise InputError(
-            f"distance: shape {tuple(distance.shape)}, but the labels and num_classes {num_classes} "
-            f"need {expected}; compute it with to_distance from the same masks"
+            f"distance: shape {tuple(distance.shape)}, but the labels and num_classes "
+            f"{num_classes} need {expected}; compute it with to_distance from the same masks"
         )
     classes = one_hot(as_class_index(label, num_classes), num_classes, dtype=torch.float32)
     return torch.cat([classes, distance.float()], dim=1)
