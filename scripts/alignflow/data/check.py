@@ -61,7 +61,7 @@ def _check_affine(image: MetaTensor, label: MetaTensor) -> None:
 
 
 def corner_distance(image: MetaTensor, label: MetaTensor) -> tuple[float, float]:
-    """Largest distance between equal corners of two equal grids, and the smallest voxel size (mm)."""
+    """Largest distance of equal corners of two equal grids, and the smallest voxel size, in mm."""
     affine, other = np.asarray(image.affine), np.asarray(label.affine)
     size = [*image.shape[1:], 1][:3]
     corners = np.array([[*corner, 1] for corner in itertools.product(*[(0, n - 1) for n in size])])

@@ -21,7 +21,7 @@ GroupOf = Callable[[str], str]
 def build_datalist(
     dataset_dir: str | Path, group_pattern: str | None = None, group_column: str | None = None
 ) -> list[Case]:
-    """All pairs of a data set, with the group (patient, sequence, centre) that splits must keep whole.
+    """All pairs of a data set, with the group (patient, sequence) that splits must keep whole.
 
     The data set is either described by an MSD-style `dataset.json` ("training", and optionally
     "validation": lists of {"image", "label"[, "group"]} with paths relative to the folder), or it
@@ -34,8 +34,8 @@ def build_datalist(
         group_column: column of `index.csv`, which also has a column `stem`.
 
     Returns:
-        One dictionary per pair, sorted by stem: "image", "label", "group" (from `dataset.json`, else
-        the pattern, else the column, else the stem), and "split" and "modality" where
+        One dictionary per pair, sorted by stem: "image", "label", "group" (from `dataset.json`,
+        else the pattern, else the column, else the stem), and "split" and "modality" where
         `dataset.json` states them.
 
     Raises:
@@ -56,7 +56,7 @@ def build_datalist(
 
 
 def dataset_json(dataset_dir: str | Path) -> dict[str, Any]:
-    """Optional facts of an MSD-style `dataset.json`: its "labels" and "modality", if it states them.
+    """Optional facts of an MSD-style `dataset.json`: "labels" and "modality", where stated.
 
     Returns:
         "labels": {name: native value}, ordered by value, whichever way round the file has them;
@@ -72,6 +72,13 @@ def dataset_json(dataset_dir: str | Path) -> dict[str, Any]:
             next(iter(modality.values())) if isinstance(modality, dict) else modality
         )
     return facts
+
+
+def stated_labels(dataset_dir: str | Path) -> dict[str, float] | None:
+    """{name: native value} from the data set's `dataset.json`; None where it states none."""
+    if not (Path(dataset_dir) / "dataset.json").is_file():
+        return None
+    return dataset_json(dataset_dir).get("labels")
 
 
 def split_by_group(

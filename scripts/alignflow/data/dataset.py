@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,7 +22,10 @@ from alignflow.data.labels import Labels, complete_labels, find_labels, to_index
 from alignflow.data.slices import unique_geometries
 from alignflow.data.spec import SourceSpec, output_suffixes, writable_dtype
 from alignflow.errors import InputError
+from alignflow.masks.class_index import Scheme
 from alignflow.masks.distance import to_distance
+
+BINARY: Labels = {"background": 0.0, "foreground": 1.0}  # what a mask above a threshold is read as
 
 
 class SliceDataset(Dataset):
@@ -40,7 +44,7 @@ class SliceDataset(Dataset):
         mask_threshold: two classes, foreground being values above it (soft or JPEG masks).
         slice_axis: the axis of volumes to cut along: 0, 1 or 2.
         foreground_only: leave out slices of volumes without foreground; 2-D images always stay.
-        like: the training set, whose labels and data set window a validation set takes over.
+        like: the training set, whose spec (labels, data set window) a validation set takes over.
         clip, scheme: of `to_distance`.
         transform: augmentation of an item, may be random.
         progress: show a progress bar.
@@ -65,7 +69,7 @@ class SliceDataset(Dataset):
         foreground_only: bool = True,
         like: SliceDataset | None = None,
         clip: float = 5.0,
-        scheme: str = "disjoint",
+        scheme: Scheme = "disjoint",
         transform: Callable[[Any], Any] | None = None,
         progress: bool = True,
     ) -> None:
@@ -83,16 +87,35 @@ class SliceDataset(Dataset):
         )
         cases = load_cases(data, read, num_workers, progress)
         _check_alike(cases, None if like is None else like.spec)
-        self.spec = _spec(cases, labels, mask_threshold) if like is None else like.spec
+        native = _labels(cases, labels if like is None else like.spec.labels, mask_threshold)
+        self.spec: SourceSpec = _spec(cases, native) if like is None else like.spec
         self.channels = self.spec.channels
         self.num_classes = len(self.spec.labels)
-        slices = list(_scaled_slices(cases, self.spec, intensity.scope, mask_threshold))
+        coded = (
+            native if mask_threshold is None else dict(zip(native, BINARY.values(), strict=True))
+        )
+        window = self.spec.window if intensity.scope == "dataset" else None
+        slices = list(_scaled_slices(cases, coded, window))
         self.image_size = _common_size(slices, like)
         items = [self._item(image, label, clip, scheme) for image, label in slices]
         super().__init__(items, transform)
 
+    @property
+    def label_stack(self) -> torch.Tensor:
+        """All masks, uint8 (N, 1, X, Y), as they are before augmentation."""
+        return torch.stack([item["label"] for item in self.data])
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of all images and masks: tells whether two runs saw the same data."""
+        digest = hashlib.sha256()
+        for item in self.data:
+            digest.update(item["image"].numpy().tobytes())
+            digest.update(item["label"].numpy().tobytes())
+        return digest.hexdigest()
+
     def _item(
-        self, image: torch.Tensor, label: torch.Tensor, clip: float, scheme: str
+        self, image: torch.Tensor, label: torch.Tensor, clip: float, scheme: Scheme
     ) -> dict[str, torch.Tensor]:
         distance = to_distance(label, self.num_classes, clip, scheme)
         return {"image": image, "label": label, "distance": distance.float()}
@@ -168,23 +191,20 @@ def _most_common(values: list[Any]) -> Any:
     return Counter(values).most_common(1)[0][0]
 
 
-def _spec(
-    cases: list[LoadedCase], labels: Labels | None, mask_threshold: float | None
-) -> SourceSpec:
+def _spec(cases: list[LoadedCase], labels: Labels) -> SourceSpec:
     image_suffix, label_suffix = output_suffixes(_most_common([case.suffix for case in cases]))
     channels = cases[0].channels
-    found = _labels(cases, labels, mask_threshold)
     image_dtype = np.result_type(*(case.image_dtype for case in cases)).name
     label_dtype = np.result_type(*(case.label_dtype for case in cases)).name
     return SourceSpec(
         channels=channels,
-        labels=found,
+        labels=labels,
         modality=cases[0].modality,
         window=median_window([case.window for case in cases]),
         image_suffix=image_suffix,
         label_suffix=label_suffix,
         image_dtype=writable_dtype(image_dtype, image_suffix, channels),
-        label_dtype=writable_dtype(label_dtype, label_suffix, 1, found.values()),
+        label_dtype=writable_dtype(label_dtype, label_suffix, 1, labels.values()),
         geometries=unique_geometries([s.geometry for case in cases for s in case.slices]),
     )
 
@@ -193,7 +213,7 @@ def _labels(cases: list[LoadedCase], labels: Labels | None, threshold: float | N
     values = {case.label_path: case.label_values for case in cases}
     if threshold is None:
         return find_labels(values, labels)
-    find_labels(values, {"background": 0, "foreground": 1})
+    find_labels(values, BINARY)  # raises where no mask has foreground
     if labels is None:
         # Written masks must come back as foreground when they are read with the same threshold.
         return {"background": 0.0, "class1": max(case.label_maximum for case in cases)}
@@ -206,17 +226,17 @@ def _labels(cases: list[LoadedCase], labels: Labels | None, threshold: float | N
 
 
 def _scaled_slices(
-    cases: list[LoadedCase], spec: SourceSpec, scope: str, threshold: float | None
+    cases: list[LoadedCase], labels: Labels, window: Window | None
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """(image in [-1, 1], class index) of all slices that have foreground or must stay."""
-    labels: Labels = spec.labels if threshold is None else {"background": 0.0, "foreground": 1.0}
-    find_labels({case.label_path: case.label_values for case in cases}, labels)
+    """(image in [-1, 1], class index) of all slices that have foreground or must stay.
+
+    `window` is that of the data set; None gives each volume its own.
+    """
     for case in cases:
-        window: Window = spec.window if scope == "dataset" else case.window
         for part in case.slices:
             index = _index(part, labels, case)
             if part.always_keep or index.any():
-                yield scale(part.image, *window), index
+                yield scale(part.image, *(window or case.window)), index
 
 
 def _index(part: Slice, labels: Labels, case: LoadedCase) -> torch.Tensor:

@@ -138,8 +138,8 @@ def _require_even_steps(positions: np.ndarray, along: np.ndarray, path: Path) ->
         raise InputError(f"image '{path}': two slices at one position; remove the copies")
     if np.abs(steps - spacing).max() > SPACING_TOLERANCE * spacing:
         raise InputError(
-            f"image '{path}': slices are {steps.min():g} to {steps.max():g} mm apart, so slices are "
-            "missing; complete the series or resample it"
+            f"image '{path}': slices are {steps.min():g} to {steps.max():g} mm apart, so slices "
+            "are missing; complete the series or resample it"
         )
     travel = positions[-1] - positions[0]
     sideways = np.sqrt(max(travel @ travel - (along[-1] - along[0]) ** 2, 0.0))

@@ -46,8 +46,8 @@ def load(path: str | Path, is_mask: bool = False) -> MetaTensor:
     """Read one image or mask file, or one folder with a DICOM series.
 
     PNG, JPEG, BMP and TIFF give (C, X, Y); NIfTI, NRRD, MetaImage and DICOM give (C, X, Y, Z) with
-    Z = 1 for a single slice. The first spatial axis runs along the columns of a PNG and along i of a
-    NIfTI. Palette images become RGB, palette masks keep their indices; alpha is dropped; DICOM
+    Z = 1 for a single slice. The first spatial axis runs along the columns of a PNG and along i
+    of a NIfTI. Palette images become RGB, palette masks keep their indices; alpha is dropped; DICOM
     values are rescaled (HU for CT), and MONOCHROME1 is inverted so that bright is high.
 
     Args:
@@ -101,8 +101,9 @@ def _read(path: Path, suffix: str, is_mask: bool) -> tuple[np.ndarray, dict[str,
 
 def _read_pil(path: Path, is_mask: bool) -> tuple[np.ndarray, dict[str, Any]]:
     def to_plain_mode(image: Image.Image) -> Image.Image:
-        if getattr(image, "n_frames", 1) > 1:
-            raise InputError(f"image '{path}': {image.n_frames} pages; save each as its own file")
+        pages = getattr(image, "n_frames", 1)
+        if pages > 1:
+            raise InputError(f"image '{path}': {pages} pages; save each as its own file")
         # Viewers and annotation tools show a photograph upright, so masks are drawn on it upright.
         image = ImageOps.exif_transpose(image)
         return image.convert(_plain_mode(image.mode, is_mask))
@@ -143,6 +144,10 @@ def _nifti_dtype(image: nibabel.Nifti1Image, array: np.ndarray) -> str:
 def _read_dicom(path: Path) -> tuple[np.ndarray, dict[str, Any]]:
     series = dicom.find_series(path)
     array, meta = _read_itk(series.files if len(series.files) > 1 else series.files[0])
+    if np.dtype(meta["native_dtype"]).kind in "iu" and np.abs(array).max() < 2**15:
+        meta["native_dtype"] = (
+            "int16"  # ITK widens by what the rescale could give, not by what it gave
+        )
     if series.inversion is not None:
         array = series.inversion - array
     return array, meta | {"modality": series.modality}
@@ -207,7 +212,7 @@ def _one_channel(array: np.ndarray, path: Path) -> np.ndarray:
     """The first channel of a mask; the others must repeat it, as in a mask saved as gray RGB."""
     if not (array == array[:1]).all():
         raise InputError(
-            f"mask '{path}': {array.shape[0]} channels that differ; save one channel of class values"
+            f"mask '{path}': {array.shape[0]} differing channels; save one channel of class values"
         )
     return array[:1]
 

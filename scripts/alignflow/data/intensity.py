@@ -92,8 +92,8 @@ class IntensityWindow:
             return "MR" if modality.startswith("MR") else modality
         if self.window is None and image.min() <= AIR:
             raise InputError(
-                f"image '{image.meta['filename_or_obj']}': values down to {image.min().item():g} look "
-                'like CT, but the modality is not stated; set "modality" to "CT" or "MR"'
+                f"image '{image.meta['filename_or_obj']}': values down to {image.min().item():g} "
+                'look like CT, but the modality is not stated; set "modality" to "CT" or "MR"'
             )
         return "MR"
 

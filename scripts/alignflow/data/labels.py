@@ -21,8 +21,8 @@ def find_labels(values: Mapping[str, Iterable[float]], stated: Labels | None = N
 
     Args:
         values: native values that occur in each mask, by file name.
-        stated: {name: native value}; background is the class with value 0, put in front if absent.
-            None: every value that occurs is a class, 0 (or the smallest) is background.
+        stated: {name: native value}, see `complete_labels`. None: every value that
+            occurs is a class, 0 (or the smallest) is background.
 
     Returns:
         {name: native value}, background first; names are "class1", ... where none are stated.
@@ -45,12 +45,26 @@ def find_labels(values: Mapping[str, Iterable[float]], stated: Labels | None = N
 
 
 def complete_labels(stated: Mapping[str, float]) -> Labels:
-    """Stated labels with the background (native value 0) in front; the others keep their order."""
-    values = list(stated.values())
-    if len(set(values)) < len(values):
-        raise InputError(f"labels: {dict(stated)} gives one value two names; give each its own")
-    zero = {name: 0.0 for name, value in stated.items() if value == 0} or {"background": 0.0}
-    return zero | {name: float(value) for name, value in stated.items() if value != 0}
+    """Stated labels with the background in front; the others keep their order.
+
+    The background is the class with native value 0, else the one named "background"; where there is
+    neither, "background" with value 0 is added.
+
+    Raises:
+        InputError: a value that is no number, or two names for one value.
+    """
+    labels = {name: _as_number(name, value) for name, value in stated.items()}
+    if len(set(labels.values())) < len(labels):
+        raise InputError(f"labels: {labels} gives one value two names; give each its own")
+    by_value = {value: name for name, value in labels.items()}
+    background = by_value.get(0.0, "background")
+    return {background: labels.get(background, 0.0)} | labels
+
+
+def _as_number(name: str, value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise InputError(f'labels: "{name}" is {value!r}; set one number, its value in the masks')
+    return float(value)
 
 
 def _count_labels(by_file: Mapping[str, list[float]]) -> Labels:
