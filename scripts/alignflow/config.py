@@ -18,6 +18,7 @@ from alignflow.errors import InputError, print_input_errors_as_one_line
 from alignflow.files import replacing
 
 REFERENCE = re.compile(r"@(\w+(?:(?:::|#)\w+)*)")
+EXPECTED_BY_MONAI = ["bundle_root", "device", "dataset_dir", "network_def", "run"]
 MONAI_KEYS = {"_target_", "_disabled_", "_requires_", "_desc_", "_mode_"}
 
 
@@ -74,7 +75,7 @@ def check_keys(config: dict[str, Any], workflows: Sequence[str]) -> None:
         InputError: naming the key and the nearest known one.
     """
     reached: set[str] = set()
-    waiting = ["initialize", "finalize", "imports", *workflows]
+    waiting = ["initialize", "finalize", "imports", *EXPECTED_BY_MONAI, *workflows]
     while waiting:
         key = waiting.pop()
         if key in reached:
@@ -87,7 +88,9 @@ def check_keys(config: dict[str, Any], workflows: Sequence[str]) -> None:
         parts = key.split("::")
         within = {"::".join(parts[: i + 1]) for i in range(len(parts))}
         if not within & reached and not parts[0].startswith("_"):
-            raise InputError(f"config key '{key}' has no effect{_suggestion(key, reached)}; remove it")
+            raise InputError(
+                f"config key '{key}' has no effect{_suggestion(key, reached)}; remove it"
+            )
 
 
 def check_arguments(config: dict[str, Any]) -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import torch
+from monai.data import Dataset
 from PIL import Image
 from skimage.segmentation import find_boundaries
 from torch import Tensor
+from torch.utils.data import default_collate
 
+from alignflow.data.spec import SourceSpec
 from alignflow.files import replacing
 
 COLOURS = np.array(
@@ -69,12 +71,28 @@ def save_sheet(
 
 def _strip(tiles: np.ndarray, columns: int, y_up: bool) -> np.ndarray:
     """`tiles` side by side with a gap of one pixel, as rows and columns of a picture."""
-    strip = [np.pad(t.swapaxes(0, 1)[:: -1 if y_up else 1], ((1, 1), (1, 1), (0, 0))) for t in tiles]
+    strip = [
+        np.pad(t.swapaxes(0, 1)[:: -1 if y_up else 1], ((1, 1), (1, 1), (0, 0))) for t in tiles
+    ]
     strip += [np.zeros_like(strip[0])] * (columns - len(strip))
     return np.concatenate(strip, axis=1)
 
 
-def first_batch(dataset: torch.utils.data.Dataset, size: int) -> dict[str, Tensor]:
+def y_points_up(source: SourceSpec) -> bool:
+    """Whether the second axis of the source's slices points up in the usual view.
+
+    It does where it runs to anterior or superior (RAS affine, NIfTI's habit), and not for pixel
+    rows (PNG, DICOM, NRRD in LPS).
+    """
+    affine = source.geometries[0]["affine"]
+    if affine is None:
+        return False
+    second_axis = np.array(affine)[:3, 1]
+    return bool(second_axis[np.abs(second_axis).argmax()] > 0)
+
+
+def first_batch(dataset: Dataset, size: int) -> dict[str, Tensor]:
     """`size` items of a dataset, evenly spread over it, as one batch."""
-    chosen = np.linspace(0, len(dataset) - 1, min(size, len(dataset))).round().astype(int)  # type: ignore[arg-type]
-    return torch.utils.data.default_collate([dataset[int(i)] for i in chosen])
+    count = len(dataset)
+    chosen = np.linspace(0, count - 1, min(size, count)).round().astype(int)
+    return default_collate([dataset[int(i)] for i in chosen])

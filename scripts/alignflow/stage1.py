@@ -28,7 +28,6 @@ class Stage1:
         scheme: "disjoint" or "nested" classes.
         postprocess: limits of `MaskPostprocess`, fitted on the training masks.
         descriptions: presence, log-area and centroid of each training mask (`masks.describe`).
-        y_up: the second image axis points up (volumes in patient coordinates).
     """
 
     source: SourceSpec
@@ -39,7 +38,6 @@ class Stage1:
     scheme: str
     postprocess: dict[str, Any]
     descriptions: list[list[float]]
-    y_up: bool
 
     @property
     def num_classes(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 
 import torch
@@ -68,7 +69,7 @@ class MaskGenerator:
                 self.drawn += 1
                 cleaned, reason = self.postprocess(candidate[0].numpy())
                 if reason is not None:
-                    self.rejected[reason] += 1
+                    self.rejected[re.sub(r" \S+, training.*", "", reason)] += 1
                 if reason is None or last:
                     labels[index] = torch.from_numpy(cleaned)[None].to(torch.uint8)
                     waiting.remove(index)

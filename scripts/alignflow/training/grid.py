@@ -6,8 +6,8 @@ from pathlib import Path
 
 import torch
 from ignite.engine import Engine, Events
-from torch.utils.data import Dataset
 
+from alignflow.data.dataset import SliceDataset
 from alignflow.device import Precision
 from alignflow.flow.sampler import FlowSampler
 from alignflow.masks.distance import from_distance
@@ -17,6 +17,7 @@ from alignflow.pictures import (
     mask_tiles,
     outline_tiles,
     save_sheet,
+    y_points_up,
 )
 from alignflow.training.update import Target
 
@@ -31,7 +32,6 @@ class SampleGrid:
     Args:
         directory: receives NAME_epoch_NNNN.png.
         name: of the flow.
-        trainer: whose epoch names the picture (set by `attach`'s engine otherwise).
         sampler: of the averaged network.
         dataset: held-out slices.
         target: the flow's target.
@@ -39,7 +39,6 @@ class SampleGrid:
         device: of the sampler.
         size: number of samples.
         scheme: of the distance maps; only used for masks.
-        y_up: patient coordinates, the second axis points up.
         seed: of the noise, the same at every validation.
     """
 
@@ -49,13 +48,12 @@ class SampleGrid:
         directory: str,
         name: str,
         sampler: FlowSampler,
-        dataset: Dataset,
+        dataset: SliceDataset,
         target: Target,
         precision: Precision,
         device: str,
         size: int = 16,
         scheme: str = "disjoint",
-        y_up: bool = False,
         seed: int = 0,
     ) -> None:
         self.directory = Path(directory)
@@ -66,7 +64,7 @@ class SampleGrid:
         self.precision = precision
         self.device = device
         self.scheme = scheme
-        self.y_up = y_up
+        self.y_up = y_points_up(dataset.spec)
         self.seed = seed
 
     def attach(self, engine: Engine) -> None:

@@ -61,7 +61,9 @@ class FlowUpdate:
         t = self.sample_time(len(data), self.generator)
         noise = torch.randn(data.shape, generator=self.generator)
         engine.network.train()
-        loss = velocity_loss(engine, engine.loss_function, self.precision, noise, data, t, condition)
+        loss = velocity_loss(
+            engine, engine.loss_function, self.precision, noise, data, t, condition
+        )
         self.precision.optimiser_step(loss, engine.network, engine.optimizer, self.clip)
         self.ema.update_parameters(engine.network)
         return {"loss": loss.item()}
@@ -94,7 +96,9 @@ class FlowValidation:
         t = (torch.arange(len(data)) + 0.5) / len(data)
         noise = torch.randn(data.shape, generator=generator)
         with torch.no_grad():
-            loss = velocity_loss(engine, self.loss_function, self.precision, noise, data, t, condition)
+            loss = velocity_loss(
+                engine, self.loss_function, self.precision, noise, data, t, condition
+            )
         return {"loss": loss.item()}
 
 

@@ -1,0 +1,155 @@
+"""Pairs, contact sheet and provenance on disk."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import monai
+import torch
+from ignite.engine import Engine, Events
+from tqdm import tqdm
+
+from alignflow import __version__
+from alignflow.config import running_config
+from alignflow.data.intensity import unscale
+from alignflow.data.spec import Geometry
+from alignflow.data.writer import write_image, write_label
+from alignflow.files import replacing
+from alignflow.inference.masks import MaskGenerator
+from alignflow.inference.noise import pair_generator
+from alignflow.pictures import image_tiles, mask_tiles, outline_tiles, save_sheet, y_points_up
+from alignflow.stage1 import Stage1, weight_hashes
+
+
+class WritePairs:
+    """Handler of the generating evaluator: writes each pair as it comes, in flat memory.
+
+    `output_dir/images/pair_00000.*` and `output_dir/labels/pair_00000.*` form a data set that
+    stage 1 itself can read; `contact_sheet.png` shows the first pairs; `provenance.json`, written
+    last, tells how they were made.
+
+    Args:
+        stage1: record of the generator: formats, window, label values, geometries.
+        masks: whose rejections are reported.
+        output_dir: receives the files.
+        model_dir: whose weights' hashes are recorded.
+        total: number of pairs.
+        seed: of the run; chooses the geometry of each pair.
+        native_size: write on the grid of a source slice, else on the generator's own.
+        sheet_size: pairs on the contact sheet.
+    """
+
+    def __init__(
+        self,
+        *,
+        stage1: Stage1,
+        masks: MaskGenerator,
+        output_dir: str,
+        model_dir: str,
+        total: int,
+        seed: int = 0,
+        native_size: bool = True,
+        sheet_size: int = 32,
+    ) -> None:
+        self.stage1 = stage1
+        self.masks = masks
+        self.output_dir = Path(output_dir)
+        self.model_dir = model_dir
+        self.seed = seed
+        self.native_size = native_size
+        self.sheet_size = sheet_size
+        self.shown: list[tuple[torch.Tensor, torch.Tensor]] = []
+        self.names: list[str] = []
+        self.bar = tqdm(total=total, desc="pairs", unit="pair")
+        # The handlers run far from the config's expression, so the config is taken here.
+        self.config = running_config()
+
+    def attach(self, engine: Engine) -> None:
+        """Register on the evaluator."""
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self.write_batch)
+        engine.add_event_handler(Events.COMPLETED, self.finish)
+
+    def write_batch(self, engine: Engine) -> None:
+        """Write the pairs of one batch."""
+        output, batch = engine.state.output, engine.state.batch
+        for i, index in enumerate(output["index"]):
+            image, label = output["image"][i], output["label"][i]
+            geometry = batch["geometry"][i] if "geometry" in batch else self.geometry(index)
+            self.write_pair(index, image, label, geometry)
+            if len(self.shown) < self.sheet_size:
+                self.shown.append((image, label))
+        self.bar.update(len(output["index"]))
+
+    def write_pair(
+        self, index: int, image: torch.Tensor, label: torch.Tensor, geometry: Geometry
+    ) -> None:
+        """Write one pair: image (C, X, Y) in [-1, 1], label (1, X, Y) class indices."""
+        source, name = self.stage1.source, f"pair_{index:05d}"
+        native = unscale(image, *source.window)
+        options = {"spec": source, "geometry": geometry, "native_size": self.native_size}
+        write_image(native, self.output_dir / "images" / name, **options)
+        write_label(label, self.output_dir / "labels" / name, **options)
+        self.names.append(name)
+
+    def geometry(self, index: int) -> Geometry:
+        """The grid of a random source slice, chosen by seed and number of the pair."""
+        geometries = self.stage1.source.geometries
+        generator = pair_generator(self.seed, index, "geometry")
+        return geometries[int(torch.randint(len(geometries), (1,), generator=generator))]
+
+    def finish(self, engine: Engine) -> None:
+        """Write contact sheet and provenance."""
+        self.bar.close()
+        images, labels = (torch.stack(parts) for parts in zip(*self.shown, strict=True))
+        rows = [image_tiles(images), outline_tiles(images, labels), mask_tiles(labels)]
+        y_up = y_points_up(self.stage1.source)
+        save_sheet(self.output_dir / "contact_sheet.png", rows, columns=8, y_up=y_up)
+        with replacing(self.output_dir / "provenance.json") as temporary:
+            temporary.write_text(json.dumps(self.provenance(), indent=1, default=str) + "\n")
+
+    def provenance(self) -> dict[str, Any]:
+        """How the pairs were made; holds no time, so that equal commands give equal bytes."""
+        return {
+            "synthetic": True,
+            "pairs": self.names,
+            "seed": self.seed,
+            "config": self.config,
+            "weights_sha256": weight_hashes(self.model_dir),
+            "masks": self.masks.report(),
+            "intensity_window": list(self.stage1.source.window),
+            "labels": self.stage1.source.labels,
+            "versions": versions(),
+        }
+
+
+def versions() -> dict[str, str]:
+    """Versions of the code and of the libraries that shape its results."""
+    found = {"alignflow": __version__, "monai": monai.__version__, "torch": str(torch.__version__)}
+    for name in ("numpy", "scipy", "scikit-image"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "unknown"
+    return found | {"commit": commit()}
+
+
+def commit() -> str:
+    """Git commit of the code, '+' behind it if files were changed; "" outside a checkout."""
+    call = [
+        "git",
+        "-C",
+        str(Path(__file__).parent),
+        "describe",
+        "--always",
+        "--dirty=+",
+        "--abbrev=40",
+    ]
+    try:
+        done = subprocess.run(call, capture_output=True, text=True, timeout=10, check=False)
+    except OSError:
+        return ""
+    return done.stdout.strip()
