@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,12 +45,13 @@ class Series:
     Attributes:
         files: one path per slice, along the normal of the slices.
         modality: (0008,0060).
-        inversion: None, or for MONOCHROME1 the number to subtract values from, so that high is
-            bright (PS3.3, C.7.6.3.1.2).
+        is_monochrome1: whether low values are meant to be shown bright (PS3.3, C.7.6.3.1.2).
+        inversion: None, or the number to subtract values from so that high is bright.
     """
 
     files: list[str]
     modality: str
+    is_monochrome1: bool
     inversion: float | None
 
 
@@ -65,7 +68,32 @@ def find_series(path: Path) -> Series:
     if len(headers) > 1:
         headers = _in_spatial_order(headers, path)
     first = next(iter(headers.values()))
-    return Series([str(f) for f in headers], str(first.get("Modality", "")), _inversion(first))
+    is_monochrome1 = first.get("PhotometricInterpretation") == "MONOCHROME1"
+    return Series(
+        files=[str(file) for file in headers],
+        modality=str(first.get("Modality", "")),
+        is_monochrome1=is_monochrome1,
+        inversion=_inversion(first) if is_monochrome1 else None,
+    )
+
+
+@contextmanager
+def readable_files(series: Series) -> Iterator[list[str]]:
+    """The files as ITK can read them without touching their values.
+
+    ITK inverts MONOCHROME1 by itself, quantities such as HU too, and fails where 12 bits are stored,
+    as in most radiographs. So it gets copies that call themselves MONOCHROME2.
+    """
+    if not series.is_monochrome1:
+        yield series.files
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        copies = [f"{folder}/{k:06d}.dcm" for k in range(len(series.files))]
+        for file, copy in zip(series.files, copies, strict=True):
+            dataset = pydicom.dcmread(file)
+            dataset.PhotometricInterpretation = "MONOCHROME2"
+            dataset.save_as(copy)
+        yield copies
 
 
 def _image_headers(path: Path) -> dict[Path, pydicom.Dataset]:
@@ -150,8 +178,7 @@ def _require_even_steps(positions: np.ndarray, along: np.ndarray, path: Path) ->
 
 
 def _inversion(header: pydicom.Dataset) -> float | None:
-    inverted = header.get("PhotometricInterpretation") == "MONOCHROME1"
-    if not inverted or header.get("Modality") in QUANTITIES:
+    if header.get("Modality") in QUANTITIES:
         return None
     # Stored values run from 0 to 2^n - 1, or from -2^(n-1) to 2^(n-1) - 1 where signed (1).
     low_plus_high = (

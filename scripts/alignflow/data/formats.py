@@ -143,13 +143,12 @@ def _nifti_dtype(image: nibabel.Nifti1Image, array: np.ndarray) -> str:
 
 def _read_dicom(path: Path) -> tuple[np.ndarray, dict[str, Any]]:
     series = dicom.find_series(path)
-    array, meta = _read_itk(series.files if len(series.files) > 1 else series.files[0])
-    if np.dtype(meta["native_dtype"]).kind in "iu" and np.abs(array).max() < 2**15:
-        meta["native_dtype"] = (
-            "int16"  # ITK widens by what the rescale could give, not by what it gave
-        )
+    with dicom.readable_files(series) as files:
+        array, meta = _read_itk(files if len(files) > 1 else files[0])
     if series.inversion is not None:
         array = series.inversion - array
+    if meta["native_dtype"] in ("int32", "int64") and np.abs(array).max() < 2**15:
+        meta["native_dtype"] = "int16"  # ITK goes by what a rescale may give, not by what it gave
     return array, meta | {"modality": series.modality}
 
 

@@ -76,7 +76,7 @@ def _count_labels(by_file: Mapping[str, list[float]]) -> Labels:
     values = sorted(set().union(*by_file.values()))
     if len(values) > MOST_VALUES:
         raise InputError(
-            f"masks: {len(values)} different values (first in '{_richest(by_file)}'), which looks "
+            f"masks: {len(values)} different values (most in '{_richest(by_file)}'), which looks "
             "like soft or JPEG-compressed masks; set mask_threshold, or labels if they are classes"
         )
     background = 0.0 if 0.0 in values else values[0]
@@ -88,7 +88,12 @@ def _richest(by_file: Mapping[str, list[float]]) -> str:
     return max(by_file, key=lambda file: len(by_file[file]))
 
 
-def _unknown(file: str, found: list[float], labels: Labels) -> list[str]:
+def check_values(file: str, found: Iterable[float], labels: Labels) -> None:
+    """Raise `InputError` where a mask has a value that is no class."""
+    raise_problems(_unknown(file, found, labels))
+
+
+def _unknown(file: str, found: Iterable[float], labels: Labels) -> list[str]:
     unknown = sorted(set(found) - set(labels.values()))
     if not unknown:
         return []

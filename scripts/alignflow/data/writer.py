@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
 from pathlib import Path
 
 import itk
@@ -15,10 +13,11 @@ from monai.transforms import Resize
 from monai.transforms.utils import scale_affine
 from monai.utils import convert_to_tensor
 
-from alignflow.data.formats import NIFTI_SUFFIXES, PIL_SUFFIXES
+from alignflow.data.formats import NIFTI_SUFFIXES, PIL_SUFFIXES, split_suffix
 from alignflow.data.intensity import to_dtype
 from alignflow.data.labels import to_native
 from alignflow.data.spec import Geometry, SourceSpec
+from alignflow.files import replacing
 
 
 def write_image(
@@ -94,30 +93,18 @@ def _affine(geometry: Geometry, size: tuple[int, int]) -> np.ndarray:
 
 
 def _write(pixels: np.ndarray, path: Path, affine: np.ndarray) -> Path:
-    suffix = "".join(s for s in (".nii.gz",) if path.name.endswith(s)) or path.suffix
-    save = (
-        _save_pil
-        if suffix in PIL_SUFFIXES
-        else _save_nifti
-        if suffix in NIFTI_SUFFIXES
-        else _save_itk
-    )
-    _replace(path, suffix, lambda temporary: save(pixels, temporary, affine))
+    suffix = split_suffix(path)[1]
+    with replacing(path) as temporary:
+        if suffix in PIL_SUFFIXES:
+            _save_pil(pixels, temporary)
+        elif suffix in NIFTI_SUFFIXES:
+            _save_nifti(pixels, temporary, affine)
+        else:
+            _save_itk(pixels, temporary, affine)
     return path
 
 
-def _replace(path: Path, suffix: str, save: Callable[[Path], None]) -> None:
-    """Save under a temporary name first, so that no reader ever meets half a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}{suffix}")
-    try:
-        save(temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _save_pil(pixels: np.ndarray, path: Path, affine: np.ndarray) -> None:
+def _save_pil(pixels: np.ndarray, path: Path) -> None:
     channel_last = np.moveaxis(pixels, 0, -1)
     picture = channel_last[..., 0] if len(pixels) == 1 else channel_last
     image = PILWriter.create_backend_obj(np.ascontiguousarray(picture), pixels.dtype, scale=None)

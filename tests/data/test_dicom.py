@@ -1,0 +1,130 @@
+"""DICOM series that pydicom wrote, oblique and out of order."""
+
+import numpy as np
+import pydicom
+import pytest
+import SimpleITK as sitk
+from pydicom.data import get_testdata_file
+
+from alignflow.data.formats import load
+from alignflow.errors import InputError
+
+VOLUME = np.random.default_rng(0).integers(-500, 900, (6, 5, 4)).astype(np.int16)
+
+
+def test_oblique_series(tmp_path, write_series, ras_affine):
+    from_conftest = np.array([[0.8, 0.36, -0.48], [0.0, 0.8, 0.6], [0.6, -0.48, 0.64]])
+    write_series(tmp_path / "case1", VOLUME)
+    image = load(tmp_path / "case1")
+    np.testing.assert_array_equal(image[0], VOLUME)
+    expected = ras_affine((-31.5, 12.25, 77.0), (0.7, 0.9, 2.5), from_conftest)
+    np.testing.assert_allclose(image.affine, expected, atol=1e-4)
+    assert (image.meta["modality"], image.meta["suffix"]) == ("MR", ".dcm")
+
+
+def test_series_against_simpleitk(tmp_path, write_series, ras_affine):
+    write_series(tmp_path / "case1", VOLUME)
+    reader = sitk.ImageSeriesReader()
+    reader.SetFileNames(reader.GetGDCMSeriesFileNames(str(tmp_path / "case1")))
+    other = reader.Execute()
+    image = load(tmp_path / "case1")
+    np.testing.assert_array_equal(image[0], sitk.GetArrayFromImage(other).transpose(2, 1, 0))
+    direction = np.reshape(other.GetDirection(), (3, 3))
+    expected = ras_affine(other.GetOrigin(), other.GetSpacing(), direction)
+    np.testing.assert_allclose(image.affine, expected, atol=1e-5)
+
+
+def test_strays_are_passed_over(tmp_path, write_series):
+    write_series(tmp_path / "case1", VOLUME)
+    write_series(tmp_path / "case1", VOLUME[..., :2], modality="SEG")
+    (tmp_path / "case1" / "notes.txt").write_text("hello")
+    np.testing.assert_array_equal(load(tmp_path / "case1")[0], VOLUME)
+
+
+def test_two_series_are_refused(tmp_path, write_series):
+    write_series(tmp_path / "case1", VOLUME)
+    write_series(tmp_path / "case1", VOLUME[..., :2])
+    with pytest.raises(InputError, match=r"case1': 2 image series .*\(2 files\)"):
+        load(tmp_path / "case1")
+
+
+def test_only_a_segmentation(tmp_path, write_series):
+    files = write_series(tmp_path / "case1", VOLUME[..., :1], modality="SEG")
+    for path in (tmp_path / "case1", files[0]):
+        with pytest.raises(InputError, match="no DICOM image in it \\(found: SEG\\)"):
+            load(path)
+
+
+def test_folder_without_dicom(tmp_path):
+    (tmp_path / "case1").mkdir()
+    (tmp_path / "case1" / "a.txt").write_text("x")
+    with pytest.raises(InputError, match="found: no DICOM file"):
+        load(tmp_path / "case1")
+
+
+def test_missing_slice(tmp_path, write_series):
+    files = write_series(tmp_path / "case1", VOLUME)
+    files[2].unlink()
+    with pytest.raises(InputError, match="slices are 2.5 to 5 mm apart"):
+        load(tmp_path / "case1")
+
+
+def test_repeated_slice(tmp_path, write_series):
+    files = write_series(tmp_path / "case1", VOLUME)
+    (tmp_path / "case1" / "copy.dcm").write_bytes(files[1].read_bytes())
+    with pytest.raises(InputError, match="two slices at one position"):
+        load(tmp_path / "case1")
+
+
+def test_tilted_gantry(tmp_path, write_series):
+    tilted = np.eye(3)
+    tilted[:, 2] = [0, 0.3, 1]
+    write_series(tmp_path / "case1", VOLUME, direction=tilted)
+    with pytest.raises(InputError, match="tilted gantry"):
+        load(tmp_path / "case1")
+
+
+def test_localizer_in_the_series(tmp_path, write_series):
+    write_series(tmp_path / "case1", VOLUME, series_uid="1.2.3.4")
+    turned = np.eye(3)[:, [1, 2, 0]]
+    files = write_series(tmp_path / "other", VOLUME[..., :1], series_uid="1.2.3.4", direction=turned)
+    files[0].rename(tmp_path / "case1" / "localizer.dcm")
+    with pytest.raises(InputError, match="different orientation or size; remove the localizers"):
+        load(tmp_path / "case1")
+
+
+def test_series_without_positions(tmp_path, write_series):
+    files = write_series(tmp_path / "case1", VOLUME[..., :2])
+    header = pydicom.dcmread(files[0])
+    del header.ImagePositionPatient
+    header.save_as(files[0])
+    with pytest.raises(InputError, match="has no ImagePositionPatient"):
+        load(tmp_path / "case1")
+
+
+@pytest.mark.parametrize("representation", [0, 1])
+def test_monochrome1_becomes_bright_is_high(tmp_path, write_series, representation):
+    pixels = np.abs(VOLUME[..., :1]) % 2048
+    tags = {
+        "PhotometricInterpretation": "MONOCHROME1",
+        "PixelRepresentation": representation,
+        "BitsStored": 12,
+        "HighBit": 11,
+        "RescaleSlope": 2,
+        "RescaleIntercept": -10,
+    }
+    files = write_series(tmp_path, pixels, modality="DX", **tags)
+    total = 4095 if representation == 0 else -1
+    np.testing.assert_allclose(load(files[0])[0], (total - pixels) * 2.0 - 10)
+
+
+def test_hounsfield_units_are_never_inverted(tmp_path, write_series):
+    tags = {"PhotometricInterpretation": "MONOCHROME1", "modality": "CT"}
+    files = write_series(tmp_path, VOLUME[..., :1], **tags)
+    np.testing.assert_array_equal(load(files[0])[0], VOLUME[..., :1])
+
+
+def test_compressed_file():
+    path = get_testdata_file("MR_small_RLE.dcm", download=False)
+    pixels = pydicom.dcmread(get_testdata_file("MR_small.dcm", download=False)).pixel_array
+    np.testing.assert_array_equal(load(path)[0, ..., 0], pixels.T)
