@@ -108,14 +108,15 @@ def check_arguments(config: dict[str, Any]) -> None:
         if target is None:
             raise InputError(f"config key '{key}': _target_ '{name}' cannot be imported")
         try:
-            parameters = inspect.signature(target).parameters
+            parameters = inspect.signature(target).parameters  # type: ignore[arg-type]
         except ValueError:  # some built-ins have no signature
             continue
         if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
             continue
         for argument in set(part) - MONAI_KEYS - set(parameters):
             raise InputError(
-                f"config key '{key}::{argument}' has no effect: {name} takes {', '.join(parameters)}"
+                f"config key '{key}::{argument}' has no effect: "
+                f"{name} takes {', '.join(parameters)}"
             )
 
 
@@ -147,9 +148,9 @@ def leaves(config: Any, key: str = "") -> Iterator[tuple[str, Any]]:
 
 def parts_with_target(config: Any, key: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
     """(key, dict) of every part of a config that names its `_target_`."""
-    if isinstance(config, dict) and isinstance(config.get("_target_"), str):
-        if not config["_target_"].startswith("$"):
-            yield key, config
+    target = config.get("_target_", "$") if isinstance(config, dict) else "$"
+    if not target.startswith("$"):
+        yield key, config
     items = config.items() if isinstance(config, dict) else enumerate(config)
     for name, value in items:
         if isinstance(value, (dict, list)):

@@ -10,6 +10,7 @@ from typing import Any
 from alignflow.data.spec import SourceSpec
 from alignflow.errors import InputError
 from alignflow.files import replacing, sha256
+from alignflow.masks.class_index import Scheme
 
 FILE = "stage1.json"
 WEIGHTS = {"image": "model.pt", "mask": "mask_model.pt"}
@@ -35,7 +36,7 @@ class Stage1:
     image_network: dict[str, Any]
     mask_network: dict[str, Any]
     clip: float
-    scheme: str
+    scheme: Scheme
     postprocess: dict[str, Any]
     descriptions: list[list[float]]
 
@@ -62,7 +63,8 @@ class Stage1:
         path = Path(directory) / FILE
         if not path.is_file():
             raise InputError(
-                f"'{directory}': no {FILE}; run training first, or set model_dir to a trained bundle's models"
+                f"'{directory}': no {FILE}; run training first, "
+                "or set model_dir to the models of a trained bundle"
             )
         record = json.loads(path.read_text())
         for name, digest in weight_hashes(directory).items():

@@ -81,8 +81,8 @@ def find_series(path: Path) -> Series:
 def readable_files(series: Series) -> Iterator[list[str]]:
     """The files as ITK can read them without touching their values.
 
-    ITK inverts MONOCHROME1 by itself, quantities such as HU too, and fails where 12 bits are stored,
-    as in most radiographs. So it gets copies that call themselves MONOCHROME2.
+    ITK inverts MONOCHROME1 by itself, quantities such as HU too, and fails where 12 bits are
+    stored, as in most radiographs. So it gets copies that call themselves MONOCHROME2.
     """
     if not series.is_monochrome1:
         yield series.files

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
+
+Tensors = tuple[Tensor, ...] | list[Tensor]
 
 
 class EMA(AveragedModel):
@@ -21,9 +21,9 @@ class EMA(AveragedModel):
     """
 
     def __init__(self, network: nn.Module, decay: float = 0.999) -> None:
-        def average(averaged: Sequence[Tensor], current: Sequence[Tensor], updates: Tensor) -> None:
+        def average(averaged: Tensors, current: Tensors, updates: Tensor | int) -> None:
             d = min(decay, (1 + int(updates)) / (10 + int(updates)))
-            torch._foreach_lerp_(list(averaged), list(current), 1 - d)
+            torch._foreach_lerp_(averaged, current, 1 - d)
 
         super().__init__(network, multi_avg_fn=average)
         self.requires_grad_(False)

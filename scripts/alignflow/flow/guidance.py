@@ -11,7 +11,9 @@ Condition = dict[str, Tensor]
 """Keyword arguments of a velocity network; an all-zero tensor means 'not given'."""
 
 
-def drop_condition(condition: Condition, probability: float, generator: torch.Generator) -> Condition:
+def drop_condition(
+    condition: Condition, probability: float, generator: torch.Generator
+) -> Condition:
     """Zero the condition of each sample with `probability`, all of its tensors together."""
     if not condition:
         return condition
@@ -23,8 +25,8 @@ def drop_condition(condition: Condition, probability: float, generator: torch.Ge
 def guided_velocity(network: nn.Module, condition: Condition, weight: float) -> Velocity:
     """v = v(0) + weight (v(condition) - v(0)); weight 1 is the plain conditional velocity.
 
-    Both velocities come from one batch of twice the size. Source: Ho and Salimans, arXiv 2207.12598,
-    eq. 6 (their w is `weight` - 1); Zheng et al., arXiv 2311.13443 for flows.
+    Both velocities come from one batch of twice the size. Source: Ho and Salimans, arXiv
+    2207.12598, eq. 6 (their w is `weight` - 1); Zheng et al., arXiv 2311.13443 for flows.
     """
     if weight == 1 or not condition:
         return lambda x, t: network(x, t, **condition)

@@ -29,7 +29,7 @@ def linear_path(noise: Tensor, data: Tensor, t: Tensor) -> PathSample:
         data: x_1 in [-1, 1], (B, C, X, Y).
         t: time in [0, 1], (B,); 0 is noise, 1 is data.
 
-    Source: Lipman et al., arXiv 2210.02747, eq. 22 with sigma_min = 0; Liu et al., arXiv 2209.03003.
+    Source: Lipman et al., arXiv 2210.02747, eq. 22 with sigma_min = 0; Liu et al., 2209.03003.
     """
     t = t.view(-1, *[1] * (data.dim() - 1))
     return PathSample(x_t=torch.lerp(noise, data, t), velocity=data - noise)

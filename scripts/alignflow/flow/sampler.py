@@ -44,7 +44,8 @@ class FlowSampler(nn.Module):
 class ImageSampler(FlowSampler):
     """The image flow behind one input tensor, as MONAI's exports and checks expect a network.
 
-    forward: cat(noise (B, C, X, Y), condition maps (B, 2K-1, X, Y)) -> image (B, C, X, Y), about [-1, 1].
+    forward: cat(noise (B, C, X, Y), condition maps (B, 2K-1, X, Y)) -> image (B, C, X, Y), in about
+    [-1, 1].
     """
 
     def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]

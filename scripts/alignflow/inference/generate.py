@@ -35,7 +35,7 @@ class GeneratePairs:
 
     @torch.no_grad()
     def __call__(self, engine: SupervisedEvaluator, batch: dict[str, Any]) -> dict[str, Any]:
-        """Returns index [B], image (B, C, X, Y) in [-1, 1], label uint8 (B, 1, X, Y), on the CPU."""
+        """index [B], image (B, C, X, Y) in [-1, 1] and label uint8 (B, 1, X, Y), on the CPU."""
         indices = [int(k) for k in batch["index"]]
         label = batch["label"] if "label" in batch else self.masks(indices)
         shape = (self.stage1.source.channels, *self.stage1.image_size)

@@ -10,7 +10,8 @@ from typing import Any
 
 import monai
 import torch
-from ignite.engine import Engine, Events
+from ignite.engine import Events
+from monai.engines import SupervisedEvaluator
 from tqdm import tqdm
 
 from alignflow import __version__
@@ -68,12 +69,12 @@ class WritePairs:
         # The handlers run far from the config's expression, so the config is taken here.
         self.config = running_config()
 
-    def attach(self, engine: Engine) -> None:
+    def attach(self, engine: SupervisedEvaluator) -> None:
         """Register on the evaluator."""
         engine.add_event_handler(Events.ITERATION_COMPLETED, self.write_batch)
         engine.add_event_handler(Events.COMPLETED, self.finish)
 
-    def write_batch(self, engine: Engine) -> None:
+    def write_batch(self, engine: SupervisedEvaluator) -> None:
         """Write the pairs of one batch."""
         output, batch = engine.state.output, engine.state.batch
         for i, index in enumerate(output["index"]):
@@ -90,9 +91,9 @@ class WritePairs:
         """Write one pair: image (C, X, Y) in [-1, 1], label (1, X, Y) class indices."""
         source, name = self.stage1.source, f"pair_{index:05d}"
         native = unscale(image, *source.window)
-        options = {"spec": source, "geometry": geometry, "native_size": self.native_size}
-        write_image(native, self.output_dir / "images" / name, **options)
-        write_label(label, self.output_dir / "labels" / name, **options)
+        images, labels = self.output_dir / "images", self.output_dir / "labels"
+        write_image(native, images / name, source, geometry, self.native_size)
+        write_label(label, labels / name, source, geometry, self.native_size)
         self.names.append(name)
 
     def geometry(self, index: int) -> Geometry:
@@ -101,7 +102,7 @@ class WritePairs:
         generator = pair_generator(self.seed, index, "geometry")
         return geometries[int(torch.randint(len(geometries), (1,), generator=generator))]
 
-    def finish(self, engine: Engine) -> None:
+    def finish(self, engine: SupervisedEvaluator) -> None:
         """Write contact sheet and provenance."""
         self.bar.close()
         images, labels = (torch.stack(parts) for parts in zip(*self.shown, strict=True))

@@ -72,8 +72,10 @@ class VelocityUNet(nn.Module):
         if vector_size:
             # MONAI embeds an integer class here; whatever is called with `class_labels` and gives
             # a time embedding's width fits as well.
-            self.unet.class_embedding = _vector_embedding(vector_size, 4 * channels[0])
-        self.to(memory_format=torch.channels_last)
+            self.unet.class_embedding = _vector_embedding(  # type: ignore[assignment]
+                vector_size, 4 * channels[0]
+            )
+        self.unet.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(
         self, x: Tensor, t: Tensor, condition: Tensor | None = None, vector: Tensor | None = None

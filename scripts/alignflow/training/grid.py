@@ -10,6 +10,7 @@ from ignite.engine import Engine, Events
 from alignflow.data.dataset import SliceDataset
 from alignflow.device import Precision
 from alignflow.flow.sampler import FlowSampler
+from alignflow.masks.class_index import Scheme
 from alignflow.masks.distance import from_distance
 from alignflow.pictures import (
     first_batch,
@@ -53,7 +54,7 @@ class SampleGrid:
         precision: Precision,
         device: str,
         size: int = 16,
-        scheme: str = "disjoint",
+        scheme: Scheme = "disjoint",
         seed: int = 0,
     ) -> None:
         self.directory = Path(directory)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from ignite.engine import Engine, Events
+from ignite.engine import Events
+from monai.engines import Workflow
 from tqdm import tqdm
 
 
@@ -15,30 +16,30 @@ class Progress:
         every: steps between two updates of the bar.
     """
 
-    def __init__(self, name: str, validator: Engine | None = None, every: int = 10) -> None:
+    def __init__(self, name: str, validator: Workflow | None = None, every: int = 10) -> None:
         self.name = name
         self.validator = validator
         self.every = every
         self.bar: tqdm | None = None
 
-    def attach(self, engine: Engine) -> None:
+    def attach(self, engine: Workflow) -> None:
         """Register on the trainer; attach after the handler that resumes."""
         engine.add_event_handler(Events.STARTED, self.start)
         engine.add_event_handler(Events.ITERATION_COMPLETED(every=self.every), self.move)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self.report)
         engine.add_event_handler(Events.COMPLETED, self.stop)
 
-    def start(self, engine: Engine) -> None:
+    def start(self, engine: Workflow) -> None:
         """Open the bar where a resumed run stands."""
         total = engine.state.max_epochs * engine.state.epoch_length
         self.bar = tqdm(total=total, initial=engine.state.iteration, desc=self.name, unit="step")
 
-    def move(self, engine: Engine) -> None:
+    def move(self, engine: Workflow) -> None:
         """Advance."""
         if self.bar is not None:
             self.bar.update(engine.state.iteration - self.bar.n)
 
-    def report(self, engine: Engine) -> None:
+    def report(self, engine: Workflow) -> None:
         """Show the losses."""
         if self.bar is None:
             return
@@ -48,7 +49,7 @@ class Progress:
             shown["held out"] = f"{held_out:.4f}"
         self.bar.set_postfix(shown)
 
-    def stop(self, engine: Engine) -> None:
+    def stop(self, engine: Workflow) -> None:
         """Close the bar."""
         if self.bar is not None:
             self.move(engine)

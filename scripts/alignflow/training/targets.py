@@ -26,5 +26,5 @@ def mask_target(batch: Batch) -> tuple[Tensor, Condition]:
 
 
 def flagged(description: Tensor) -> Tensor:
-    """A leading 1 (B, 1 + D): an absent class is described by zeros, a dropped condition is all zeros."""
+    """A leading 1 (B, 1 + D): without it, absent classes would look like a dropped condition."""
     return torch.cat([torch.ones_like(description[:, :1]), description], dim=1)

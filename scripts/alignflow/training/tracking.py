@@ -6,6 +6,7 @@ from typing import Any
 
 from ignite.engine import Engine, Events
 from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+from monai.engines import Workflow
 from monai.handlers import MLFlowHandler
 
 
@@ -22,7 +23,7 @@ class Tracking(MLFlowHandler):
     """
 
     def __init__(
-        self, *, validator: Engine | None = None, system_metrics: bool = True, **options: Any
+        self, *, validator: Workflow | None = None, system_metrics: bool = True, **options: Any
     ) -> None:
         super().__init__(
             iteration_log=False, epoch_logger=self.log_epoch, close_on_complete=True, **options
@@ -39,13 +40,13 @@ class Tracking(MLFlowHandler):
     def start(self, engine: Engine) -> None:
         """Open the run and start sampling the system."""
         super().start(engine)
-        if self.system_metrics and self.monitor is None:
+        if self.system_metrics and self.monitor is None and self.cur_run is not None:
             run_id = self.cur_run.info.run_id
             uri = self.client.tracking_uri
             self.monitor = SystemMetricsMonitor(run_id, resume_logging=True, tracking_uri=uri)
             self.monitor.start()
 
-    def log_epoch(self, engine: Engine) -> None:
+    def log_epoch(self, engine: Any) -> None:
         """Log the epoch's mean loss, the learning rate and the newest held-out loss."""
         metrics = dict(engine.state.metrics)
         metrics["learning_rate"] = engine.optimizer.param_groups[0]["lr"]

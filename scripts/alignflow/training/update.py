@@ -20,7 +20,7 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 class FlowUpdate:
-    """Conditional flow matching: regress v(x_t, t | c) on x_1 - x_0 (Lipman et al., 2210.02747, eq. 23).
+    """Conditional flow matching: regress v(x_t, t | c) on x_1 - x_0 (arXiv 2210.02747, eq. 23).
 
     All randomness comes from one CPU generator, so that every device sees the same noise, and that
     the checkpoint of this object (generator, loss scaling) makes a resumed run exact.
