@@ -36,12 +36,11 @@ demo: $(READY) ## install, prepare a small real data set, train both flows, writ
 	@echo "training the mask flow and the image flow"
 	@cd bundle && "$(PY)" -m monai.bundle run training \
 	  --config_file "['configs/train.json','configs/demo.json']" \
-	  --dataset_dir "$(DEMO)/data" --output_dir "$(DEMO)"
+	  --dataset_dir "$(DEMO)/data" --output_dir "$(DEMO)/models"
 	@echo "writing synthetic pairs"
-	@cd bundle && "$(PY)" -m monai.bundle run infer \
-	  --config_file "['configs/inference.json','configs/demo_inference.json']" \
-	  --dataset_dir "$(DEMO)/data" --output_dir "$(DEMO)"
-	@echo "done: look at build/demo (pairs, contact sheet, provenance)"
+	@cd bundle && "$(PY)" -m monai.bundle run infer --config_file configs/inference.json \
+	  --model_dir "$(DEMO)/models" --output_dir "$(DEMO)/pairs"
+	@echo "done: look at build/demo/pairs/contact_sheet.png; the pairs and their provenance lie beside it"
 
 test: $(READY) ## run the fast tests
 	@"$(PY)" -m pytest

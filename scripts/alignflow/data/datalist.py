@@ -88,12 +88,17 @@ def split_by_group(
 
     A "split" that the datalist states is honoured. Else groups are drawn in an order that `seed`
     fixes, until the validation set is nearest to `validation_fraction` (0 to 1) of the cases.
+    With 0, all cases are in both, for a source too small to divide: validation then shows
+    training data, and a warning says so.
 
     Raises:
         InputError: fewer than two groups, or a stated split that divides a group.
     """
     if any(case.get("split") == "validation" for case in datalist):
         return _stated_split(datalist)
+    if validation_fraction == 0:
+        warnings.warn("validation_fraction is 0: held-out figures are of training data", stacklevel=2)
+        return datalist, datalist
     if not 0 < validation_fraction < 1:
         raise InputError(f"validation_fraction: {validation_fraction}; set it between 0 and 1")
     sizes: dict[str, int] = {}
@@ -102,7 +107,8 @@ def split_by_group(
     if len(sizes) < 2:
         raise InputError(
             f"datalist: {len(sizes)} group, so training and validation cannot differ in groups; "
-            "set group_pattern or group_column so that there are at least two groups"
+            "set group_pattern or group_column so that there are at least two groups, "
+            "or validation_fraction to 0 to train on all"
         )
     chosen = _draw_groups(sizes, validation_fraction * len(datalist), seed)
     training = [case for case in datalist if case["group"] not in chosen]
