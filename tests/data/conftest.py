@@ -34,9 +34,9 @@ def write_series():
             # names run against the spatial order, as they may in an export
             path = folder / f"IM{volume.shape[2] - k:04d}-{series_uid[-4:]}.dcm"
             position = np.array(origin) + k * spacing[2] * direction[:, 2]
-            _slice(volume[:, :, k], spacing, position, direction, modality, series_uid, tags).save_as(
-                path, enforce_file_format=True
-            )
+            _slice(
+                volume[:, :, k], spacing, position, direction, modality, series_uid, tags
+            ).save_as(path, enforce_file_format=True)
             files.append(path)
         return files
 

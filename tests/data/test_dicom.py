@@ -87,7 +87,9 @@ def test_tilted_gantry(tmp_path, write_series):
 def test_localizer_in_the_series(tmp_path, write_series):
     write_series(tmp_path / "case1", VOLUME, series_uid="1.2.3.4")
     turned = np.eye(3)[:, [1, 2, 0]]
-    files = write_series(tmp_path / "other", VOLUME[..., :1], series_uid="1.2.3.4", direction=turned)
+    files = write_series(
+        tmp_path / "other", VOLUME[..., :1], series_uid="1.2.3.4", direction=turned
+    )
     files[0].rename(tmp_path / "case1" / "localizer.dcm")
     with pytest.raises(InputError, match="different orientation or size; remove the localizers"):
         load(tmp_path / "case1")

@@ -180,7 +180,9 @@ def test_single_dicom_file():
     np.testing.assert_array_equal(image[0, ..., 0], hounsfield.T)
     row, column = header.PixelSpacing
     np.testing.assert_allclose(
-        np.linalg.norm(image.affine[:3, :3], axis=0), [column, row, header.SliceThickness], rtol=1e-6
+        np.linalg.norm(image.affine[:3, :3], axis=0),
+        [column, row, header.SliceThickness],
+        rtol=1e-6,
     )
     x, y, z = header.ImagePositionPatient
     np.testing.assert_allclose(image.affine[:3, 3], [-x, -y, z], rtol=1e-6)
@@ -197,7 +199,9 @@ def test_colour_dicom_file():
 
 
 def test_integers_that_float32_cannot_hold_are_refused(tmp_path):
-    sitk.WriteImage(sitk.GetImageFromArray(np.array([[2**24 + 1, 0]], np.int32)), tmp_path / "a.nrrd")
+    sitk.WriteImage(
+        sitk.GetImageFromArray(np.array([[2**24 + 1, 0]], np.int32)), tmp_path / "a.nrrd"
+    )
     with pytest.raises(InputError, match="beyond 2\\^24"):
         load(tmp_path / "a.nrrd")
 
@@ -218,7 +222,9 @@ def test_broken_files_are_named(tmp_path, suffix, content):
         sitk.WriteImage(sitk.GetImageFromArray(VOLUME), whole)
     data = whole.read_bytes()
     broken = tmp_path / f"broken{suffix}"
-    broken.write_bytes({"empty": b"", "noise": b"no image " * 90, "truncated": data[: len(data) // 2]}[content])
+    broken.write_bytes(
+        {"empty": b"", "noise": b"no image " * 90, "truncated": data[: len(data) // 2]}[content]
+    )
     with pytest.raises(InputError, match=f"image '.*broken{suffix}'") as caught:
         load(broken)
     assert "\n" not in str(caught.value)

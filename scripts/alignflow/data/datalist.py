@@ -97,7 +97,9 @@ def split_by_group(
     if any(case.get("split") == "validation" for case in datalist):
         return _stated_split(datalist)
     if validation_fraction == 0:
-        warnings.warn("validation_fraction is 0: held-out figures are of training data", stacklevel=2)
+        warnings.warn(
+            "validation_fraction is 0: held-out figures are of training data", stacklevel=2
+        )
         return datalist, datalist
     if not 0 < validation_fraction < 1:
         raise InputError(f"validation_fraction: {validation_fraction}; set it between 0 and 1")

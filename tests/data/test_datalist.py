@@ -1,0 +1,203 @@
+"""Pairs, groups and splits."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from alignflow.data.datalist import build_datalist, dataset_json, split_by_group, stated_labels
+from alignflow.errors import InputError
+
+
+@pytest.fixture
+def folders(tmp_path):
+    """images/ and masks/ with files p1_a, p1_b, p2_a; only names matter here."""
+    for folder, suffix in (("images", ".jpg"), ("masks", ".png")):
+        (tmp_path / folder).mkdir()
+        for stem in ("p1_a", "p1_b", "p2_a"):
+            (tmp_path / folder / f"{stem}{suffix}").write_bytes(b"x")
+    return tmp_path
+
+
+def describe(root, **content):
+    (root / "dataset.json").write_text(json.dumps(content))
+    return root
+
+
+def pairs_of(datalist):
+    return [(c["image"].split("/")[-1], c["label"].split("/")[-1], c["group"]) for c in datalist]
+
+
+def test_folders_and_stem_as_group(folders):
+    assert pairs_of(build_datalist(folders))[0] == ("p1_a.jpg", "p1_a.png", "p1_a")
+
+
+def test_group_pattern(folders):
+    datalist = build_datalist(folders, group_pattern=r"^(p\d)_")
+    assert [case["group"] for case in datalist] == ["p1", "p1", "p2"]
+
+
+def test_group_column(folders):
+    (folders / "index.csv").write_text("stem,centre\np1_a,A\np1_b,B\np2_a,A\n")
+    datalist = build_datalist(folders, group_column="centre")
+    assert [case["group"] for case in datalist] == ["A", "B", "A"]
+
+
+def test_dicom_series_folder_with_nrrd_label(tmp_path):
+    (tmp_path / "images" / "case.1").mkdir(parents=True)
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "labels" / "case.1.nrrd").write_bytes(b"x")
+    assert pairs_of(build_datalist(tmp_path)) == [("case.1", "case.1.nrrd", "case.1")]
+
+
+def test_companions_and_hidden_files_are_no_images(folders):
+    for name in ("a.raw", ".DS_Store", "Thumbs.db", ".hidden.png"):
+        (folders / "images" / name).write_bytes(b"x")
+    assert len(build_datalist(folders)) == 3
+
+
+def test_msd_dataset(nifti_dataset):
+    datalist = build_datalist(nifti_dataset)
+    assert [case["group"] for case in datalist] == ["patient0", "patient1", "patient2"]
+    assert {case["modality"] for case in datalist} == {"MRI"}
+    assert dataset_json(nifti_dataset) == {
+        "modality": "MRI",
+        "labels": {"background": 0.0, "ring": 1.0, "core": 2.0},
+    }
+    assert stated_labels(nifti_dataset) == {"background": 0.0, "ring": 1.0, "core": 2.0}
+
+
+def test_stated_validation_is_honoured(folders):
+    cases = [{"image": f"images/{s}.jpg", "label": f"masks/{s}.png"} for s in ("p1_a", "p2_a")]
+    describe(folders, training=cases[1:], validation=cases[:1])
+    training, validation = split_by_group(build_datalist(folders), 0.9)
+    assert [case["group"] for case in training] == ["p2_a"]
+    assert [case["group"] for case in validation] == ["p1_a"]
+
+
+def test_stated_validation_that_leaks_is_refused(folders):
+    cases = [{"image": f"images/{s}.jpg", "label": f"masks/{s}.png"} for s in ("p1_a", "p1_b")]
+    describe(folders, training=cases[1:], validation=cases[:1])
+    datalist = build_datalist(folders, group_pattern="^(p.)")
+    with pytest.raises(InputError, match="group 'p1' stands in training and in validation"):
+        split_by_group(datalist, 0.5)
+
+
+def test_json_may_only_describe_the_folders(folders):
+    describe(folders, labels={"background": 0, "polyp": 255}, modality={"0": "endoscopy"})
+    assert len(build_datalist(folders)) == 3
+    assert dataset_json(folders)["labels"] == {"background": 0.0, "polyp": 255.0}
+
+
+def test_no_json_states_nothing(folders):
+    assert dataset_json(folders) == {}
+    assert stated_labels(folders) is None
+
+
+@given(
+    st.lists(st.sampled_from("abcdefgh"), min_size=2).filter(lambda g: len(set(g)) > 1),
+    st.floats(0.01, 0.99),
+    st.integers(0, 5),
+)
+def test_groups_never_leak(groups, fraction, seed):
+    datalist = [{"image": str(i), "label": str(i), "group": g} for i, g in enumerate(groups)]
+    training, validation = split_by_group(datalist, fraction, seed)
+    assert training and validation
+    assert not {c["group"] for c in training} & {c["group"] for c in validation}
+    assert sorted(training + validation, key=lambda c: int(c["image"])) == datalist
+    assert split_by_group(datalist, fraction, seed) == (training, validation)
+    reordered, _ = split_by_group(datalist[::-1], fraction, seed)
+    assert {c["image"] for c in reordered} == {c["image"] for c in training}
+
+
+def test_single_images_are_split_at_the_fraction():
+    datalist = [{"image": str(i), "label": str(i), "group": str(i)} for i in range(40)]
+    assert len(split_by_group(datalist, 0.2, 3)[1]) == 8
+    assert split_by_group(datalist, 0.2, 3) != split_by_group(datalist, 0.2, 4)
+
+
+def refuse(root, match, **options):
+    with pytest.raises(InputError, match=match) as caught:
+        build_datalist(root, **options)
+    assert "\n" not in str(caught.value)
+
+
+def test_dataset_dir_itself(tmp_path):
+    refuse(tmp_path / "none", "none': no such folder")
+    refuse(tmp_path, "empty; put images/ and masks/ into it")
+    (tmp_path / "file").write_text("x")
+    refuse(tmp_path / "file", "file': not a folder")
+    refuse(tmp_path, "needs dataset.json, or images/ and either masks/ or labels/")
+
+
+def test_missing_mask_is_named(folders):
+    (folders / "masks" / "p1_b.png").unlink()
+    refuse(folders, r"image '.*p1_b.jpg': no mask '.*masks/p1_b.\*'; add it")
+
+
+def test_mask_without_an_image_is_a_warning(folders):
+    (folders / "images" / "p1_b.jpg").unlink()
+    with pytest.warns(UserWarning, match="p1_b.png': no image of this name"):
+        assert len(build_datalist(folders)) == 2
+
+
+def test_no_images(folders):
+    for path in (folders / "images").iterdir():
+        path.unlink()
+    refuse(folders, "images': no image in it")
+
+
+def test_two_images_of_one_stem(folders):
+    (folders / "images" / "p1_a.png").write_bytes(b"x")
+    refuse(folders, r"p1_a.png': 'p1_a.jpg' has the same stem")
+
+
+@pytest.mark.parametrize(
+    ("pattern", "match"),
+    [
+        (r"^q(\d)", "no match in 'p1_a'"),
+        (r"p\d", "0 groups; put exactly one pair of"),
+        (r"(p", "correct the expression"),
+    ],
+)
+def test_bad_patterns(folders, pattern, match):
+    refuse(folders, match, group_pattern=pattern)
+
+
+def test_bad_columns(folders):
+    refuse(folders, "group_column 'centre': no file", group_column="centre")
+    (folders / "index.csv").write_text("stem,sequence\np1_a,1\n")
+    refuse(folders, "no column 'centre'; it has stem, sequence", group_column="centre")
+    refuse(folders, "no 'sequence' for stem 'p1_b'", group_column="sequence")
+
+
+@pytest.mark.parametrize(
+    ("content", "match"),
+    [
+        ("{", "not valid JSON"),
+        ("[]", "not a JSON object"),
+        ('{"training": []}', "no case in 'training'"),
+        ('{"training": [{"image": "a.png"}]}', 'needs "image" and "label"'),
+        ('{"training": ["a.png"]}', 'needs "image" and "label"'),
+        ('{"training": [{"image": "a.png", "label": "b.png"}]}', "image '.*a.png': listed in"),
+        ('{"training": [], "labels": {"whole": [1, 2]}}', "labels has 'whole': \\[1, 2\\]"),
+    ],
+)
+def test_bad_json(folders, content, match):
+    (folders / "dataset.json").write_text(content)
+    with pytest.raises(InputError, match=match):
+        stated_labels(folders)
+        build_datalist(folders)
+
+
+def test_one_group_cannot_be_split():
+    datalist = [{"image": "a", "label": "a", "group": "g"}] * 3
+    with pytest.raises(InputError, match="1 group, .* set group_pattern or group_column"):
+        split_by_group(datalist, 0.2)
+
+
+@pytest.mark.parametrize("fraction", [0, 1, -0.5, 2])
+def test_bad_fraction(fraction):
+    with pytest.raises(InputError, match="validation_fraction: .*; set it between 0 and 1"):
+        split_by_group([{"image": "a", "label": "a", "group": "g"}], fraction)
