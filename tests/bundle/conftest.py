@@ -1,0 +1,186 @@
+"""The bundle as a user runs it, on data and networks small enough for a few seconds."""
+
+import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from monai.bundle import ConfigWorkflow
+from monai.utils import set_determinism
+
+from alignflow.errors import InputError, find_input_error
+
+ROOT = Path(__file__).parents[2]
+BUNDLE = ROOT / "bundle"
+UNET = {"channels": [32, 32], "attention_levels": [False, True]}
+TINY_TRAINING = {
+    "device": "cpu",
+    "image_size": [16, 16],
+    "batch_size": 4,
+    "steps_per_epoch": 3,
+    "image_epochs": 2,
+    "mask_epochs": 2,
+    "val_interval": 1,
+    "solver_steps": 2,
+    "mlflow": False,
+    **{f"network_def::{key}": value for key, value in UNET.items()},
+    **{f"mask_network_def::{key}": value for key, value in UNET.items()},
+}
+TINY_INFERENCE = {
+    "device": "cpu",
+    "num_pairs": 4,
+    "batch_size": 4,
+    "image_steps": 2,
+    "mask_steps": 2,
+    "masks::max_attempts": 2,
+}
+
+
+@pytest.fixture(scope="session")
+def bundle():
+    return BUNDLE
+
+
+@pytest.fixture(autouse=True)
+def restored_process(monkeypatch):
+    """What a workflow changes in its process: excepthook, import path, determinism."""
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+    monkeypatch.setattr(sys, "path", sys.path[:])
+    logging.getLogger("monai.bundle").setLevel(logging.ERROR)
+    yield
+    set_determinism(None)
+
+
+def workflow(config, kind, run_id, overrides):
+    """A workflow of `configs/CONFIG.json` as `monai.bundle run` makes it, not yet run."""
+    return ConfigWorkflow(
+        config_file=str(BUNDLE / f"configs/{config}.json"),
+        logging_file=False,
+        workflow_type=kind,
+        run_id=run_id,
+        bundle_root=str(BUNDLE),
+        **overrides,
+    )
+
+
+def run(made):
+    made.initialize()
+    made.run()
+    made.finalize()
+    return made
+
+
+def run_training(dataset_dir, output_dir, run_id="training", **overrides):
+    overrides = {"dataset_dir": str(dataset_dir), "output_dir": str(output_dir)} | overrides
+    return run(workflow("train", "train", run_id, TINY_TRAINING | overrides))
+
+
+def run_inference(model_dir, output_dir, **overrides):
+    overrides = {"model_dir": str(model_dir), "output_dir": str(output_dir)} | overrides
+    return run(workflow("inference", "infer", "infer", TINY_INFERENCE | overrides))
+
+
+@pytest.fixture(scope="session")
+def train():
+    """`train(dataset_dir, output_dir, run_id="training", **overrides)`: a tiny training."""
+    return run_training
+
+
+@pytest.fixture(scope="session")
+def infer():
+    """`infer(model_dir, output_dir, **overrides)`: a few pairs."""
+    return run_inference
+
+
+@pytest.fixture(scope="session")
+def prepared():
+    """`prepared("train" or "inference", **overrides)`: an initialised workflow."""
+
+    def prepare(config, **overrides):
+        kind = {"train": "train", "inference": "infer"}[config]
+        tiny = TINY_TRAINING if config == "train" else TINY_INFERENCE
+        made = workflow(config, kind, "run", tiny | overrides)
+        made.initialize()
+        return made
+
+    return prepare
+
+
+@pytest.fixture(scope="session")
+def command():
+    """`command("train" or "inference", run_id, **overrides)`: the command line of that run."""
+
+    def build(config, run_id, **overrides):
+        tiny = TINY_TRAINING if config == "train" else TINY_INFERENCE
+        call = [sys.executable, "-m", "monai.bundle", "run", run_id]
+        if "config_file" not in overrides:
+            overrides["config_file"] = f"configs/{config}.json"
+        for key, value in (tiny | overrides).items():
+            call += [f"--{key.replace('::', '#')}", str(value)]
+        return call
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def environment():
+    """Of subprocesses: one thread, and this checkout's package wherever they start."""
+    path = os.pathsep.join([str(ROOT / "scripts"), os.environ.get("PYTHONPATH", "")])
+    return os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path.rstrip(os.pathsep)}
+
+
+@pytest.fixture(scope="session")
+def shell(environment):
+    """`shell(command, cwd)`: run to the end; `returncode`, `stdout` and `stderr` as text."""
+
+    def call(arguments, cwd=BUNDLE):
+        return subprocess.run(
+            arguments, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300
+        )
+
+    return call
+
+
+@pytest.fixture
+def refused():
+    """`refused(function, *arguments, **options)`: the one line that it is refused with."""
+
+    def call(function, *arguments, **options):
+        with pytest.raises(Exception) as caught:
+            function(*arguments, **options)
+        found = find_input_error(caught.value)
+        assert isinstance(found, InputError), repr(caught.value)
+        assert "\n" not in str(found)
+        return str(found)
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def three_class_dataset(tmp_path_factory):
+    """`images/` and `labels/` of 4 NIfTI volumes, 24 x 20 x 4, native labels 0, 3 and 7."""
+    root = tmp_path_factory.mktemp("three_class")
+    rng = np.random.default_rng(0)
+    x, y = np.mgrid[:24, :20]
+    for number in range(4):
+        distance = np.hypot(x - 10 - number, y - 9)
+        flat = 3 * (distance < 8) + 4 * (distance < 4)
+        label = np.repeat(flat[..., None], 4, axis=2).astype(np.uint8)
+        image = (200 + 40 * label + rng.normal(0, 9, label.shape)).astype(np.int16)
+        for folder, volume in (("images", image), ("labels", label)):
+            (root / folder).mkdir(exist_ok=True)
+            path = root / folder / f"case{number}.nii.gz"
+            nib.save(nib.Nifti1Image(volume, np.diag([1.25, 1.25, 4, 1])), path)
+    return root
+
+
+@pytest.fixture(scope="session")
+def three_class_models(three_class_dataset, tmp_path_factory):
+    """`models/` of a training on `three_class_dataset`."""
+    output = tmp_path_factory.mktemp("three_class_bundle") / "models"
+    run_training(three_class_dataset, output)
+    return output
