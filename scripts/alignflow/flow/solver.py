@@ -68,4 +68,4 @@ def trajectory(
 
 
 def _times(x: Tensor, t: float) -> Tensor:
-    return x.new_full((len(x),), t)
+    return x.new_full((x.shape[0],), t)

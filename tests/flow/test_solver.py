@@ -1,0 +1,174 @@
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+from torchdiffeq import odeint
+
+from alignflow.flow.solver import integrate, time_grid, trajectory
+
+METHODS = {"euler": 1, "midpoint": 2, "heun": 2}
+MEAN, SPREAD = 1.5, 0.3
+
+shifts = st.floats(0.05, 20)
+
+
+def spread(t):
+    return ((1 - t) ** 2 + (t * SPREAD) ** 2) ** 0.5
+
+
+def gaussian_velocity(x, t):
+    """Marginal velocity of the linear path from N(0, 1) to N(MEAN, SPREAD^2)."""
+    t = t.view(-1, 1, 1, 1)
+    return MEAN + (t * SPREAD**2 - (1 - t)) / spread(t) ** 2 * (x - t * MEAN)
+
+
+def noise():
+    return torch.randn(4, 1, 3, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+
+
+class SmallNetwork(nn.Module):
+    """A smooth velocity with random weights, in float64."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.inner = nn.Conv2d(2, 8, 3, padding=1, dtype=torch.float64)
+        self.outer = nn.Conv2d(8, 1, 3, padding=1, dtype=torch.float64)
+
+    def forward(self, x, t):
+        t = t.view(-1, 1, 1, 1).expand_as(x)
+        return self.outer(torch.tanh(self.inner(torch.cat([x, t], dim=1))))
+
+
+@given(st.integers(1, 1000), shifts)
+def test_grid_runs_from_exactly_0_to_exactly_1(steps, shift):
+    grid = time_grid(steps, shift)
+    assert len(grid) == steps + 1
+    assert (grid[0], grid[-1]) == (0.0, 1.0)
+    assert all(end > start for start, end in pairwise(grid))
+    assert abs(sum(end - start for start, end in pairwise(grid)) - 1) < 1e-15 * steps
+
+
+@pytest.mark.parametrize("shift", [0.3, 1, 3])
+def test_steps_add_up_to_1_for_all_counts(shift):
+    for steps in range(1, 1001):
+        lengths = np.diff(np.array(time_grid(steps, shift), dtype=np.longdouble))
+        assert abs(lengths.sum() - 1) < 1e-15
+
+
+@given(st.integers(1, 50), shifts)
+def test_shift_is_that_of_esser_et_al(steps, shift):
+    """Their t is noise at 1, and maps by eq. 23 with sqrt(m/n) = shift."""
+    theirs = np.linspace(1, 0, steps + 1)
+    shifted = shift * theirs / (1 + (shift - 1) * theirs)
+    np.testing.assert_allclose(time_grid(steps, shift), 1 - shifted, atol=1e-12)
+
+
+@pytest.mark.parametrize(("steps", "shift"), [(0, 1), (-1, 1), (5, 0), (5, -2)])
+def test_impossible_grids(steps, shift):
+    with pytest.raises(ValueError, match="steps >= 1 and shift > 0"):
+        time_grid(steps, shift)
+
+
+def fitted_order(velocity, exact, method, shift):
+    x, counts = noise(), [128, 256, 512, 1024]
+    ends = [integrate(velocity, x, steps=n, method=method, shift=shift) for n in counts]
+    errors = [(end - exact).square().mean().sqrt().item() for end in ends]
+    return -np.polyfit(np.log(counts), np.log(errors), 1)[0]
+
+
+@pytest.mark.parametrize("shift", [1.0, 3.0])
+@pytest.mark.parametrize(("method", "order"), [("euler", 1), ("midpoint", 3), ("heun", 2)])
+def test_order_on_the_flow_between_gaussians(method, order, shift):
+    """Midpoint's leading error, x''' / 24 + dv/dx x'' / 8, vanishes on this path.
+
+    With x = t m + sqrt(q(t)) x_0 and q quadratic, x'' ~ q^(-3/2) and dv/dx = q' / 2q, so that
+    x''' = -3 dv/dx x''.
+    """
+    exact = MEAN + SPREAD * noise()
+    assert fitted_order(gaussian_velocity, exact, method, shift) == pytest.approx(order, abs=0.1)
+
+
+@pytest.mark.parametrize("shift", [1.0, 3.0])
+@pytest.mark.parametrize(("method", "order"), METHODS.items())
+def test_order_on_another_equation(method, order, shift):
+    """x' = t x moves x_0 to x_0 exp(t^2 / 2)."""
+    exact = noise() * np.exp(0.5)
+    found = fitted_order(lambda x, t: x * t.view(-1, 1, 1, 1), exact, method, shift)
+    assert found == pytest.approx(order, abs=0.1)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_trajectory_follows_the_closed_form(method):
+    x = noise()
+    states = trajectory(gaussian_velocity, x, steps=200, method=method, shift=2.0)
+    assert len(states) == 201
+    assert states[0] is x
+    for t, state in list(zip(time_grid(200, 2.0), states, strict=True))[::40]:
+        torch.testing.assert_close(state, t * MEAN + spread(t) * x, atol=0.02, rtol=0)
+    end = integrate(gaussian_velocity, x, steps=200, method=method, shift=2.0)
+    assert torch.equal(states[-1], end)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("steps", [1, 3, 7, 10, 49])
+def test_constant_velocity_moves_by_exactly_itself(method, steps):
+    moved = integrate(lambda x, t: torch.ones_like(x), noise() * 0, steps=steps, method=method)
+    torch.testing.assert_close(moved, torch.ones_like(moved), atol=1e-15 * steps, rtol=0)
+
+
+def test_one_euler_step_uses_time_0_and_one_midpoint_step_time_one_half():
+    seen = []
+
+    def velocity(x, t):
+        seen.append(t.tolist())
+        return x
+
+    for method in METHODS:
+        integrate(velocity, noise()[:1], steps=1, method=method)
+    assert seen == [[0.0], [0.0], [0.5], [0.0], [1.0]]
+
+
+@pytest.mark.parametrize(
+    ("method", "tolerance"), [("euler", 0.02), ("midpoint", 1e-4), ("heun", 1e-4)]
+)
+def test_agrees_with_dopri5_of_torchdiffeq(method, tolerance):
+    network, x = SmallNetwork(), noise()
+    with torch.no_grad():
+        ours = integrate(network, x, steps=100, method=method)
+        theirs = odeint(
+            lambda t, x: network(x, t.expand(len(x))),
+            x,
+            torch.tensor([0.0, 1.0], dtype=torch.float64),
+            rtol=1e-10,
+            atol=1e-10,
+            method="dopri5",
+        )[-1]
+    assert (theirs - x).abs().max() > 0.1
+    assert (ours - theirs).abs().max() < tolerance
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_gradient_reaches_noise_and_weights(method):
+    network = SmallNetwork()
+    x = noise()[:1].requires_grad_()
+    weight = network.inner.bias
+
+    def sample(x, weight):
+        return integrate(
+            lambda x, t: torch.func.functional_call(network, {"inner.bias": weight}, (x, t)),
+            x,
+            steps=3,
+            method=method,
+        )
+
+    assert torch.autograd.gradcheck(sample, (x, weight))
+
+
+def test_unknown_method():
+    with pytest.raises(ValueError, match="'rk4' unknown; choose one of euler, midpoint, heun"):
+        integrate(gaussian_velocity, noise(), steps=2, method="rk4")

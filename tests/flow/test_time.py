@@ -1,0 +1,33 @@
+import numpy as np
+import pytest
+import torch
+from scipy.special import expit
+from scipy.stats import kstest, norm, uniform
+
+from alignflow.flow.time import logit_normal_time, uniform_time
+
+
+def generator():
+    return torch.Generator().manual_seed(0)
+
+
+@pytest.mark.parametrize(("mean", "std"), [(0.0, 1.0), (-0.5, 1.3)])
+def test_logit_normal_quantiles(mean, std):
+    t = logit_normal_time(40_000, generator(), mean=mean, std=std).double().numpy()
+    assert ((t > 0) & (t < 1)).all()
+    levels = np.linspace(0.02, 0.98, 25)
+    expected = expit(norm.ppf(levels, mean, std))
+    np.testing.assert_allclose(np.quantile(t, levels), expected, atol=0.01)
+
+
+def test_uniform_distribution():
+    t = uniform_time(40_000, generator()).double().numpy()
+    assert kstest(t, uniform.cdf).pvalue > 0.01
+
+
+def test_times_come_from_the_generator_alone():
+    for draw in (uniform_time, logit_normal_time):
+        torch.manual_seed(1)
+        first = draw(5, generator())
+        torch.manual_seed(2)
+        assert torch.equal(first, draw(5, generator()))
