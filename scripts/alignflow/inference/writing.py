@@ -30,8 +30,9 @@ class WritePairs:
     """Handler of the generating evaluator: writes each pair as it comes, in flat memory.
 
     `output_dir/images/pair_00000.*` and `output_dir/labels/pair_00000.*` form a data set that
-    stage 1 itself can read; `contact_sheet.png` shows the first pairs; `provenance.json`, written
-    last, tells how they were made.
+    stage 1 itself can read, with `dataset.json` for the source's classes and modality;
+    `contact_sheet.png` shows the first pairs; `provenance.json`, written last, tells how they were
+    made.
 
     Args:
         stage1: record of the generator: formats, window, label values, geometries.
@@ -103,14 +104,24 @@ class WritePairs:
         return geometries[int(torch.randint(len(geometries), (1,), generator=generator))]
 
     def finish(self, engine: SupervisedEvaluator) -> None:
-        """Write contact sheet and provenance."""
+        """Write contact sheet, description of the data set and provenance."""
         self.bar.close()
         images, labels = (torch.stack(parts) for parts in zip(*self.shown, strict=True))
         rows = [image_tiles(images), outline_tiles(images, labels), mask_tiles(labels)]
         y_up = y_points_up(self.stage1.source)
         save_sheet(self.output_dir / "contact_sheet.png", rows, columns=8, y_up=y_up)
-        with replacing(self.output_dir / "provenance.json") as temporary:
-            temporary.write_text(json.dumps(self.provenance(), indent=1, default=str) + "\n")
+        self.write_json("dataset.json", self.description())
+        self.write_json("provenance.json", self.provenance())
+
+    def write_json(self, name: str, content: dict[str, Any]) -> None:
+        """Write `content` to a file of the output folder."""
+        with replacing(self.output_dir / name) as temporary:
+            temporary.write_text(json.dumps(content, indent=1, default=str) + "\n")
+
+    def description(self) -> dict[str, Any]:
+        """What the files alone do not tell a reader: names of the classes, and the modality."""
+        source = self.stage1.source
+        return {"modality": {"0": source.modality}, "labels": source.labels}
 
     def provenance(self) -> dict[str, Any]:
         """How the pairs were made; holds no time, so that equal commands give equal bytes."""
