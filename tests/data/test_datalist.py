@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from alignflow.data.datalist import build_datalist, dataset_json, split_by_group, stated_labels
@@ -95,6 +95,7 @@ def test_no_json_states_nothing(folders):
     assert stated_labels(folders) is None
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.sampled_from("abcdefgh"), min_size=2).filter(lambda g: len(set(g)) > 1),
     st.floats(0.01, 0.99),
@@ -197,7 +198,22 @@ def test_one_group_cannot_be_split():
         split_by_group(datalist, 0.2)
 
 
-@pytest.mark.parametrize("fraction", [0, 1, -0.5, 2])
+def test_fraction_zero_trains_on_all_and_says_so():
+    datalist = [{"image": "a", "label": "a", "group": "g"}]
+    with pytest.warns(UserWarning, match="held-out figures are of training data"):
+        assert split_by_group(datalist, 0) == (datalist, datalist)
+
+
+def test_all_missing_masks_are_named(folders):
+    for path in (folders / "masks").iterdir():
+        path.unlink()
+    with pytest.raises(InputError) as caught:
+        build_datalist(folders)
+    lines = str(caught.value).split("\n")
+    assert all(s in line for s, line in zip(("p1_a", "p1_b", "p2_a"), lines, strict=True))
+
+
+@pytest.mark.parametrize("fraction", [1, -0.5, 2])
 def test_bad_fraction(fraction):
     with pytest.raises(InputError, match="validation_fraction: .*; set it between 0 and 1"):
         split_by_group([{"image": "a", "label": "a", "group": "g"}], fraction)

@@ -1,5 +1,7 @@
 """From files to the tensors that training sees."""
 
+import shutil
+
 import nibabel as nib
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from torch.utils.data import DataLoader
 
 from alignflow.data.datalist import build_datalist, split_by_group, stated_labels
 from alignflow.data.dataset import SliceDataset, require_batch
+from alignflow.data.formats import load
 from alignflow.data.intensity import IntensityWindow, scale, unscale
 from alignflow.data.writer import write_image, write_label
 from alignflow.errors import InputError
@@ -197,8 +200,6 @@ def test_soft_nifti_mask_is_thresholded(nifti_dataset):
 def test_dicom_series(tmp_path, write_series):
     volume = np.random.default_rng(0).integers(0, 900, (9, 8, 4)).astype(np.int16)
     write_series(tmp_path / "images" / "case1", volume)
-    from alignflow.data.formats import load
-
     affine = load(tmp_path / "images" / "case1").affine.numpy()
     (tmp_path / "labels").mkdir()
     mask = (volume > 400).astype(np.uint8)
@@ -212,8 +213,7 @@ def test_dicom_series(tmp_path, write_series):
 
 def test_single_dicom_files_with_png_masks(tmp_path):
     (tmp_path / "images").mkdir()
-    source = open(get_testdata_file("CT_small.dcm", download=False), "rb").read()
-    (tmp_path / "images" / "a.dcm").write_bytes(source)
+    shutil.copy(get_testdata_file("CT_small.dcm", download=False), tmp_path / "images" / "a.dcm")
     mask = np.zeros((128, 128), np.uint8)
     mask[20:60, 30:90] = 255
     (tmp_path / "masks").mkdir()

@@ -1,5 +1,7 @@
 """Each format against the library that wrote it."""
 
+import shutil
+
 import nibabel as nib
 import nrrd
 import numpy as np
@@ -213,7 +215,7 @@ def test_integers_that_float32_cannot_hold_are_refused(tmp_path):
 def test_broken_files_are_named(tmp_path, suffix, content):
     whole = tmp_path / f"whole{suffix}"
     if suffix == ".dcm":
-        whole.write_bytes(open(get_testdata_file("CT_small.dcm", download=False), "rb").read())
+        shutil.copy(get_testdata_file("CT_small.dcm", download=False), whole)
     elif suffix in (".png", ".jpg", ".bmp", ".tif"):
         Image.fromarray(np.tile(PIXELS, (40, 40, 1))).save(whole)
     elif suffix.startswith(".nii"):

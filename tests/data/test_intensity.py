@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from monai.data import MetaTensor
 
@@ -27,6 +27,7 @@ def image(values, modality="", suffix=".nii.gz", dtype="int16"):
 VOLUME = torch.linspace(0, 1000, 1001).reshape(1, 7, 11, 13)
 
 
+@settings(deadline=None)
 @given(
     dtype=st.sampled_from(INTEGERS),
     bounds=st.lists(st.integers(0, 60000), min_size=2, max_size=2, unique=True),
@@ -44,6 +45,7 @@ def test_round_trip_is_exact_for_integers(dtype, bounds, fractions):
     np.testing.assert_array_equal(to_dtype(unscale(scaled, low, high), dtype), native)
 
 
+@settings(deadline=None)
 @given(st.floats(-1e6, 1e6), st.floats(1e-3, 1e6), st.floats(-1, 1))
 def test_scale_undoes_unscale(low, width, x):
     high = low + width

@@ -3,13 +3,14 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from alignflow.data.labels import check_values, complete_labels, find_labels, to_index, to_native
 from alignflow.errors import InputError
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 60000), min_size=2, max_size=16, unique=True), st.data())
 def test_round_trip(values, data):
     labels = find_labels({"a": values})

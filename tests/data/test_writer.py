@@ -84,6 +84,7 @@ def test_nifti_as_nibabel_sees_it(tmp_path):
     read = nib.load(write_image(IMAGE, tmp_path / "a.b", SPEC, grid((12, 10))))
     assert read.shape == (12, 10, 1) and read.get_data_dtype() == np.int16
     assert read.header.get_xyzt_units()[0] == "mm"
+    assert (read.header["sform_code"], read.header["qform_code"]) == (1, 1)
     for affine in (read.header.get_sform(), read.header.get_qform()):
         np.testing.assert_allclose(affine, OBLIQUE, atol=1e-4)
 

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from alignflow.data.check import raise_problems
 from alignflow.data.formats import split_suffix
 from alignflow.errors import InputError
 
@@ -223,9 +224,13 @@ def _from_folders(root: Path) -> list[Case]:
     images, masks = _by_stem(image_dir, with_folders=True), _by_stem(mask_dirs[0])
     if not images:
         raise InputError(f"'{image_dir}': no image in it; put the images there")
-    for stem, image in images.items():
-        if stem not in masks:
-            raise InputError(f"image '{image}': no mask '{mask_dirs[0] / stem}.*'; add it")
+    raise_problems(
+        [
+            f"image '{image}': no mask '{mask_dirs[0] / stem}.*'; add it"
+            for stem, image in images.items()
+            if stem not in masks
+        ]
+    )
     for stem in sorted(masks.keys() - images.keys()):
         warnings.warn(f"mask '{masks[stem]}': no image of this name; it is not used", stacklevel=2)
     return [{"image": str(images[s]), "label": str(masks[s])} for s in sorted(images)]
