@@ -316,3 +316,12 @@ def test_resize_settings(nifti_dataset, png_dataset):
 def test_bad_arguments(png_dataset):
     refuse("datalist: empty", [])
     refuse("slice_axis: 3; set 0, 1 or 2", png_dataset, slice_axis=3)
+
+
+def test_transform_may_change_its_dictionary(png_dataset):
+    def without_distance(item):
+        del item["distance"]
+        return item
+
+    dataset = build(png_dataset, transform=without_distance)
+    assert [sorted(dataset[0]) for _ in range(2)] == [["image", "label"]] * 2
