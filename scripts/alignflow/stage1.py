@@ -58,7 +58,7 @@ class Stage1:
         """Read the record of a trained generator and check its weights against it.
 
         Raises:
-            InputError: if there is none, or the weights beside it are of another run.
+            InputError: if there is none, or the weights beside it are missing or of another run.
         """
         path = Path(directory) / FILE
         if not path.is_file():
@@ -67,8 +67,13 @@ class Stage1:
                 "or set model_dir to the models of a trained bundle"
             )
         record = json.loads(path.read_text())
+        for name in WEIGHTS.values():
+            if not (Path(directory) / name).is_file():
+                raise InputError(
+                    f"'{directory}': no {name}; run training to its end, or copy the whole folder"
+                )
         for name, digest in weight_hashes(directory).items():
-            if record["weights"].get(name) not in (None, digest):
+            if record["weights"].get(name) != digest:
                 raise InputError(
                     f"'{Path(directory) / name}' is not the file that {FILE} was written with; "
                     "run training to its end, or copy the whole folder"

@@ -66,7 +66,8 @@ class WritePairs:
         self.sheet_size = sheet_size
         self.shown: list[tuple[torch.Tensor, torch.Tensor]] = []
         self.names: list[str] = []
-        self.bar = tqdm(total=total, desc="pairs", unit="pair")
+        # With a delay the bar first shows at the first batch, and not above an error before it.
+        self.bar = tqdm(total=total, desc="pairs", unit="pair", delay=1e-3)
         # The handlers run far from the config's expression, so the config is taken here.
         self.config = running_config()
 

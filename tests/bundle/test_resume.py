@@ -1,0 +1,117 @@
+"""A training that was killed and started again ends with the weights of one that was not."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+
+import pytest
+import torch
+
+SEVERAL_EPOCHS = {"image_epochs": 6, "mask_epochs": 3, "steps_per_epoch": 4, "flip_x": 0.5}
+WEIGHTS = ("model.pt", "mask_model.pt")
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(three_class_dataset, train, tmp_path_factory):
+    output = tmp_path_factory.mktemp("uninterrupted")
+    train(three_class_dataset, output, **SEVERAL_EPOCHS)
+    return output
+
+
+def assert_same_weights(output, expected):
+    for name in WEIGHTS:
+        ours, theirs = (torch.load(f / name, weights_only=True) for f in (output, expected))
+        assert ours.keys() == theirs.keys()
+        assert [key for key in ours if not torch.equal(ours[key], theirs[key])] == []
+    # the record holds the hashes of the weights it belongs to, so it ends equal as well
+    ours, theirs = (json.loads((f / "stage1.json").read_text()) for f in (output, expected))
+    assert ours == theirs
+
+
+def kill_at(awaited, call, cwd, environment):
+    """Start the command, SIGKILL it when `awaited` exists; fails if it ends before."""
+    process = subprocess.Popen(
+        call, cwd=cwd, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    deadline = time.monotonic() + 120
+    while not awaited.exists():
+        assert process.poll() is None, f"ended before it wrote {awaited.name}"
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+
+
+def test_killed_twice(
+    uninterrupted, three_class_dataset, train, command, environment, bundle, tmp_path
+):
+    call = command(
+        "train",
+        "training",
+        dataset_dir=three_class_dataset,
+        output_dir=tmp_path,
+        **SEVERAL_EPOCHS,
+    )
+    # in the middle of the image flow, then in the middle of the mask flow
+    kill_at(tmp_path / "checkpoints/image_checkpoint_2.pt", call, bundle, environment)
+    assert not (tmp_path / "model.pt").exists()
+    kill_at(tmp_path / "checkpoints/mask_checkpoint_1.pt", call, bundle, environment)
+    assert not (tmp_path / "mask_model.pt").exists()
+    train(three_class_dataset, tmp_path, **SEVERAL_EPOCHS)
+    assert_same_weights(tmp_path, uninterrupted)
+
+
+def test_stopped_between_the_flows(uninterrupted, three_class_dataset, train, tmp_path):
+    train(three_class_dataset, tmp_path, run_id="train_images", **SEVERAL_EPOCHS)
+    assert not (tmp_path / "mask_model.pt").exists()
+    train(three_class_dataset, tmp_path, **SEVERAL_EPOCHS)
+    assert_same_weights(tmp_path, uninterrupted)
+
+
+def test_the_two_flows_one_by_one(uninterrupted, three_class_dataset, train, tmp_path):
+    train(three_class_dataset, tmp_path, run_id="train_masks", **SEVERAL_EPOCHS)
+    train(three_class_dataset, tmp_path, run_id="train_images", **SEVERAL_EPOCHS)
+    assert_same_weights(tmp_path, uninterrupted)
+
+
+def test_a_finished_training_run_again_changes_nothing(
+    uninterrupted, three_class_dataset, train, tmp_path
+):
+    shutil.copytree(uninterrupted, tmp_path, dirs_exist_ok=True)
+    before = {name: (tmp_path / name).read_bytes() for name in (*WEIGHTS, "stage1.json")}
+    train(three_class_dataset, tmp_path, **SEVERAL_EPOCHS)
+    assert {name: (tmp_path / name).read_bytes() for name in before} == before
+
+
+def test_half_written_checkpoints_are_left_aside(
+    uninterrupted, three_class_dataset, train, tmp_path
+):
+    shutil.copytree(uninterrupted / "checkpoints", tmp_path / "checkpoints")
+    (tmp_path / "checkpoints/mask_checkpoint_3.pt").unlink()
+    # what a kill during a save leaves: a file under a temporary name
+    (tmp_path / "checkpoints/tmpabc123").write_bytes(b"PK")
+    train(three_class_dataset, tmp_path, **SEVERAL_EPOCHS)
+    assert_same_weights(tmp_path, uninterrupted)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "named"),
+    [
+        ({"seed": 1}, "seed"),
+        ({"batch_size": 5}, "batch_size"),
+        ({"learning_rate": 0.001}, "learning_rate"),
+        ({"network_def::num_res_blocks": 2}, "network"),
+        ({"window": [0, 600]}, "data"),
+        ({"image_size": [24, 24]}, "data"),
+    ],
+)
+def test_checkpoints_of_another_run_are_refused(
+    uninterrupted, three_class_dataset, train, refused, tmp_path, overrides, named
+):
+    shutil.copytree(uninterrupted / "checkpoints", tmp_path / "checkpoints")
+    line = refused(train, three_class_dataset, tmp_path, **SEVERAL_EPOCHS | overrides)
+    assert named in line and "output_dir" in line and str(tmp_path) in line
+    assert not (tmp_path / "model.pt").exists()
