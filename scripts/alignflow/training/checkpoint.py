@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -54,20 +55,26 @@ class ExactResume:
             n_saved=2,
             global_step_transform=lambda _, __: engine.state.epoch,
         )
-        engine.add_event_handler(Events.STARTED, self.load, objects)
+        engine.add_event_handler(Events.STARTED, self.load, objects, saver)
         engine.add_event_handler(Events.EPOCH_COMPLETED(every=self.interval), saver)
         engine.add_event_handler(Events.COMPLETED, saver)
 
-    def load(self, engine: Engine, objects: dict[str, Any]) -> None:
-        """Take up the newest checkpoint, if there is one."""
-        path = newest(self.directory, self.prefix)
-        if path is None:
+    def load(self, engine: Engine, objects: dict[str, Any], saver: Checkpoint) -> None:
+        """Take up the newest checkpoint, if there is one.
+
+        Raises:
+            InputError: if it cannot be read, or is another run's.
+        """
+        found = checkpoints(self.directory, self.prefix)
+        if not found:
             return
-        last_epoch = engine.state.max_epochs
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        path, last_epoch = found[-1], engine.state.max_epochs
+        state = read(path)
         # Identity first: with another network, its message is clearer than a shape mismatch.
         self.identity.load_state_dict(state["identity"])
         Checkpoint.load_objects(objects, state)
+        # Else files of a killed process would never be removed.
+        saver.load_state_dict({"_saved": [(epoch_of(file), file.name) for file in found[-2:]]})
         engine.state.max_epochs = last_epoch
         logger.info("resumed %s at epoch %d of %d", path.name, engine.state.epoch, last_epoch)
 
@@ -97,7 +104,28 @@ class Identity:
             )
 
 
-def newest(directory: Path, prefix: str) -> Path | None:
-    """The checkpoint of `prefix` with the highest epoch, or None."""
-    found = directory.glob(f"{prefix}_checkpoint_*.pt")
-    return max(found, key=lambda path: int(path.stem.rsplit("_", 1)[1]), default=None)
+def checkpoints(directory: Path, prefix: str) -> list[Path]:
+    """The checkpoints of `prefix`, the oldest first."""
+    return sorted(directory.glob(f"{prefix}_checkpoint_*.pt"), key=epoch_of)
+
+
+def epoch_of(path: Path) -> int:
+    """The number at the end of a checkpoint's name."""
+    return int(path.stem.rsplit("_", 1)[1])
+
+
+def read(path: Path) -> dict[str, Any]:
+    """A checkpoint's content, on the CPU.
+
+    Raises:
+        InputError: for a file that is cut off or no checkpoint of ours.
+    """
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        state["identity"]
+    except (OSError, EOFError, RuntimeError, pickle.UnpicklingError, KeyError, TypeError) as error:
+        raise InputError(
+            f"checkpoint '{path}': cannot be read ({type(error).__name__}); delete it, "
+            "the run then goes on from the one before"
+        ) from error
+    return state
