@@ -201,7 +201,9 @@ def stacked(dataset: SliceDataset) -> tuple[Tensor, Tensor]:
     return torch.stack([item["image"] for item in dataset.data]), dataset.label_stack
 
 
-def _batches(dataset: Sequence[Any] | Dataset, steps: int, batch_size: int, seed: int) -> DataLoader:
+def _batches(
+    dataset: Sequence[Any] | Dataset, steps: int, batch_size: int, seed: int
+) -> DataLoader:
     augment = augmentation()
     augment.set_random_state(seed=seed)
     sampler = EpochSampler(len(dataset), steps * batch_size, seed)
