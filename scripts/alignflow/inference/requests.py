@@ -11,7 +11,7 @@ from monai.transforms import Resize
 
 from alignflow.data.formats import has_geometry, load, split_suffix
 from alignflow.data.labels import check_values, to_index
-from alignflow.data.slices import slice_axis_of, slice_geometry, stack_slices
+from alignflow.data.slices import is_single_slice, slice_axis_of, slice_geometry, stack_slices
 from alignflow.data.spec import Geometry
 from alignflow.errors import InputError
 from alignflow.stage1 import Stage1
@@ -23,7 +23,7 @@ class PairRequests(Dataset):
     An item is {"index": k}, and with a folder of masks also {"label": uint8 (1, X, Y) class index
     at the generator's size, "geometry": the grid that the mask came on}. Masks are used in the
     order of their names, from the first again when there are fewer than pairs; volumes give their
-    slices with foreground.
+    slices with foreground, 2-D masks may be empty.
 
     Args:
         num_pairs: how many; None for one pair for each mask.
@@ -46,8 +46,8 @@ class PairRequests(Dataset):
         if num_pairs is None and not masks:
             raise InputError('config "num_pairs": null needs masks; set it, or "dataset_dir"')
         count = len(masks) if num_pairs is None else num_pairs
-        if count < 1:
-            raise InputError(f'config "num_pairs": {count}; set at least 1')
+        if not isinstance(count, int) or count < 1:
+            raise InputError(f'config "num_pairs": {count!r}; set a whole number, at least 1')
         super().__init__(
             [{"index": k, **(masks[k % len(masks)] if masks else {})} for k in range(count)]
         )
@@ -83,7 +83,7 @@ def _slices(path: Path, stage1: Stage1, slice_axis: int) -> list[dict[str, Any]]
     for k, native in enumerate(
         stack_slices(to_index(mask.as_tensor(), stage1.source.labels), axis)
     ):
-        if native.any():
+        if native.any() or is_single_slice(mask):
             shape = (native.shape[1], native.shape[2])
             geometry: Geometry = {"shape": list(shape), "affine": None}
             if has_geometry(mask):

@@ -1,0 +1,127 @@
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from ignite.engine import Engine
+from monai.bundle import ConfigParser
+from PIL import Image
+
+from alignflow.data.formats import load
+from alignflow.device import Precision
+from alignflow.flow.sampler import FlowSampler
+from alignflow.inference.masks import MaskGenerator
+
+CONFIG = {
+    "seed": 5,
+    "output_dir": "",
+    "model_dir": "",
+    "writer": {
+        "_target_": "alignflow.inference.writing.WritePairs",
+        "stage1": "$record",
+        "masks": "$masks",
+        "output_dir": "@output_dir",
+        "model_dir": "@model_dir",
+        "total": 6,
+        "seed": "@seed",
+        "sheet_size": 5,
+    },
+}
+
+
+@pytest.fixture
+def write(record, network, tmp_path):
+    """Run the handler over six pairs in batches of two, from a config as a bundle does."""
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models/model.pt").write_bytes(b"weights")
+    torch.manual_seed(0)
+    images = torch.rand(6, 1, 32, 32) * 2 - 1
+    labels = (torch.rand(6, 1, 32, 32) > 0.7).to(torch.uint8)
+
+    def run(name, geometry=None, **options):
+        masks = MaskGenerator(
+            stage1=record,
+            sampler=FlowSampler(network(1), steps=1),
+            precision=Precision("cpu", "fp32"),
+            device="cpu",
+        )
+        config = json.loads(json.dumps(CONFIG))
+        config["output_dir"], config["model_dir"] = str(tmp_path / name), str(tmp_path / "models")
+        parser = ConfigParser(config, globals={"record": record, "masks": masks})
+        parser["writer"].update(options)
+        writer = parser.get_parsed_content("writer")
+
+        def step(engine, batch):
+            return {
+                "index": batch["index"],
+                "image": images[batch["index"]],
+                "label": labels[batch["index"]],
+            }
+
+        batches = [{"index": [k, k + 1]} for k in (0, 2, 4)]
+        if geometry:
+            batches = [batch | {"geometry": [geometry] * 2} for batch in batches]
+        engine = Engine(step)
+        writer.attach(engine)
+        engine.run(batches)
+        return SimpleNamespace(folder=tmp_path / name, images=images, labels=labels, writer=writer)
+
+    return run
+
+
+def files(folder):
+    return {
+        p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()
+    }
+
+
+def test_values_survive_the_files(write):
+    done = write("out", native_size=False)
+    for k in range(6):
+        image = load(done.folder / f"images/pair_{k:05d}.png")
+        label = load(done.folder / f"labels/pair_{k:05d}.png", is_mask=True)
+        expected = ((done.images[k] + 1) * 127.5).round()
+        np.testing.assert_array_equal(image.numpy(), expected.numpy())
+        np.testing.assert_array_equal(label.numpy(), 255 * done.labels[k].numpy())
+
+
+def test_pairs_come_on_grids_of_the_source_chosen_by_their_number(write, record):
+    done = write("out")
+    shapes = [list(load(done.folder / f"images/pair_{k:05d}.png").shape[1:]) for k in range(6)]
+    assert shapes == [done.writer.geometry(k)["shape"] for k in range(6)]
+    assert sorted(map(tuple, {tuple(shape) for shape in shapes})) == [(32, 32), (40, 24)]
+    labels = [load(done.folder / f"labels/pair_{k:05d}.png", True).shape[1:] for k in range(6)]
+    assert [list(shape) for shape in labels] == shapes
+
+
+def test_given_masks_keep_their_grid(write):
+    done = write("out", geometry={"shape": [48, 16], "affine": None})
+    assert load(done.folder / "images/pair_00003.png").shape == (1, 48, 16)
+
+
+def test_equal_commands_give_equal_bytes(write):
+    first, second = files(write("out").folder), files(write("out").folder)
+    assert first == second
+    pairs = [f"{kind}/pair_{k:05d}.png" for kind in ("images", "labels") for k in range(6)]
+    records = ["contact_sheet.png", "dataset.json", "provenance.json"]
+    assert sorted(first) == sorted(pairs + records)
+
+
+def test_provenance(write, record):
+    provenance = json.loads((write("out").folder / "provenance.json").read_text())
+    assert provenance["synthetic"] is True
+    assert provenance["pairs"] == [f"pair_{k:05d}" for k in range(6)]
+    assert provenance["seed"] == provenance["config"]["seed"] == 5
+    assert list(provenance["weights_sha256"]) == ["model.pt"]
+    assert provenance["intensity_window"] == [0, 255]
+    assert provenance["labels"] == record.source.labels
+    assert provenance["masks"]["drawn"] == 0
+    assert provenance["versions"]["torch"] == torch.__version__
+
+
+def test_contact_sheet_shows_the_first_pairs(write):
+    sheet = np.asarray(Image.open(write("out").folder / "contact_sheet.png"))
+    assert sheet.shape == (2 * 3 * 34, 2 * 8 * 34, 3)
+    shown = sheet.reshape(sheet.shape[0], 8, -1).any(axis=(0, 2))
+    assert shown.tolist() == [True] * 5 + [False] * 3
