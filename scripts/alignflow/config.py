@@ -6,7 +6,7 @@ import difflib
 import inspect
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pydoc import locate
 from typing import Any
 
@@ -16,6 +16,7 @@ from monai.utils import set_determinism
 from alignflow.device import tune_allocator
 from alignflow.errors import InputError, print_input_errors_as_one_line
 from alignflow.files import replacing
+from alignflow.limits import check_limits
 
 REFERENCE = re.compile(r"@(\w+(?:(?:::|#)\w+)*)")
 EXPECTED_BY_MONAI = ["bundle_root", "device", "dataset_dir", "network_def", "run"]
@@ -25,21 +26,24 @@ MONAI_KEYS = {"_target_", "_disabled_", "_requires_", "_desc_", "_mode_"}
 def begin(workflows: Sequence[str], seed: int) -> None:
     """First item of each config's `initialize`.
 
-    Shows input errors as one line, tunes the allocator, seeds, and refuses keys without effect.
+    Shows input errors as one line, refuses keys without effect and values out of range, tunes the
+    allocator, and seeds.
 
     Args:
         workflows: run_ids of the config; what none of them reaches has no effect.
         seed: of Python, NumPy and torch.
 
     Raises:
-        InputError: on a key without effect, or an argument that its target does not take.
+        InputError: on a key without effect, an argument that its target does not take, or a value
+            out of range.
     """
     print_input_errors_as_one_line()
-    tune_allocator()
-    set_determinism(seed=seed)
     config = running_config()
     check_keys(config, workflows)
     check_arguments(config)
+    check_limits(config)
+    tune_allocator()
+    set_determinism(seed=seed)
 
 
 def running_config() -> dict[str, Any]:
@@ -115,7 +119,7 @@ def check_arguments(config: dict[str, Any]) -> None:
             continue
         for argument in set(part) - MONAI_KEYS - set(parameters):
             raise InputError(
-                f"config key '{key}::{argument}' has no effect: "
+                f"config key '{key}::{argument}' has no effect{_suggestion(argument, parameters)}: "
                 f"{name} takes {', '.join(parameters)}"
             )
 
@@ -157,6 +161,6 @@ def parts_with_target(config: Any, key: str = "") -> Iterator[tuple[str, dict[st
             yield from parts_with_target(value, f"{key}::{name}" if key else str(name))
 
 
-def _suggestion(key: str, known: set[str]) -> str:
+def _suggestion(key: str, known: Iterable[str]) -> str:
     near = difflib.get_close_matches(key, known, n=1)
     return f" (did you mean '{near[0]}'?)" if near else ""

@@ -20,6 +20,18 @@ def default_device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
+def require_device(device: str | torch.device) -> None:
+    """Raise `InputError` where torch cannot compute on the device."""
+    try:
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(
+            f'config "device": {str(device)!r} cannot be used here ({reason[:100]}); choose "cpu", '
+            'or "cuda" where there is a GPU and a torch built for it'
+        ) from error
+
+
 def tune_allocator() -> None:
     """Keep glibc from giving large blocks back to the kernel after each use.
 

@@ -43,6 +43,8 @@ def build_datalist(
         InputError: no such folder, nothing in it, an image without a mask, a pattern or a column
             that does not fit.
     """
+    if not dataset_dir:
+        raise InputError("dataset_dir is not set; give --dataset_dir DIR, images with their masks")
     root = Path(dataset_dir)
     _require_folder(root)
     group_of = _group_rule(root, group_pattern, group_column)

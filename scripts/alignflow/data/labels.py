@@ -53,6 +53,8 @@ def complete_labels(stated: Mapping[str, float]) -> Labels:
     Raises:
         InputError: a value that is no number, or two names for one value.
     """
+    if not isinstance(stated, Mapping):
+        raise InputError(f'labels: {stated!r}; set {{"name": value in the masks, ...}}')
     labels = {name: _as_number(name, value) for name, value in stated.items()}
     if len(set(labels.values())) < len(labels):
         raise InputError(f"labels: {labels} gives one value two names; give each its own")

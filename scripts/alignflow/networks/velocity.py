@@ -9,6 +9,8 @@ from monai.networks.nets import DiffusionModelUNet
 from torch import Tensor, nn
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
+from alignflow.errors import InputError
+
 TIME_SCALE = 1000.0
 """MONAI's sinusoidal embedding is laid out for times of 0 to 1000; fractions are kept."""
 
@@ -29,6 +31,9 @@ class VelocityUNet(nn.Module):
         attention_levels: which levels have self-attention.
         num_res_blocks: residual blocks of each level.
         num_head_channels: channels of each attention head.
+
+    Raises:
+        InputError: arguments that do not go together.
     """
 
     def __init__(
@@ -57,18 +62,21 @@ class VelocityUNet(nn.Module):
         }
         self.data_channels = data_channels
         self.patch = patch
-        self.divisor = patch * 2 ** (len(channels) - 1)
-        self.unet = DiffusionModelUNet(
-            spatial_dims=2,
-            in_channels=(data_channels + condition_channels) * patch**2,
-            out_channels=data_channels * patch**2,
-            channels=tuple(channels),
-            attention_levels=tuple(attention_levels),
-            num_res_blocks=num_res_blocks,
-            num_head_channels=num_head_channels,
-            num_class_embeds=1 if vector_size else None,
-            use_flash_attention=True,
-        )
+        self.divisor = size_divisor(patch, channels)
+        try:
+            self.unet = DiffusionModelUNet(
+                spatial_dims=2,
+                in_channels=(data_channels + condition_channels) * patch**2,
+                out_channels=data_channels * patch**2,
+                channels=tuple(channels),
+                attention_levels=tuple(attention_levels),
+                num_res_blocks=num_res_blocks,
+                num_head_channels=num_head_channels,
+                num_class_embeds=1 if vector_size else None,
+                use_flash_attention=True,
+            )
+        except ValueError as error:
+            raise InputError(f"network: {error}; correct its arguments in the config") from error
         if vector_size:
             # MONAI embeds an integer class here; whatever is called with `class_labels` and gives
             # a time embedding's width fits as well.
@@ -97,6 +105,11 @@ class VelocityUNet(nn.Module):
             x = torch.cat([x, condition], dim=1)
         x = pixel_unshuffle(x, self.patch).contiguous(memory_format=torch.channels_last)
         return pixel_shuffle(self.unet(x, t * TIME_SCALE, class_labels=vector), self.patch)
+
+
+def size_divisor(patch: int, channels: Sequence[int]) -> int:
+    """What X and Y must be divisible by: the patches, halved at each level but the last."""
+    return patch * 2 ** (len(channels) - 1)
 
 
 def _vector_embedding(size: int, width: int) -> nn.Module:
