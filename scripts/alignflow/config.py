@@ -137,13 +137,13 @@ def find(config: Any, key: str) -> Any:
 
 
 def leaves(config: Any, key: str = "") -> Iterator[tuple[str, Any]]:
-    """(key, value) of everything in a config that is neither a dict nor a list."""
+    """(key, value) of everything in a config that holds nothing else."""
     items: Iterator[tuple[Any, Any]] | None = None
     if isinstance(config, dict):
         items = iter(config.items())
     elif isinstance(config, list):
         items = iter(enumerate(config))
-    if items is None:
+    if items is None or not config:
         yield key, config
         return
     for name, value in items:
