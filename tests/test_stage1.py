@@ -1,0 +1,85 @@
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+from alignflow.data.spec import SourceSpec
+from alignflow.errors import InputError
+from alignflow.files import sha256
+from alignflow.masks.conditions import describe
+from alignflow.masks.postprocess import MaskPostprocess
+from alignflow.networks.velocity import VelocityUNet
+from alignflow.stage1 import Stage1, weight_hashes
+
+
+@pytest.fixture(scope="module")
+def record():
+    torch.manual_seed(0)
+    masks = torch.zeros(5, 1, 16, 16, dtype=torch.uint8)
+    for k, mask in enumerate(masks):
+        mask[0, 4 : 8 + k, 5:12] = 1
+    network = VelocityUNet(data_channels=1, channels=[32], attention_levels=[False])
+    return Stage1(
+        source=SourceSpec(
+            channels=1,
+            labels={"background": 0.0, "spleen": 200.0},
+            modality="CT",
+            window=(-200.0, 300.0),
+            image_suffix=".nii.gz",
+            label_suffix=".nii.gz",
+            image_dtype="int16",
+            label_dtype="uint8",
+            geometries=[{"shape": [20, 24], "affine": torch.eye(4).tolist()}],
+        ),
+        image_size=[16, 16],
+        image_network=network.arguments,
+        mask_network=network.arguments,
+        clip=5.0,
+        scheme="disjoint",
+        postprocess=MaskPostprocess.fit(masks, 2).to_dict(),
+        descriptions=describe(masks, 2).tolist(),
+    )
+
+
+@pytest.fixture
+def models(tmp_path):
+    (tmp_path / "model.pt").write_bytes(b"image weights")
+    (tmp_path / "mask_model.pt").write_bytes(b"mask weights")
+    return tmp_path
+
+
+def test_round_trip(record, models):
+    record.save(str(models))
+    loaded = Stage1.load(str(models))
+    rules = [MaskPostprocess.from_dict(one.postprocess) for one in (loaded, record)]
+    assert rules[0] == rules[1]  # JSON made lists of their tuples
+    assert replace(loaded, postprocess=record.postprocess) == record
+    assert loaded.num_classes == 2
+    VelocityUNet(**loaded.image_network)
+
+
+def test_record_holds_the_hashes_of_the_weights(record, models):
+    record.save(str(models))
+    weights = json.loads((models / "stage1.json").read_text())["weights"]
+    assert weights == {n: sha256(models / n) for n in ("model.pt", "mask_model.pt")}
+    assert weights == weight_hashes(str(models))
+
+
+def test_weights_of_another_run_are_refused(record, models):
+    record.save(str(models))
+    (models / "mask_model.pt").write_bytes(b"weights of another run")
+    with pytest.raises(InputError, match="mask_model.pt' is not the file that stage1.json"):
+        Stage1.load(str(models))
+
+
+def test_record_written_again_takes_the_new_weights(record, models):
+    record.save(str(models))
+    (models / "model.pt").write_bytes(b"trained longer")
+    replace(record, clip=4.0).save(str(models))
+    assert Stage1.load(str(models)).clip == 4.0
+
+
+def test_untrained_folder(tmp_path):
+    with pytest.raises(InputError, match="no stage1.json; run training first, or set model_dir"):
+        Stage1.load(str(tmp_path))
