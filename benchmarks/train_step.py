@@ -333,6 +333,8 @@ def workers(arms: Sequence[Arm], args: argparse.Namespace) -> Iterator[dict[Arm,
             theirs.close()  # so that a worker that dies is seen as the end of its messages
             running[arm] = Worker(process, ours, parameters=ours.recv())
         yield running
+    except EOFError:
+        raise SystemExit("error: an arm's process ended early; its message stands above") from None
     finally:
         os.environ.update(kept)
         for worker in running.values():
