@@ -1,0 +1,102 @@
+"""The solver benchmark: its figures where they are known, and a tiny trained bundle."""
+
+import json
+
+import pytest
+import torch
+
+from alignflow.data.spec import SourceSpec
+from alignflow.errors import InputError
+from alignflow.flow.sampler import FlowSampler
+from alignflow.masks.conditions import describe
+from alignflow.masks.postprocess import MaskPostprocess
+from alignflow.networks.velocity import VelocityUNet
+from alignflow.stage1 import Stage1
+
+
+@pytest.fixture
+def benchmark(load_benchmark):
+    return load_benchmark("solver")
+
+
+def write_network(path, **options):
+    """Random weights of a network whose last layer is not zero."""
+    torch.manual_seed(0)
+    network = VelocityUNet(channels=[32], attention_levels=[False], **options)
+    for weight in network.parameters():
+        weight.data += 0.02 * torch.randn_like(weight)
+    torch.save(FlowSampler(network, steps=1).state_dict(), path)
+    return network.arguments
+
+
+@pytest.fixture
+def models(tmp_path):
+    masks = torch.zeros(5, 1, 16, 16, dtype=torch.uint8)
+    for k, mask in enumerate(masks):
+        mask[0, 4 : 8 + k, 5:12] = 1
+    image = write_network(tmp_path / "model.pt", data_channels=1, condition_channels=3)
+    mask = write_network(tmp_path / "mask_model.pt", data_channels=1, vector_size=5)
+    source = SourceSpec(
+        channels=1,
+        labels={"background": 0.0, "square": 1.0},
+        modality="RGB8",
+        window=(0.0, 255.0),
+        image_suffix=".png",
+        label_suffix=".png",
+        image_dtype="uint8",
+        label_dtype="uint8",
+        geometries=[{"shape": [16, 16], "affine": None}],
+    )
+    rules = MaskPostprocess.fit(masks, 2).to_dict()
+    bank = describe(masks, 2).tolist()
+    Stage1(source, [16, 16], image, mask, 5.0, "disjoint", rules, bank).save(str(tmp_path))
+    return tmp_path
+
+
+def test_orders_on_the_flow_between_gaussians(benchmark):
+    found = benchmark.closed_form()
+    orders = {method: round(row["order"], 1) for method, row in found.items()}
+    assert orders == {"euler": 1.0, "midpoint": 3.0, "heun": 2.0}
+    assert found["heun"]["rms_error"][100] < 1e-3
+
+
+def test_lengths(benchmark):
+    found = benchmark.lengths()
+    for name, row in found.items():
+        assert len(row) == 50
+        if name.startswith("ours"):
+            assert max(abs(length - 1) for length in row.values()) < 1e-14
+    # (1 - 1/3) * 1000 rounds to 666.5 in float16, and its successor is cut off to 333
+    continuous = found["MONAI, continuous, next timestep given"]
+    assert continuous[3] == pytest.approx(1.0005 + 0.00025, abs=5e-4) and continuous[3] != 1
+
+
+def test_fitted_order_of_a_power(benchmark):
+    assert benchmark.fitted_order(
+        [10, 20, 40], [3 * n**-2.5 for n in (10, 20, 40)]
+    ) == pytest.approx(2.5)
+
+
+def test_trained_bundle(benchmark, models, tmp_path, capsys):
+    output = tmp_path / "solver.json"
+    options = ["--model_dir", str(models), "--device", "cpu", "--batch_size", "2"]
+    benchmark.main([*options, "--steps", "5", "20", "--output", str(output)])
+    found = json.loads(output.read_text())["trained"]
+    assert set(found) == {"mask", "image"}
+    for row in found.values():
+        assert row["dopri5_evaluations"] > 10 and row["largest_value"] > 1
+        for method in ("heun", "midpoint"):
+            few, many = (row["differences"][method][n] for n in ("5", "20"))
+            assert 0 < many["rms"] < few["rms"] / 8 and many["max"] < 0.05
+    assert "image, heun" in capsys.readouterr().out
+
+
+def test_untrained_bundle(benchmark, tmp_path):
+    with pytest.raises(InputError, match=r"no stage1.json"):
+        benchmark.main(["--model_dir", str(tmp_path)])
+
+
+def test_missing_weights(benchmark, models):
+    (models / "mask_model.pt").unlink()
+    with pytest.raises(InputError, match="mask_model.pt"):
+        benchmark.main(["--model_dir", str(models)])
