@@ -2,8 +2,10 @@
 
 import logging
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import nibabel as nib
@@ -141,6 +143,24 @@ def shell(environment):
         return subprocess.run(
             arguments, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300
         )
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def kill_at(environment):
+    """`kill_at(path, command)`: start it, SIGKILL it as soon as `path` exists."""
+
+    def call(awaited, arguments):
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        process = subprocess.Popen(arguments, cwd=BUNDLE, env=environment, **quiet)
+        deadline = time.monotonic() + 120
+        while not awaited.exists():
+            assert process.poll() is None, f"ended before it wrote {awaited.name}"
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL
 
     return call
 

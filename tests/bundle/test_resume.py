@@ -1,11 +1,7 @@
 """A training that was killed and started again ends with the weights of one that was not."""
 
 import json
-import os
 import shutil
-import signal
-import subprocess
-import time
 
 import pytest
 import torch
@@ -31,23 +27,7 @@ def assert_same_weights(output, expected):
     assert ours == theirs
 
 
-def kill_at(awaited, call, cwd, environment):
-    """Start the command, SIGKILL it when `awaited` exists; fails if it ends before."""
-    process = subprocess.Popen(
-        call, cwd=cwd, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    deadline = time.monotonic() + 120
-    while not awaited.exists():
-        assert process.poll() is None, f"ended before it wrote {awaited.name}"
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    os.kill(process.pid, signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
-
-
-def test_killed_twice(
-    uninterrupted, three_class_dataset, train, command, environment, bundle, tmp_path
-):
+def test_killed_twice(uninterrupted, three_class_dataset, train, command, kill_at, tmp_path):
     call = command(
         "train",
         "training",
@@ -56,9 +36,9 @@ def test_killed_twice(
         **SEVERAL_EPOCHS,
     )
     # in the middle of the image flow, then in the middle of the mask flow
-    kill_at(tmp_path / "checkpoints/image_checkpoint_2.pt", call, bundle, environment)
+    kill_at(tmp_path / "checkpoints/image_checkpoint_2.pt", call)
     assert not (tmp_path / "model.pt").exists()
-    kill_at(tmp_path / "checkpoints/mask_checkpoint_1.pt", call, bundle, environment)
+    kill_at(tmp_path / "checkpoints/mask_checkpoint_1.pt", call)
     assert not (tmp_path / "mask_model.pt").exists()
     train(three_class_dataset, tmp_path, **SEVERAL_EPOCHS)
     assert_same_weights(tmp_path, uninterrupted)

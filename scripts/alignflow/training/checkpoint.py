@@ -56,8 +56,15 @@ class ExactResume:
             global_step_transform=lambda _, __: engine.state.epoch,
         )
         engine.add_event_handler(Events.STARTED, self.load, objects, saver)
-        engine.add_event_handler(Events.EPOCH_COMPLETED(every=self.interval), saver)
-        engine.add_event_handler(Events.COMPLETED, saver)
+        # Saving comes behind what all other handlers do at an epoch's end: what a kill leaves out
+        # must be done again.
+        engine.add_event_handler(Events.STARTED, self.save_last, saver)
+
+    def save_last(self, engine: Engine, saver: Checkpoint) -> None:
+        """Register saving, when all other handlers are registered."""
+        if not engine.has_event_handler(saver):
+            engine.add_event_handler(Events.EPOCH_COMPLETED(every=self.interval), saver)
+            engine.add_event_handler(Events.COMPLETED, saver)
 
     def load(self, engine: Engine, objects: dict[str, Any], saver: Checkpoint) -> None:
         """Take up the newest checkpoint, if there is one.

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from ignite.engine import Engine, Events
+from mlflow.entities import Run
 from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 from monai.engines import Workflow
 from monai.handlers import MLFlowHandler
@@ -13,21 +15,30 @@ from monai.handlers import MLFlowHandler
 class Tracking(MLFlowHandler):
     """MONAI's MLflow handler, plus system metrics, and runs that survive a kill.
 
-    A resumed run (same name, not finished) goes on in the same MLflow run; parameters that it has
-    already logged are left as they are, since MLflow refuses to log them again with other values.
+    A training that takes up a checkpoint goes on in the MLflow run that was killed; parameters
+    that it has already logged are left as they are, since MLflow refuses to log them again with
+    other values. MONAI's handler takes up whatever unfinished run has the same name, that of other
+    data or other settings too, and opens a run for a training that is complete.
 
     Args:
+        output_dir: of the training; tells its runs from others of the same name.
         validator: engine whose metrics are logged as "held_out_*".
         system_metrics: sample CPU, memory, network and (through pynvml) GPU.
         **options: of `monai.handlers.MLFlowHandler`.
     """
 
     def __init__(
-        self, *, validator: Workflow | None = None, system_metrics: bool = True, **options: Any
+        self,
+        *,
+        output_dir: str = "",
+        validator: Workflow | None = None,
+        system_metrics: bool = True,
+        **options: Any,
     ) -> None:
         super().__init__(
             iteration_log=False, epoch_logger=self.log_epoch, close_on_complete=True, **options
         )
+        self.tags = {"output_dir": str(Path(output_dir).resolve())}
         self.validator = validator
         self.system_metrics = system_metrics
         self.monitor: SystemMetricsMonitor | None = None
@@ -37,14 +48,34 @@ class Tracking(MLFlowHandler):
         super().attach(engine)
         engine.add_event_handler(Events.EXCEPTION_RAISED, self._stop_on_exception)
 
-    def start(self, engine: Engine) -> None:
-        """Open the run and start sampling the system."""
+    def start(self, engine: Any) -> None:
+        """Open the run and start sampling the system; nothing if all epochs are done already."""
+        self._set_experiment()
+        experiment: Any = self.experiment
+        state = engine.state
+        resumed = state.iteration > 0
+        run: Any = self.killed_run(experiment.experiment_id) if resumed else None
+        if run is None:
+            if resumed and state.epoch >= state.max_epochs:
+                return
+            run = self.client.create_run(
+                experiment.experiment_id, run_name=self.run_name, tags=self.tags
+            )
+        self.cur_run = run
         super().start(engine)
         if self.system_metrics and self.monitor is None and self.cur_run is not None:
             run_id = self.cur_run.info.run_id
             uri = self.client.tracking_uri
             self.monitor = SystemMetricsMonitor(run_id, resume_logging=True, tracking_uri=uri)
             self.monitor.start()
+
+    def killed_run(self, experiment_id: str) -> Run | None:
+        """The newest run of this name and output folder that has not ended."""
+        for run in self.client.search_runs([experiment_id]):
+            ours = self.tags.items() <= run.data.tags.items()
+            if ours and run.info.run_name == self.run_name and run.info.status == "RUNNING":
+                return run
+        return None
 
     def log_epoch(self, engine: Any) -> None:
         """Log the epoch's mean loss, the learning rate and the newest held-out loss."""

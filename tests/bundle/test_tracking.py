@@ -1,0 +1,147 @@
+"""What a training leaves in MLflow, read back with MLflow's own client."""
+
+import shutil
+
+import pytest
+import torch
+from mlflow import MlflowClient
+
+EXPERIMENT = "alignflow-stage1"
+
+
+def runs_of(folder):
+    """{run name: run} of the store in a training's output folder, and the client."""
+    client = MlflowClient(tracking_uri=f"sqlite:///{folder}/mlflow.db")
+    experiment = client.get_experiment_by_name(EXPERIMENT)
+    found = client.search_runs([experiment.experiment_id])
+    runs = {run.info.run_name: run for run in found}
+    assert len(runs) == len(found)
+    return client, runs
+
+
+@pytest.fixture(scope="module")
+def tracked(train, three_class_dataset, tmp_path_factory):
+    output = tmp_path_factory.mktemp("tracked")
+    with pytest.MonkeyPatch.context() as patch:
+        # every 10 s by default, longer than this training
+        patch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.05")
+        train(three_class_dataset, output, mlflow=True, seed=3)
+    return output
+
+
+def test_each_flow_is_a_finished_run(tracked):
+    _, runs = runs_of(tracked)
+    assert runs.keys() == {"image_flow", "mask_flow"}
+    assert {run.info.status for run in runs.values()} == {"FINISHED"}
+
+
+def test_parameters_are_the_settings(tracked):
+    for run in runs_of(tracked)[1].values():
+        params = run.data.params
+        assert params["seed"] == "3"
+        assert params["image_size"] == "[16, 16]"
+        assert params["learning_rate"] == "0.0003"
+        assert params["precision"] == "auto"
+        assert "dataset_dir" in params
+
+
+def test_metrics_of_each_epoch(tracked):
+    client, runs = runs_of(tracked)
+    for run in runs.values():
+        for name in ("loss", "held_out_loss", "learning_rate"):
+            history = client.get_metric_history(run.info.run_id, name)
+            assert [metric.step for metric in history] == [1, 2]
+            assert all(0 < metric.value < 10 for metric in history)
+        assert any(name.startswith("system/") for name in run.data.metrics)
+
+
+def test_artefacts_are_config_weights_and_samples(tracked):
+    client, runs = runs_of(tracked)
+    for name, weights in (("image", "model.pt"), ("mask", "mask_model.pt")):
+        run_id = runs[f"{name}_flow"].info.run_id
+        names = {artifact.path for artifact in client.list_artifacts(run_id)}
+        grids = {f"{name}_epoch_0001.png", f"{name}_epoch_0002.png"}
+        assert names == {"train_config.json", weights} | grids
+        copy = client.download_artifacts(run_id, weights)
+        logged, written = (
+            torch.load(path, weights_only=True) for path in (copy, tracked / weights)
+        )
+        assert all(torch.equal(logged[key], written[key]) for key in written)
+
+
+def test_without_tracking_there_is_no_store(train, three_class_dataset, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    train(three_class_dataset, tmp_path / "models", mlflow=False)
+    assert not list(tmp_path.rglob("*.db"))
+    assert not list(tmp_path.rglob("mlruns"))
+
+
+def test_another_store(train, three_class_dataset, tmp_path):
+    uri = f"sqlite:///{tmp_path}/elsewhere/runs.db"
+    (tmp_path / "elsewhere").mkdir()
+    train(three_class_dataset, tmp_path / "models", mlflow=True, tracking_uri=uri)
+    assert (tmp_path / "elsewhere/runs.db").exists()
+    assert not list((tmp_path / "models").rglob("*.db"))
+
+
+def test_training_that_is_complete_is_no_new_run(train, three_class_dataset, tracked):
+    before = runs_of(tracked)[1]
+    train(three_class_dataset, tracked, mlflow=True, seed=3)
+    after = runs_of(tracked)[1]
+    assert {name: run.info.run_id for name, run in after.items()} == {
+        name: run.info.run_id for name, run in before.items()
+    }
+
+
+def test_a_killed_run_goes_on_in_the_same_mlflow_run(
+    train, three_class_dataset, command, kill_at, tmp_path
+):
+    longer = {"image_epochs": 5, "mlflow": True}
+    call = command(
+        "train", "training", dataset_dir=three_class_dataset, output_dir=tmp_path, **longer
+    )
+    kill_at(tmp_path / "checkpoints/image_checkpoint_2.pt", call)
+    killed = runs_of(tmp_path)[1]
+    assert {name: run.info.status for name, run in killed.items()} == {"image_flow": "RUNNING"}
+    train(three_class_dataset, tmp_path, **longer)
+    client, runs = runs_of(tmp_path)
+    assert runs.keys() == {"image_flow", "mask_flow"}
+    assert {run.info.status for run in runs.values()} == {"FINISHED"}
+    run_id = runs["image_flow"].info.run_id
+    assert run_id == killed["image_flow"].info.run_id
+    steps = {metric.step for metric in client.get_metric_history(run_id, "loss")}
+    assert steps == {1, 2, 3, 4, 5}
+
+
+def test_a_training_that_starts_anew_is_a_new_run(
+    train, three_class_dataset, command, kill_at, tmp_path
+):
+    call = command(
+        "train", "training", dataset_dir=three_class_dataset, output_dir=tmp_path, mlflow=True
+    )
+    kill_at(tmp_path / "checkpoints/image_checkpoint_1.pt", call)
+    shutil.rmtree(tmp_path / "checkpoints")
+    train(three_class_dataset, tmp_path, run_id="train_images", mlflow=True, seed=1)
+    client = MlflowClient(tracking_uri=f"sqlite:///{tmp_path}/mlflow.db")
+    runs = client.search_runs([client.get_experiment_by_name(EXPERIMENT).experiment_id])
+    assert {run.data.params["seed"]: run.info.status for run in runs} == {
+        "0": "RUNNING",
+        "1": "FINISHED",
+    }
+
+
+def test_a_second_training_is_a_run_of_its_own(train, three_class_dataset, tmp_path):
+    uri = f"sqlite:///{tmp_path}/runs.db"
+    for seed in (0, 1):
+        train(
+            three_class_dataset,
+            tmp_path / str(seed),
+            run_id="train_masks",
+            mlflow=True,
+            tracking_uri=uri,
+            seed=seed,
+        )
+    client = MlflowClient(tracking_uri=uri)
+    experiment = client.get_experiment_by_name(EXPERIMENT)
+    runs = client.search_runs([experiment.experiment_id])
+    assert sorted(run.data.params["seed"] for run in runs) == ["0", "1"]
