@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ from alignflow.data.spec import SourceSpec
 from alignflow.errors import InputError
 from alignflow.files import replacing, sha256
 from alignflow.masks.class_index import Scheme
+
+logger = logging.getLogger(__name__)
 
 FILE = "stage1.json"
 WEIGHTS = {"image": "model.pt", "mask": "mask_model.pt"}
@@ -52,6 +55,7 @@ class Stage1:
         record["weights"] = weight_hashes(directory)
         with replacing(Path(directory) / FILE) as temporary:
             temporary.write_text(json.dumps(record, indent=1) + "\n")
+        logger.info("wrote %s and %s to '%s'", ", ".join(record["weights"]), FILE, directory)
 
     @classmethod
     def load(cls, directory: str) -> Stage1:

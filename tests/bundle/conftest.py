@@ -149,9 +149,9 @@ def shell(environment):
 
 @pytest.fixture(scope="session")
 def kill_at(environment):
-    """`kill_at(path, command)`: start it, SIGKILL it as soon as `path` exists."""
+    """`kill_at(path, command, delay=0)`: start it, SIGKILL it `delay` s after `path` exists."""
 
-    def call(awaited, arguments):
+    def call(awaited, arguments, delay=0):
         quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
         process = subprocess.Popen(arguments, cwd=BUNDLE, env=environment, **quiet)
         deadline = time.monotonic() + 120
@@ -159,6 +159,7 @@ def kill_at(environment):
             assert process.poll() is None, f"ended before it wrote {awaited.name}"
             assert time.monotonic() < deadline
             time.sleep(0.01)
+        time.sleep(delay)
         process.send_signal(signal.SIGKILL)
         assert process.wait() == -signal.SIGKILL
 

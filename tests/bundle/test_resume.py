@@ -3,6 +3,7 @@
 import json
 import shutil
 
+import numpy as np
 import pytest
 import torch
 
@@ -39,6 +40,27 @@ def test_killed_twice(uninterrupted, three_class_dataset, train, command, kill_a
     kill_at(tmp_path / "checkpoints/image_checkpoint_2.pt", call)
     assert not (tmp_path / "model.pt").exists()
     kill_at(tmp_path / "checkpoints/mask_checkpoint_1.pt", call)
+    assert not (tmp_path / "mask_model.pt").exists()
+    train(three_class_dataset, tmp_path, **SEVERAL_EPOCHS)
+    assert_same_weights(tmp_path, uninterrupted)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("attempt", range(3))
+def test_killed_at_any_time(
+    uninterrupted, three_class_dataset, train, command, kill_at, tmp_path, attempt
+):
+    call = command(
+        "train",
+        "training",
+        dataset_dir=three_class_dataset,
+        output_dir=tmp_path,
+        **SEVERAL_EPOCHS,
+    )
+    delays = np.random.default_rng(attempt).uniform(0, 0.15, size=4)
+    moments = ("checkpoints/image_checkpoint_1.pt", "checkpoints/image_checkpoint_5.pt")
+    for moment, delay in zip((*moments, "model.pt", "samples/mask"), delays, strict=True):
+        kill_at(tmp_path / moment, call, delay)
     assert not (tmp_path / "mask_model.pt").exists()
     train(three_class_dataset, tmp_path, **SEVERAL_EPOCHS)
     assert_same_weights(tmp_path, uninterrupted)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -24,6 +25,8 @@ from alignflow.inference.masks import MaskGenerator
 from alignflow.inference.noise import pair_generator
 from alignflow.pictures import image_tiles, mask_tiles, outline_tiles, save_sheet, y_points_up
 from alignflow.stage1 import Stage1, weight_hashes
+
+logger = logging.getLogger(__name__)
 
 
 class WritePairs:
@@ -113,6 +116,11 @@ class WritePairs:
         save_sheet(self.output_dir / "contact_sheet.png", rows, columns=8, y_up=y_up)
         self.write_json("dataset.json", self.description())
         self.write_json("provenance.json", self.provenance())
+        logger.info(
+            "wrote %d pairs, contact_sheet.png and provenance.json to '%s'",
+            len(self.names),
+            self.output_dir,
+        )
 
     def write_json(self, name: str, content: dict[str, Any]) -> None:
         """Write `content` to a file of the output folder."""

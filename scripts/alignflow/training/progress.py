@@ -43,6 +43,7 @@ class Progress:
         """Show the losses."""
         if self.bar is None:
             return
+        self.move(engine)
         shown = {"loss": f"{engine.state.metrics['loss']:.4f}"}
         held_out = self.validator.state.metrics.get("loss") if self.validator is not None else None
         if held_out is not None:

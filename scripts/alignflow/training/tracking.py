@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,8 @@ class Tracking(MLFlowHandler):
         system_metrics: bool = True,
         **options: Any,
     ) -> None:
+        # MLflow tells of its tables and threads in the middle of the progress bar.
+        logging.getLogger("mlflow").setLevel(logging.WARNING)
         super().__init__(
             iteration_log=False, epoch_logger=self.log_epoch, close_on_complete=True, **options
         )
