@@ -2,8 +2,8 @@
 
     python benchmarks/train_step.py [--device cuda] [--rounds 8] [--steps 5] [--output FILE.json]
 
-"ours" is the image flow of bundle/configs/train.json as it stands (patches, channels_last, flash
-attention, bf16 where the device computes in it, EMA, gradient clipping, LR schedule, data loader),
+"ours" is the image flow of bundle/configs/train.json as it stands (patches, flash attention,
+channels_last on a GPU, bf16 where the device computes in it, EMA, gradient clipping, LR schedule, data loader),
 trained by its own SupervisedTrainer. "monai" is MONAI's DiffusionModelUNet at full resolution under
 SupervisedTrainer as both come: fp32, default attention, the mask concatenated by DiffusionInferer,
 rectified flow's velocity with MSE. Both have equal parameter counts (see --tolerance), learn the
@@ -111,8 +111,8 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         "--monai_channels",
         type=int,
         nargs="+",
-        default=[32, 64, 96, 128],
-        help="of MONAI's network, attention at the last level (default 32 64 96 128)",
+        default=[64, 96, 128],
+        help="of MONAI's network, attention at the last level (default: ours, 64 96 128)",
     )
     add("--monai_res_blocks", type=int, default=1)
     add("--tolerance", type=float, default=0.03, help="of the parameter counts (default 0.03)")
