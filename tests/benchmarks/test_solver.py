@@ -66,9 +66,10 @@ def test_lengths(benchmark):
         assert len(row) == 50
         if name.startswith("ours"):
             assert max(abs(length - 1) for length in row.values()) < 1e-14
-    # (1 - 1/3) * 1000 rounds to 666.5 in float16, and its successor is cut off to 333
-    continuous = found["MONAI, continuous, next timestep given"]
-    assert continuous[3] == pytest.approx(1.0005 + 0.00025, abs=5e-4) and continuous[3] != 1
+    # Its times are 1000, 666.5 and 333.25 in float16; each next one is cut off to a whole number.
+    expected = ((1000 - 666) + (666.5 - 333) + (333.25 - 0)) / 1000
+    assert found["MONAI, continuous, next timestep given"][3] == pytest.approx(expected, abs=1e-12)
+    assert found["MONAI, discrete, next timestep given"][3] == pytest.approx(1, abs=1e-12)
 
 
 def test_fitted_order_of_a_power(benchmark):
@@ -91,12 +92,27 @@ def test_trained_bundle(benchmark, models, tmp_path, capsys):
     assert "image, heun" in capsys.readouterr().out
 
 
+def test_single_precision_finds_the_same(benchmark, models):
+    options = ["--model_dir", str(models), "--device", "cpu", "--batch_size", "2", "--steps", "2"]
+    exact, single = (
+        benchmark.trained(benchmark.arguments([*options, "--dtype", dtype]))["image"]
+        for dtype in ("float64", "float32")
+    )
+    assert single["dopri5_evaluations"] <= exact["dopri5_evaluations"]
+    for method, row in exact["differences"].items():
+        assert single["differences"][method][2]["rms"] == pytest.approx(row[2]["rms"], rel=0.2)
+
+
+def trained(benchmark, folder):
+    return benchmark.trained(benchmark.arguments(["--model_dir", str(folder), "--device", "cpu"]))
+
+
 def test_untrained_bundle(benchmark, tmp_path):
     with pytest.raises(InputError, match=r"no stage1.json"):
-        benchmark.main(["--model_dir", str(tmp_path)])
+        trained(benchmark, tmp_path)
 
 
 def test_missing_weights(benchmark, models):
     (models / "mask_model.pt").unlink()
     with pytest.raises(InputError, match="mask_model.pt"):
-        benchmark.main(["--model_dir", str(models)])
+        trained(benchmark, models)
