@@ -51,6 +51,7 @@ def test_image_sampler_takes_noise_and_maps_as_one_tensor(network, inputs):
 
 @torch.no_grad()
 @pytest.mark.parametrize("guidance", [1.0, 1.5])
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
 def test_traces_to_a_static_graph(network, inputs, guidance):
     x = torch.cat(inputs, dim=1)
     sampler = ImageSampler(network, steps=2, guidance=guidance)
