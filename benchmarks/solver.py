@@ -52,7 +52,7 @@ CLOSED_FORM_STEPS = [5, 10, 20, 50, 100, 200, 500, 1000]
 FITTED = 3  # of these, the last ones, over which the order is fitted
 LENGTH_STEPS = range(1, 51)
 TOLERANCES = {"float64": 1e-7, "float32": 1e-5}  # of dopri5; float32 cannot resolve less
-MASK_STEPS = 20  # of the masks that the image flow is given, as in inference.json
+MASK_STEPS = 10  # of the masks that the image flow is given, as in inference.json
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
