@@ -154,7 +154,7 @@ def kill_at(environment):
     def call(awaited, arguments, delay=0):
         quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
         process = subprocess.Popen(arguments, cwd=BUNDLE, env=environment, **quiet)
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 300
         while not awaited.exists():
             assert process.poll() is None, f"ended before it wrote {awaited.name}"
             assert time.monotonic() < deadline

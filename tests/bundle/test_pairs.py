@@ -1,6 +1,7 @@
 """The same command gives the same pairs, whatever the batch; masks may come from a folder."""
 
 import json
+import re
 
 import nibabel as nib
 import numpy as np
@@ -9,9 +10,12 @@ from PIL import Image
 
 
 def contents(folder):
-    """Relative path -> bytes of every file."""
+    """Relative path -> bytes of every file; without the commit, which may change meanwhile."""
     files = (path for path in sorted(folder.rglob("*")) if path.is_file())
-    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+    found = {str(path.relative_to(folder)): path.read_bytes() for path in files}
+    if "provenance.json" in found:
+        found["provenance.json"] = re.sub(rb'"commit": ".*"', b"", found["provenance.json"])
+    return found
 
 
 def volumes(folder):
@@ -156,3 +160,27 @@ def test_no_pairs_at_all(three_class_models, infer, refused, tmp_path, count):
 def test_one_pair(three_class_models, infer, tmp_path):
     infer(three_class_models, tmp_path, num_pairs=1)
     assert len(list((tmp_path / "images").iterdir())) == 1
+
+
+def test_pairs_of_an_earlier_run_are_replaced(three_class_models, infer, tmp_path):
+    infer(three_class_models, tmp_path, num_pairs=4)
+    infer(three_class_models, tmp_path, num_pairs=2, seed=1)
+    assert len(list((tmp_path / "images").iterdir())) == 2
+    assert len(list((tmp_path / "labels").iterdir())) == 2
+    assert len(json.loads((tmp_path / "provenance.json").read_text())["pairs"]) == 2
+
+
+def test_a_folder_with_other_data_is_left_alone(
+    three_class_models, infer, refused, three_class_dataset, nifti_dataset
+):
+    for folder, name in ((three_class_dataset, "case0.nii.gz"), (nifti_dataset, "case0.nii.gz")):
+        before = contents(folder)
+        line = refused(infer, three_class_models, folder)
+        assert str(folder) in line and name in line and "another folder" in line
+        assert contents(folder) == before
+
+
+def test_a_description_of_other_data_is_left_alone(three_class_models, infer, refused, tmp_path):
+    (tmp_path / "dataset.json").write_text('{"training": []}')
+    assert "dataset.json" in refused(infer, three_class_models, tmp_path)
+    assert (tmp_path / "dataset.json").read_text() == '{"training": []}'

@@ -20,6 +20,7 @@ from alignflow.config import running_config
 from alignflow.data.intensity import unscale
 from alignflow.data.spec import Geometry
 from alignflow.data.writer import write_image, write_label
+from alignflow.errors import InputError
 from alignflow.files import replacing
 from alignflow.inference.masks import MaskGenerator
 from alignflow.inference.noise import pair_generator
@@ -40,12 +41,15 @@ class WritePairs:
     Args:
         stage1: record of the generator: formats, window, label values, geometries.
         masks: whose rejections are reported.
-        output_dir: receives the files.
+        output_dir: receives the files; pairs of an earlier run in it are replaced.
         model_dir: whose weights' hashes are recorded.
         total: number of pairs.
         seed: of the run; chooses the geometry of each pair.
         native_size: write on the grid of a source slice, else on the generator's own.
         sheet_size: pairs on the contact sheet.
+
+    Raises:
+        InputError: if `output_dir` holds another data set.
     """
 
     def __init__(
@@ -63,6 +67,7 @@ class WritePairs:
         self.stage1 = stage1
         self.masks = masks
         self.output_dir = Path(output_dir)
+        require_own_folder(self.output_dir)
         self.model_dir = model_dir
         self.seed = seed
         self.native_size = native_size
@@ -76,8 +81,15 @@ class WritePairs:
 
     def attach(self, engine: SupervisedEvaluator) -> None:
         """Register on the evaluator."""
+        engine.add_event_handler(Events.STARTED, self.clear)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self.write_batch)
         engine.add_event_handler(Events.COMPLETED, self.finish)
+
+    def clear(self, engine: SupervisedEvaluator) -> None:
+        """Remove what an earlier run wrote: its provenance is not that of the pairs to come."""
+        (self.output_dir / "provenance.json").unlink(missing_ok=True)
+        for path in pair_files(self.output_dir):
+            path.unlink()
 
     def write_batch(self, engine: SupervisedEvaluator) -> None:
         """Write the pairs of one batch."""
@@ -130,7 +142,8 @@ class WritePairs:
     def description(self) -> dict[str, Any]:
         """What the files alone do not tell a reader: names of the classes, and the modality."""
         source = self.stage1.source
-        return {"modality": {"0": source.modality}, "labels": source.labels}
+        modality = {"0": source.modality}
+        return {"synthetic": True, "modality": modality, "labels": source.labels}
 
     def provenance(self) -> dict[str, Any]:
         """How the pairs were made; holds no time, so that equal commands give equal bytes."""
@@ -145,6 +158,23 @@ class WritePairs:
             "labels": self.stage1.source.labels,
             "versions": versions(),
         }
+
+
+def pair_files(folder: Path) -> list[Path]:
+    """Images and labels in the folder."""
+    return [path for kind in ("images", "labels") for path in sorted((folder / kind).glob("*"))]
+
+
+def require_own_folder(folder: Path) -> None:
+    """Raise `InputError` where the folder holds anything but pairs of an earlier run."""
+    foreign = [p for p in pair_files(folder) if not p.name.startswith(("pair_", ".partial-"))]
+    description = folder / "dataset.json"
+    if description.is_file() and '"synthetic": true' not in description.read_text():
+        foreign.append(description)
+    if foreign:
+        raise InputError(
+            f"output_dir '{folder}': holds other data ('{foreign[0].name}'); give another folder"
+        )
 
 
 def versions() -> dict[str, str]:
