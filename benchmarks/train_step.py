@@ -141,7 +141,7 @@ def our_trainer(args: argparse.Namespace, folder: Path) -> SupervisedTrainer:
             "batch_size": args.batch_size,
             "steps_per_epoch": args.steps,
             "image_epochs": args.rounds + 1,
-            "tracking": False,
+            "mlflow": False,
             "train::handlers": handlers,
             "train::dataset::progress": False,
         }
