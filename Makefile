@@ -46,6 +46,7 @@ test: $(READY) ## run the fast tests
 	@"$(PY)" -m pytest
 
 bench: $(READY) ## run the quick benchmarks, see benchmarks/README.md
+	@"$(PY)" benchmarks/solver.py
 	@"$(PY)" benchmarks/train_step.py --rounds 3 --steps 2
 	@echo "left out: stage1_quality and real_data, which need data (see benchmarks/README.md)"
 
