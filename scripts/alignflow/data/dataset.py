@@ -18,7 +18,13 @@ from tqdm import tqdm
 from alignflow.data.case import LoadedCase, Resize, Slice, load_case, name_of
 from alignflow.data.check import raise_problems
 from alignflow.data.intensity import IntensityWindow, Window, median_window, scale
-from alignflow.data.labels import Labels, complete_labels, find_labels, to_index
+from alignflow.data.labels import (
+    Labels,
+    check_values,
+    complete_labels,
+    find_labels,
+    to_index,
+)
 from alignflow.data.slices import unique_geometries
 from alignflow.data.spec import SourceSpec, output_suffixes, writable_dtype
 from alignflow.errors import InputError
@@ -87,7 +93,10 @@ class SliceDataset(Dataset):
         )
         cases = load_cases(data, read, num_workers, progress)
         _check_alike(cases, None if like is None else like.spec)
-        native = _labels(cases, labels if like is None else like.spec.labels, mask_threshold)
+        if like is None:
+            native = _labels(cases, labels, mask_threshold)
+        else:
+            native = _known_labels(cases, like.spec.labels, mask_threshold)
         self.spec: SourceSpec = _spec(cases, native) if like is None else like.spec
         self.channels = self.spec.channels
         self.num_classes = len(self.spec.labels)
@@ -225,6 +234,14 @@ def _labels(cases: list[LoadedCase], labels: Labels | None, threshold: float | N
     return named
 
 
+def _known_labels(cases: list[LoadedCase], labels: Labels, threshold: float | None) -> Labels:
+    """Those of the training set; few validation images may well hold background alone."""
+    if threshold is None:
+        for case in cases:
+            check_values(case.label_path, case.label_values, labels)
+    return labels
+
+
 def _scaled_slices(
     cases: list[LoadedCase], labels: Labels, window: Window | None
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
@@ -252,6 +269,10 @@ def _common_size(
     slices: list[tuple[torch.Tensor, torch.Tensor]], like: SliceDataset | None
 ) -> tuple[int, int]:
     sizes = sorted({(image.shape[1], image.shape[2]) for image, _ in slices})
+    if not sizes and like is not None:
+        raise InputError(
+            "validation set: no slice has foreground; set another validation_fraction or seed"
+        )
     if not sizes:
         raise InputError("masks: no slice has foreground after resizing; use a larger spatial_size")
     if like is not None and sizes != [like.image_size]:

@@ -1,4 +1,4 @@
-"""The same configs in other precisions, on other devices, with other kinds of classes."""
+"""Other precisions, devices, kinds of classes and slices with the same configs."""
 
 import json
 
@@ -6,7 +6,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+from alignflow.data.datalist import build_datalist, split_by_group
 from alignflow.stage1 import Stage1
 
 
@@ -49,6 +51,14 @@ def test_masks_above_a_threshold(train, infer, nifti_dataset, tmp_path):
     values = [np.unique(nib.load(path).dataobj) for path in (tmp_path / "pairs/labels").iterdir()]
     # the written foreground is the highest native value: above the threshold when read again
     assert set(np.concatenate(values)) == {0, 2}
+
+
+def test_a_validation_image_without_foreground(train, png_dataset, tmp_path):
+    training, validation = split_by_group(build_datalist(png_dataset), 0.2)
+    assert len(validation) == 1
+    Image.new("L", (32, 24)).save(validation[0]["label"])
+    train(png_dataset, tmp_path / "models", validation_fraction=0.2)
+    assert_finite(tmp_path / "models")
 
 
 @pytest.mark.parametrize(("axis", "size"), [(0, [20, 8]), (1, [24, 8])])
