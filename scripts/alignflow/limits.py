@@ -36,6 +36,7 @@ NUMBERS = {
     "mask_steps": COUNT,
     "learning_rate": Number(0),
     "image_guidance": Number(0),
+    "mask_smoothing": Number(0),
     "ema_decay": SHARE,
     "condition_dropout": SHARE,
     "flip_x": SHARE,

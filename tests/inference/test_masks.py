@@ -102,3 +102,15 @@ def test_cleaning_is_that_of_the_record(record, network):
 def test_without_draws_the_report_is_empty(record, network):
     report = generator(record, network(1)).report()
     assert report["drawn"] == 0 and report["rejection_rate"] == 0
+
+
+def test_smoothing_takes_teeth_off_an_outline_and_leaves_the_half_plane(record, network):
+    smooth = generator(record, network(4), smoothing=0.5).smooth
+    x = torch.arange(-7.5, 8.0)
+    plane = x.expand(1, 1, 16, 16)
+    # every other pixel beside the edge is off by more than the half pixel that it lies from it
+    tooth = torch.where((torch.arange(16) % 2 == 0)[:, None] & (x == 0.5), -0.6, x)
+    inside = slice(3, -3)  # away from the picture's border, where the filter meets zeros
+    assert ((smooth(plane) > 0) == (plane > 0))[..., inside, inside].all()
+    assert ((tooth > 0) != (plane > 0)).any()
+    assert ((smooth(tooth.expand(1, 1, 16, 16)) > 0) == (plane > 0))[..., inside, inside].all()

@@ -8,7 +8,6 @@ from PIL import Image
 from alignflow.data.datalist import build_datalist
 from alignflow.data.dataset import SliceDataset
 from alignflow.data.intensity import IntensityWindow
-from alignflow.device import Precision
 from alignflow.flow.sampler import FlowSampler
 from alignflow.networks.velocity import VelocityUNet
 from alignflow.training.grid import SampleGrid
@@ -36,7 +35,6 @@ def draw(folder, dataset, sampler, name, target, size):
         sampler=sampler,
         dataset=dataset,
         target=target,
-        precision=Precision("cpu", "fp32"),
         device="cpu",
         size=size,
     )

@@ -6,7 +6,8 @@ import re
 from collections import Counter
 
 import torch
-from torch import Tensor
+from monai.networks.layers import GaussianFilter
+from torch import Tensor, nn
 
 from alignflow.device import Precision
 from alignflow.flow.sampler import FlowSampler
@@ -32,6 +33,8 @@ class MaskGenerator:
         device: of the sampler.
         seed: of the run.
         jitter_scale: standard deviation of the noise on a description.
+        smoothing: standard deviation, in pixels, of the Gaussian that smooths the distance maps: a
+            patchified network leaves a tooth of one pixel here and there on an outline. 0 for none.
         max_attempts: draws of one mask before the last one is taken as it is.
     """
 
@@ -44,6 +47,7 @@ class MaskGenerator:
         device: str,
         seed: int = 0,
         jitter_scale: float = 0.05,
+        smoothing: float = 0.0,
         max_attempts: int = 10,
     ) -> None:
         self.stage1 = stage1
@@ -52,6 +56,7 @@ class MaskGenerator:
         self.device = device
         self.seed = seed
         self.jitter_scale = jitter_scale
+        self.smooth = GaussianFilter(2, smoothing) if smoothing else nn.Identity()
         self.max_attempts = max_attempts
         self.postprocess = MaskPostprocess.from_dict(stage1.postprocess)
         self.drawn = 0
@@ -86,7 +91,7 @@ class MaskGenerator:
         vector = torch.stack([self.describe(index, attempt) for index in indices])
         with self.precision.autocast():
             distance = self.sampler(noise.to(self.device), vector=vector.to(self.device))
-        return from_distance(distance.float().cpu(), self.stage1.scheme)
+        return from_distance(self.smooth(distance.float().cpu()), self.stage1.scheme)
 
     def describe(self, index: int, attempt: int) -> Tensor:
         """The vector condition (1 + 4 (K - 1),) of one pair."""
