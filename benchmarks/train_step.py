@@ -4,10 +4,10 @@
 
 "ours" is the image flow of bundle/configs/train.json as it stands (patches, flash attention,
 channels_last on a GPU, bf16 where the device computes in it, EMA, gradient clipping, LR schedule,
-data loader), trained by its own SupervisedTrainer. "monai" is MONAI's DiffusionModelUNet at full resolution under
-SupervisedTrainer as both come: fp32, default attention, the mask concatenated by DiffusionInferer,
-rectified flow's velocity with MSE. Both have equal parameter counts (see --tolerance), learn the
-same objective and see 3 image and 3 condition channels.
+data loader), trained by its own SupervisedTrainer. "monai" is MONAI's DiffusionModelUNet at full
+resolution under SupervisedTrainer as both come: fp32, default attention, the mask concatenated by
+DiffusionInferer, rectified flow's velocity with MSE. Both have equal parameter counts (see
+--tolerance), learn the same objective and see 3 image and 3 condition channels.
 
 Each arm lives in a process of its own; the processes take turns, one block of steps at a time, and
 a ratio is that of two blocks of one round. On a CPU each arm runs twice: with glibc's allocator as
