@@ -35,8 +35,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output_dir", type=Path, required=True)
     parser.add_argument("--only", nargs="*", choices=SOURCES, default=list(SOURCES))
-    parser.add_argument("--image_epochs", type=int, default=8)
-    parser.add_argument("--mask_epochs", type=int, default=5)
+    parser.add_argument("--image_epochs", type=int, default=4)
+    parser.add_argument("--mask_epochs", type=int, default=8)
     parser.add_argument("--num_pairs", type=int, default=32)
     args = parser.parse_args()
     results = {}
@@ -45,7 +45,13 @@ def main() -> None:
         source = Path(os.environ["ALIGNFLOW_DATA"]) / folder
         work = args.output_dir.resolve() / name
         dataset = series_as_dataset(source, work / "data") if name == "dicom" else source
-        epochs = {"image_epochs": args.image_epochs, "mask_epochs": args.mask_epochs}
+        epochs: dict[str, float] = {
+            "image_epochs": args.image_epochs,
+            "mask_epochs": args.mask_epochs,
+        }
+        epochs["val_interval"] = 1
+        # a short run's average must not reach back to its initial weights
+        epochs["ema_decay"] = 0.99
         models, pairs = work / "models", work / "pairs"
         run("training", "train", dataset_dir=dataset, output_dir=models, **overrides | epochs)
         run("infer", "inference", model_dir=models, output_dir=pairs, num_pairs=args.num_pairs)
@@ -83,6 +89,8 @@ def losses(models: Path) -> dict[str, float]:
         for metric in ("loss", "held_out_loss"):
             history = client.get_metric_history(tracked.info.run_id, metric)
             history = sorted(history, key=lambda entry: entry.step)
+            if not history:
+                continue
             found[f"{tracked.info.run_name} {metric} first"] = round(history[0].value, 4)
             found[f"{tracked.info.run_name} {metric} last"] = round(history[-1].value, 4)
     return found

@@ -12,9 +12,9 @@ number of steps; ours, and MONAI's RFlowScheduler driven by its own timesteps.
 
 With --model_dir also the two trained flows: Heun and midpoint against dopri5 of torchdiffeq, in
 float64 (time embeddings are float32 in MONAI) at guidance 1, for the first pairs that `infer`
-would draw: descriptions for the mask flow, masks for the image flow. The fastest sinusoid of
-MONAI's time embedding turns by 1000 rad from t = 0 to 1, and trained velocities keep a little of
-it: below about 100 steps that ripple, and not the order of the solver, decides the difference.
+would draw: descriptions for the mask flow, masks for the image flow. The fastest sinusoid of the
+time embedding turns by `time_scale` rad from t = 0 to 1, and trained velocities keep a little of
+it: at 1000 that ripple, and not the order of the solver, decides the difference.
 On one CPU thread a 64 px image flow takes most of an hour; --dtype float32 is 7 times faster.
 """
 

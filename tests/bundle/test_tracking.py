@@ -1,7 +1,5 @@
 """What a training leaves in MLflow, read back with MLflow's own client."""
 
-import shutil
-
 import pytest
 import torch
 from mlflow import MlflowClient
@@ -76,14 +74,6 @@ def test_without_tracking_there_is_no_store(train, three_class_dataset, tmp_path
     assert not list(tmp_path.rglob("mlruns"))
 
 
-def test_another_store(train, three_class_dataset, tmp_path):
-    uri = f"sqlite:///{tmp_path}/elsewhere/runs.db"
-    (tmp_path / "elsewhere").mkdir()
-    train(three_class_dataset, tmp_path / "models", mlflow=True, tracking_uri=uri)
-    assert (tmp_path / "elsewhere/runs.db").exists()
-    assert not list((tmp_path / "models").rglob("*.db"))
-
-
 def test_training_that_is_complete_is_no_new_run(train, three_class_dataset, tracked):
     before = runs_of(tracked)[1]
     train(three_class_dataset, tracked, mlflow=True, seed=3)
@@ -113,35 +103,18 @@ def test_a_killed_run_goes_on_in_the_same_mlflow_run(
     assert steps == {1, 2, 3, 4, 5}
 
 
-def test_a_training_that_starts_anew_is_a_new_run(
-    train, three_class_dataset, command, kill_at, tmp_path
-):
-    call = command(
-        "train", "training", dataset_dir=three_class_dataset, output_dir=tmp_path, mlflow=True
-    )
-    kill_at(tmp_path / "checkpoints/image_checkpoint_1.pt", call)
-    shutil.rmtree(tmp_path / "checkpoints")
-    train(three_class_dataset, tmp_path, run_id="train_images", mlflow=True, seed=1)
-    client = MlflowClient(tracking_uri=f"sqlite:///{tmp_path}/mlflow.db")
-    runs = client.search_runs([client.get_experiment_by_name(EXPERIMENT).experiment_id])
-    assert {run.data.params["seed"]: run.info.status for run in runs} == {
-        "0": "RUNNING",
-        "1": "FINISHED",
-    }
-
-
-def test_a_second_training_is_a_run_of_its_own(train, three_class_dataset, tmp_path):
+def test_a_store_of_several_trainings(train, three_class_dataset, tmp_path):
     uri = f"sqlite:///{tmp_path}/runs.db"
-    for seed in (0, 1):
-        train(
-            three_class_dataset,
-            tmp_path / str(seed),
-            run_id="train_masks",
-            mlflow=True,
-            tracking_uri=uri,
-            seed=seed,
-        )
     client = MlflowClient(tracking_uri=uri)
-    experiment = client.get_experiment_by_name(EXPERIMENT)
-    runs = client.search_runs([experiment.experiment_id])
-    assert sorted(run.data.params["seed"] for run in runs) == ["0", "1"]
+    experiment = client.create_experiment(EXPERIMENT)
+    # what a training leaves that was killed before its first checkpoint
+    tags = {"output_dir": str(tmp_path / "0")}
+    killed = client.create_run(experiment, run_name="mask_flow", tags=tags).info.run_id
+    for seed in (0, 1):
+        options = {"mlflow": True, "tracking_uri": uri, "seed": seed}
+        train(three_class_dataset, tmp_path / str(seed), run_id="train_masks", **options)
+    assert not list((tmp_path / "0").rglob("*.db"))
+    assert client.get_run(killed).data.params == {}
+    others = [run for run in client.search_runs([experiment]) if run.info.run_id != killed]
+    assert sorted(run.data.params["seed"] for run in others) == ["0", "1"]
+    assert {run.info.status for run in others} == {"FINISHED"}

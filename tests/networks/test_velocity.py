@@ -108,6 +108,6 @@ def test_patches_are_blocks_of_pixels():
     blocks = rearrange(
         torch.cat([x, condition], dim=1), "b c (x p) (y q) -> b (c p q) x y", p=4, q=4
     )
-    velocity = network.unet(blocks, 1000 * t)
+    velocity = network.unet(blocks, network.time_scale * t)
     expected = rearrange(velocity, "b (c p q) x y -> b c (x p) (y q)", p=4, q=4)
     torch.testing.assert_close(network(x, t, condition), expected, atol=1e-5, rtol=1e-5)

@@ -11,9 +11,6 @@ from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
 from alignflow.errors import InputError
 
-TIME_SCALE = 1000.0
-"""MONAI's sinusoidal embedding is laid out for times of 0 to 1000; fractions are kept."""
-
 
 class VelocityUNet(nn.Module):
     """v(x, t | condition, vector) for images of (X, Y) pixels.
@@ -31,6 +28,9 @@ class VelocityUNet(nn.Module):
         attention_levels: which levels have self-attention.
         num_res_blocks: residual blocks of each level.
         num_head_channels: channels of each attention head.
+        time_scale: radians by which the fastest sinusoid of the time embedding turns from t = 0 to
+            1. MONAI's embedding is laid out for 1000 whole steps; at 1000 the trained velocity
+            ripples in t, faster than a solver's steps can follow.
 
     Raises:
         InputError: arguments that do not go together.
@@ -47,6 +47,7 @@ class VelocityUNet(nn.Module):
         attention_levels: Sequence[bool] = (False, False, True),
         num_res_blocks: int = 1,
         num_head_channels: int = 32,
+        time_scale: float = 100.0,
     ) -> None:
         super().__init__()
         # What rebuilds this network: it travels with the weights, so that they cannot drift apart.
@@ -59,9 +60,11 @@ class VelocityUNet(nn.Module):
             "attention_levels": list(attention_levels),
             "num_res_blocks": num_res_blocks,
             "num_head_channels": num_head_channels,
+            "time_scale": time_scale,
         }
         self.data_channels = data_channels
         self.patch = patch
+        self.time_scale = time_scale
         self.divisor = size_divisor(patch, channels)
         try:
             self.unet = DiffusionModelUNet(
@@ -107,7 +110,7 @@ class VelocityUNet(nn.Module):
             # Tensor cores want channels last; on a CPU it makes bf16 GroupNorm's backward pass
             # thirteen times slower, and the whole training step by a fifth.
             x = x.contiguous(memory_format=torch.channels_last)
-        return pixel_shuffle(self.unet(x, t * TIME_SCALE, class_labels=vector), self.patch)
+        return pixel_shuffle(self.unet(x, t * self.time_scale, class_labels=vector), self.patch)
 
 
 def size_divisor(patch: int, channels: Sequence[int]) -> int:
