@@ -29,8 +29,8 @@ class VelocityUNet(nn.Module):
         num_res_blocks: residual blocks of each level.
         num_head_channels: channels of each attention head.
         time_scale: radians by which the fastest sinusoid of the time embedding turns from t = 0 to
-            1. MONAI's embedding is laid out for 1000 whole steps; at 1000 the trained velocity
-            ripples in t, faster than a solver's steps can follow.
+            1. MONAI's embedding is laid out for 1000. There a trained velocity ripples a little in
+            t, faster than 100 solver steps follow; at 100 it does not, with no gain at 10 steps.
 
     Raises:
         InputError: arguments that do not go together.
@@ -47,7 +47,7 @@ class VelocityUNet(nn.Module):
         attention_levels: Sequence[bool] = (False, False, True),
         num_res_blocks: int = 1,
         num_head_channels: int = 32,
-        time_scale: float = 100.0,
+        time_scale: float = 1000.0,
     ) -> None:
         super().__init__()
         # What rebuilds this network: it travels with the weights, so that they cannot drift apart.
