@@ -48,7 +48,7 @@ def build_datalist(
     root = Path(dataset_dir)
     _require_folder(root)
     group_of = _group_rule(root, group_pattern, group_column)
-    cases = _from_json(root) if _lists_cases(root) else _from_folders(root)
+    cases = _from_json(root) if lists_cases(root) else _from_folders(root)
     modality = dataset_json(root).get("modality")
     for case in cases:
         if modality:
@@ -168,7 +168,8 @@ def _read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def _lists_cases(root: Path) -> bool:
+def lists_cases(root: Path) -> bool:
+    """Whether the folder's `dataset.json` lists the pairs (it may state labels alone)."""
     path = root / "dataset.json"
     return path.is_file() and ("training" in _read_json(path) or not (root / "images").is_dir())
 

@@ -1,0 +1,190 @@
+"""Images of a site without (or with) masks, read as the source was."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from monai.data import MetaTensor
+from monai.transforms import Resize
+from torch import Tensor
+
+from alignflow.data.check import check_pair, raise_problems
+from alignflow.data.datalist import build_datalist, lists_cases
+from alignflow.data.formats import load, split_suffix
+from alignflow.data.intensity import IntensityWindow, Window, scale
+from alignflow.data.labels import check_values, to_index
+from alignflow.data.slices import is_single_slice, slice_axis_of, stack_slices
+from alignflow.errors import InputError
+from alignflow.stage1 import Stage1
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class References:
+    """Images of one site at the generator's size.
+
+    Attributes:
+        images: float32 (N, C, X, Y) in [-1, 1].
+        labels: class indices uint8 (N, 1, X, Y), 0 where `given` is False; None without any mask.
+        given: which images came with a mask.
+        names: file of each image, with "[k]" for slice k of a volume.
+    """
+
+    images: Tensor
+    labels: Tensor | None
+    given: list[bool]
+    names: list[str]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of all images, for the provenance."""
+        return hashlib.sha256(self.images.numpy().tobytes()).hexdigest()
+
+
+@dataclass
+class _Slice:
+    image: Tensor
+    label: Tensor | None
+    name: str
+
+
+def load_references(directory: str | Path, stage1: Stage1) -> References:
+    """Read every image of a folder with the intensity policy, size and labels of stage 1.
+
+    The folder holds images (or `images/` with optional `masks/` or `labels/` of equal stems, or a
+    `dataset.json`). A folder within is a DICOM series. Volumes give all their slices but constant
+    ones. Of duplicates (equal pixels) the first is kept and the others are named in a warning.
+
+    Args:
+        directory: the folder.
+        stage1: record of the bundle.
+
+    Raises:
+        InputError: no images; and, all at once, images that are unreadable, constant, or of another
+            channel count or modality than the source; masks that do not fit.
+    """
+    found: list[_Slice] = []
+    problems: list[str] = []
+    for image_path, label_path in _files(Path(directory)):
+        try:
+            found += _read(image_path, label_path, stage1)
+        except InputError as error:
+            problems.append(f"reference {error}")
+    raise_problems(problems)
+    kept = _without_duplicates(found)
+    given = [s.label is not None for s in kept]
+    labels = None
+    if any(given):
+        empty = torch.zeros(1, *stage1.image_size, dtype=torch.uint8)
+        labels = torch.stack([empty if s.label is None else s.label for s in kept])
+    return References(torch.stack([s.image for s in kept]), labels, given, [s.name for s in kept])
+
+
+def _files(root: Path) -> list[tuple[str, str | None]]:
+    """(image, mask or None) of each case."""
+    if not str(root) or not root.is_dir():
+        raise InputError(f"references '{root}': no such folder; give a folder of images")
+    if lists_cases(root):
+        return [(case["image"], case["label"]) for case in build_datalist(root)]
+    folder = root / "images" if (root / "images").is_dir() else root
+    masks = {split_suffix(p)[0]: str(p) for n in ("masks", "labels") for p in _listed(root / n)}
+    aside = {root / "images", root / "masks", root / "labels"}
+    images = [path for path in _listed(folder) if path not in aside]
+    if not images:
+        raise InputError(f"references '{folder}': no image in it; put the images there")
+    return [(str(path), masks.get(split_suffix(path)[0])) for path in images]
+
+
+def _listed(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        return []
+    paths = sorted(p for p in folder.iterdir() if not p.name.startswith("."))
+    return [p for p in paths if split_suffix(p)[1]]
+
+
+def _read(image_path: str, label_path: str | None, stage1: Stage1) -> list[_Slice]:
+    reading = stage1.reading
+    intensity = IntensityWindow(
+        reading["modality"], reading["window"], reading["percentiles"], reading["scope"]
+    )
+    image = load(image_path)
+    _check_fits(image, intensity, stage1)
+    label = None if label_path is None else _label(image, label_path, stage1)
+    window = stage1.source.window
+    if reading["scope"] == "volume":
+        window = intensity.window_of(image, stage1.source.modality)
+    axis = slice_axis_of(image, reading["slice_axis"])
+    images = stack_slices(image.as_tensor(), axis)
+    labels = [None] * len(images) if label is None else list(stack_slices(label, axis))
+    name = Path(image_path).name
+    if is_single_slice(image):
+        return [_small(images[0], labels[0], name, window, stage1)]
+    pairs = enumerate(zip(images, labels, strict=True))
+    return [
+        _small(pixels, mask, f"{name}[{k}]", window, stage1)
+        for k, (pixels, mask) in pairs
+        if pixels.min() < pixels.max()
+    ]
+
+
+def _check_fits(image: MetaTensor, intensity: IntensityWindow, stage1: Stage1) -> None:
+    name, source = Path(image.meta["filename_or_obj"]).name, stage1.source
+    if image.shape[0] != source.channels:
+        raise InputError(
+            f"'{name}': {image.shape[0]} channels, but the source has {source.channels}; convert "
+            "it, or train on a source with as many"
+        )
+    # A folder of bare images states no modality: what is unknown is taken for the source's.
+    modality = intensity.modality_of(image, source.modality)
+    if modality != source.modality:
+        raise InputError(
+            f"'{name}': {modality}, but the source is {source.modality}; "
+            'remove it, or train with "modality" set'
+        )
+    if not torch.isfinite(image).all():
+        raise InputError(f"'{name}': values that are not finite; repair or remove it")
+    if image.min() == image.max():
+        raise InputError(f"'{name}': all pixels are {image.min().item():g}; remove it")
+
+
+def _label(image: MetaTensor, path: str, stage1: Stage1) -> Tensor:
+    threshold = stage1.reading["mask_threshold"]
+    mask = load(path, is_mask=True)
+    check_pair(image, mask, integer_label=threshold is None)
+    if threshold is not None:
+        return (mask.as_tensor() > threshold).to(torch.uint8)
+    check_values(path, mask.unique().tolist(), stage1.source.labels)
+    return to_index(mask.as_tensor(), stage1.source.labels)
+
+
+def _small(
+    image: Tensor, label: Tensor | None, name: str, window: Window, stage1: Stage1
+) -> _Slice:
+    """Resized first, then scaled, as in training."""
+    size = stage1.image_size
+    small = Resize(size, mode="bilinear", anti_aliasing=True)(image.contiguous())
+    mask = None
+    if label is not None:
+        nearest = Resize(size, mode="nearest-exact")(label.contiguous().float())
+        mask = torch.as_tensor(nearest).to(torch.uint8)
+    return _Slice(scale(torch.as_tensor(small).float(), *window), mask, name)
+
+
+def _without_duplicates(slices: list[_Slice]) -> list[_Slice]:
+    first: dict[str, _Slice] = {}
+    for part in slices:
+        digest = hashlib.sha256(part.image.numpy().tobytes()).hexdigest()
+        if digest in first:
+            logger.warning(
+                "reference '%s' is a duplicate of '%s'; counted once", part.name, first[digest].name
+            )
+        first.setdefault(digest, part)
+    return list(first.values())
