@@ -1,0 +1,1 @@
+"""Cheap ways to adapt to a site, against which alignment is measured."""
