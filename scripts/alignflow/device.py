@@ -86,7 +86,15 @@ class Precision:
     ) -> None:
         """Backward, clip the gradient's norm, step."""
         optimizer.zero_grad(set_to_none=True)
+        self.backward(loss)
+        self.step(network, optimizer, clip)
+
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradient of a loss, scaled where fp16 needs it."""
         self.scaler.scale(loss).backward()
+
+    def step(self, network: nn.Module, optimizer: torch.optim.Optimizer, clip: float) -> None:
+        """Clip the norm of the gradients that `backward` has added up, and step."""
         self.scaler.unscale_(optimizer)
         nn.utils.clip_grad_norm_(network.parameters(), clip)
         self.scaler.step(optimizer)

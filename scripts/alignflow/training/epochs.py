@@ -49,7 +49,9 @@ class EpochSeed:
     A run resumed at an epoch therefore sees the batches and augmentations of the uninterrupted one.
     """
 
-    def __init__(self, sampler: EpochSampler, augmentation: Compose, seed: int = 0) -> None:
+    def __init__(
+        self, sampler: EpochSampler, augmentation: Compose | None = None, seed: int = 0
+    ) -> None:
         self.sampler = sampler
         self.augmentation = augmentation
         self.seed = seed
@@ -64,4 +66,5 @@ class EpochSeed:
         self.sampler.set_epoch(epoch)
         seed = (self.seed * 1_000_003 + epoch) % 2**32
         set_determinism(seed=seed)
-        self.augmentation.set_random_state(seed=seed)
+        if self.augmentation is not None:
+            self.augmentation.set_random_state(seed=seed)

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import torch
 from ignite.engine import Engine, Events
 from torch import nn
 
+from alignflow.alignment.parameters import merge_low_rank
 from alignflow.files import replacing
 
 
 class SaveWeights:
     """Handler: writes a module's state dict when training is complete.
+
+    Low-rank updates are written into the weights they update.
 
     Args:
         module: whose weights, usually a sampler around the averaged network.
@@ -29,6 +33,8 @@ class SaveWeights:
 
     def __call__(self, engine: Engine) -> None:
         """Write."""
-        state = {name: value.cpu() for name, value in self.module.state_dict().items()}
+        module = copy.deepcopy(self.module)
+        merge_low_rank(module)
+        state = {name: value.cpu() for name, value in module.state_dict().items()}
         with replacing(self.path) as temporary:
             torch.save(state, temporary)

@@ -1,0 +1,76 @@
+"""Feature spaces of the reward: frozen networks and their layers."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from alignflow.errors import InputError
+
+
+class EncoderFeatures(nn.Module):
+    """Mean and standard deviation over space of each channel at some layers of a frozen network.
+
+    Args:
+        network: takes images (B, C, X, Y) in [-1, 1]; put into eval mode and frozen.
+        layers: names of its modules (`dict(network.named_modules())`) with outputs (B, D, x, y).
+        weights: optional file with a state dict, loaded with weights_only.
+
+    Raises:
+        InputError: a layer that the network lacks; weights that cannot be read or do not fit.
+    """
+
+    def __init__(
+        self, network: nn.Module, layers: Sequence[str], weights: str | None = None
+    ) -> None:
+        super().__init__()
+        if weights is not None:
+            load_weights(network, weights)
+        self.network = network.eval().requires_grad_(False)
+        self.layers = list(layers)
+        self.found: dict[str, Tensor] = {}
+        modules = dict(network.named_modules())
+        for name in self.layers:
+            if name not in modules:
+                raise InputError(
+                    f"reward: the encoder has no layer '{name}'; "
+                    f"set one of {', '.join(list(modules)[1:])}"
+                )
+            modules[name].register_forward_hook(self._keep(name))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Features (B, D) of images (B, C, X, Y) in [-1, 1]; D is twice the layers' channels."""
+        self.found.clear()
+        self.network(images)
+        maps = [self.found[name].float() for name in self.layers]
+        self.found.clear()
+        means = [m.mean(dim=(2, 3)) for m in maps]
+        spreads = [(m.var(dim=(2, 3)) + 1e-6).sqrt() for m in maps]
+        return torch.cat([*means, *spreads], dim=1)
+
+    def _keep(self, name: str):  # type: ignore[no-untyped-def]
+        def hook(module: nn.Module, inputs: object, output: Tensor) -> None:
+            self.found[name] = output
+
+        return hook
+
+
+def load_weights(network: nn.Module, path: str) -> None:
+    """Load a state dict into a network.
+
+    Raises:
+        InputError: no such file, no state dict, or one of another network.
+    """
+    if not Path(path).is_file():
+        raise InputError(f"encoder weights '{path}': no such file; correct the path")
+    try:
+        network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+    except (OSError, EOFError, RuntimeError, pickle.UnpicklingError, TypeError) as error:
+        raise InputError(
+            f"encoder weights '{path}': not those of this network "
+            f"({str(error).splitlines()[0]}); give the state dict it was trained to"
+        ) from error

@@ -1,0 +1,93 @@
+"""Masks for alignment, and the anatomy of the site: what the references say of size and place."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from monai.networks.utils import one_hot
+from torch import Tensor, nn
+
+from alignflow.masks.conditions import FIELDS, describe
+from alignflow.masks.postprocess import MaskPostprocess
+
+
+@torch.no_grad()
+def seen_masks(segmenter: nn.Module, images: Tensor, postprocess: MaskPostprocess) -> Tensor:
+    """What the source segmenter sees in images of the site: uint8 (N, 1, X, Y), cleaned."""
+    predicted = segmenter(images).argmax(dim=1)
+    cleaned = [torch.from_numpy(postprocess(mask.numpy())[0]) for mask in predicted.cpu()]
+    return torch.stack(cleaned)[:, None].to(torch.uint8)
+
+
+def site_descriptions(
+    bank: Tensor, masks: Tensor, num_classes: int, *, count: int = 256, prior: float = 3.0
+) -> Tensor:
+    """Descriptions of training masks, drawn again so that areas are distributed as at the site.
+
+    Each class's log-area is taken as normal, at the source and at the site; the weight of a
+    training mask is the ratio of the two densities (importance resampling), so that place and
+    presence keep going with size as they did at the source. Mean and variance of the site are
+    shrunk towards the source's by `prior` pseudo-observations, since the references are few.
+
+    Args:
+        bank: descriptions of the training masks (N, 4 (K - 1)), of `masks.conditions.describe`.
+        masks: of the references, given or predicted, uint8 (n, 1, X, Y).
+        num_classes: K, background included.
+        count: descriptions to return.
+        prior: weight of the source, in references.
+
+    Returns:
+        (count, 4 (K - 1)), rows of the bank, evenly drawn.
+    """
+    source = bank.unflatten(1, (-1, FIELDS))
+    site = describe(masks, num_classes).unflatten(1, (-1, FIELDS))
+    log_weight = torch.zeros(len(bank))
+    for k in range(num_classes - 1):
+        here, there = _areas(source[:, k]), _areas(site[:, k])
+        if len(here) < 2 or len(there) == 0:
+            continue
+        mean, var = here.mean(), here.var().clamp(min=1e-4)
+        new_mean, new_var = _shrunk(mean, var, there, prior)
+        area, present = source[:, k, 1], source[:, k, 0] > 0
+        ratio = (area - mean).square() / var - (area - new_mean).square() / new_var
+        log_weight += torch.where(present, ratio / 2, 0.0)
+    weight = (log_weight - log_weight.max()).exp()
+    # Systematic resampling: with the same weights always the same rows, none by chance.
+    points = (torch.arange(count) + 0.5) / count * weight.sum()
+    return bank[torch.searchsorted(weight.cumsum(0), points).clamp(max=len(bank) - 1)]
+
+
+def effective_size(descriptions: Tensor) -> float:
+    """How many different rows a resampled bank is worth (Kish): count / E[repeats]."""
+    _, repeats = descriptions.unique(dim=0, return_counts=True)
+    return float(len(descriptions) ** 2 / repeats.double().square().sum())
+
+
+def mask_agreement(
+    segmenter: nn.Module, images: Tensor, labels: Tensor, num_classes: int
+) -> Tensor:
+    """1 - soft Dice over the batch of the frozen segmenter's classes with the masks; scalar.
+
+    Args:
+        segmenter: logits (B, K, X, Y).
+        images: (B, C, X, Y) in [-1, 1].
+        labels: class indices (B, 1, X, Y).
+        num_classes: K.
+    """
+    probability = segmenter(images).float().softmax(dim=1)[:, 1:]
+    target = one_hot(labels, num_classes)[:, 1:].to(probability)
+    overlap = (probability * target).sum(dim=(0, 2, 3))
+    total = (probability + target).sum(dim=(0, 2, 3))
+    return 1 - ((2 * overlap + 1) / (total + 1)).mean()
+
+
+def _areas(description: Tensor) -> Tensor:
+    return description[description[:, 0] > 0, 1]
+
+
+def _shrunk(mean: Tensor, var: Tensor, there: Tensor, prior: float) -> tuple[Tensor, Tensor]:
+    n = len(there)
+    new_mean = (n * there.mean() + prior * mean) / (n + prior)
+    spread = (there - new_mean).square().sum() + prior * var
+    return new_mean, (spread / (n + prior)).clamp(max=float(var), min=float(var) / math.e**2)

@@ -1,0 +1,147 @@
+"""What alignment works with at a site: references to fit, references left out, and masks."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from monai.data import Dataset
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from alignflow.alignment.masks import effective_size, seen_masks, site_descriptions
+from alignflow.data.references import References
+from alignflow.errors import InputError
+from alignflow.inference.masks import MaskGenerator
+from alignflow.masks.conditions import describe
+from alignflow.masks.distance import condition_maps, to_distance
+from alignflow.masks.postprocess import MaskPostprocess
+from alignflow.stage1 import Stage1
+
+logger = logging.getLogger(__name__)
+
+FEWEST_TO_SPLIT = 5
+"""References; with fewer, none is left out."""
+
+
+@dataclass
+class Split:
+    """References (n, C, X, Y) that the reward sees, and those left out to stop by, or None."""
+
+    fitted: Tensor
+    left_out: Tensor | None
+
+
+def split_references(images: Tensor, share: float, seed: int) -> Split:
+    """Leave out a share of the references, at least two, where there are `FEWEST_TO_SPLIT`."""
+    if len(images) < FEWEST_TO_SPLIT or share == 0:
+        return Split(images, None)
+    count = min(max(2, round(share * len(images))), len(images) - 2)
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
+    return Split(images[order[count:]], images[order[:count]])
+
+
+def views(
+    images: Tensor, count: int, *, flip_x: bool, flip_y: bool, noise: float, seed: int
+) -> Tensor:
+    """References seen `count` times: mirrored at random where allowed, with a little noise.
+
+    Geometry alone is augmented: colour and intensity are what sets the site apart. The noise, added
+    to generated images as well, hides from an encoder what lies below it.
+
+    Args:
+        images: (n, C, X, Y) in [-1, 1].
+        count: copies of each.
+        flip_x, flip_y: whether the anatomy may be mirrored along the axis.
+        noise: standard deviation.
+        seed: of flips and noise.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    seen = images.repeat(count, 1, 1, 1)
+    for dim, allowed in ((2, flip_x), (3, flip_y)):
+        chosen = (torch.rand(len(seen), generator=generator) < 0.5) & allowed
+        seen[chosen] = seen[chosen].flip(dim)
+    return seen + noise * torch.randn(seen.shape, generator=generator)
+
+
+def site_record(
+    stage1: Stage1,
+    references: References,
+    segmenter: nn.Module,
+    anatomy: str,
+    prior: float,
+    device: str,
+) -> Stage1:
+    """The record of the site's generator: that of stage 1 with the anatomy of the references.
+
+    Args:
+        stage1: of the source.
+        references: of the site; masks given with them are used, others predicted.
+        segmenter: of the source.
+        anatomy: "source" leaves the descriptions of masks alone; "references" draws them again so
+            that areas are distributed as in the references, see `site_descriptions`.
+        prior: weight of the source in that, in references.
+        device: of the segmenter.
+
+    Raises:
+        InputError: another `anatomy`.
+    """
+    if anatomy not in ("source", "references"):
+        raise InputError(f'config "anatomy": {anatomy!r}; set source or references')
+    if anatomy == "source":
+        return stage1
+    images = references.images.to(device)
+    masks = seen_masks(segmenter, images, MaskPostprocess.from_dict(stage1.postprocess))
+    if references.labels is not None:
+        given = torch.tensor(references.given).view(-1, 1, 1, 1)
+        masks = torch.where(given, references.labels, masks)
+    bank = torch.tensor(stage1.descriptions)
+    drawn = site_descriptions(bank, masks, stage1.num_classes, prior=prior)
+    before, after = _foreground(bank), _foreground(describe(masks, stage1.num_classes))
+    logger.info(
+        "anatomy: median log-area (1 is the whole image) %.2f at the source, %.2f in what is seen "
+        "of %d references, %.2f drawn from now on (%.0f different masks)",
+        before, after, len(masks), _foreground(drawn), effective_size(drawn),
+    )  # fmt: skip
+    return replace(stage1, descriptions=drawn.tolist())
+
+
+class MaskBank(Dataset):
+    """Masks that alignment generates images for; item: {"label": uint8, "condition": maps}.
+
+    Args:
+        masks: draws them.
+        count: how many.
+        stage1: record of the generator.
+        batch_size: masks drawn at once.
+    """
+
+    def __init__(
+        self, masks: MaskGenerator, count: int, stage1: Stage1, batch_size: int = 32
+    ) -> None:
+        items = []
+        starts = range(0, count, batch_size)
+        for start in tqdm(starts, desc="drawing masks", unit="batch"):
+            labels = masks(list(range(start, min(start + batch_size, count))))
+            items += [_item(label, stage1) for label in labels]
+        super().__init__(items)
+
+
+def _item(label: Tensor, stage1: Stage1) -> dict[str, Tensor]:
+    distance = to_distance(label, stage1.num_classes, stage1.clip, stage1.scheme)
+    maps = condition_maps(label[None], distance[None], stage1.num_classes)[0]
+    return {"label": label, "condition": maps.float()}
+
+
+def spread_evenly(bank: Dataset, count: int) -> tuple[Tensor, Tensor]:
+    """Labels (S, 1, X, Y) and condition maps of `count` masks of a bank, for monitoring."""
+    chosen: Sequence[int] = torch.linspace(0, len(bank) - 1, min(count, len(bank))).long().tolist()
+    items = [bank[i] for i in chosen]
+    return torch.stack([i["label"] for i in items]), torch.stack([i["condition"] for i in items])
+
+
+def _foreground(description: Tensor) -> float:
+    fields = description.unflatten(1, (-1, 4))
+    return float(fields[..., 1][fields[..., 0] > 0].median()) if (fields[..., 0] > 0).any() else 0.0

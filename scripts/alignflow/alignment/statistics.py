@@ -1,0 +1,68 @@
+"""Low-order statistics of images, differentiable: feature spaces that no encoder shares."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn.functional import adaptive_avg_pool2d, pad
+
+
+def colour(images: Tensor, levels: int = 16) -> Tensor:
+    """Distribution of intensities, wherever they are: (B, C * levels + C * (C - 1) / 2).
+
+    `levels` quantiles of each channel (which move samples as histogram matching does), and the
+    correlation of each pair of channels.
+
+    Args:
+        images: (B, C, X, Y) in [-1, 1].
+        levels: number of quantiles, evenly spread.
+    """
+    flat = images.flatten(2)
+    ordered = flat.sort(dim=2).values
+    blocks = adaptive_avg_pool2d(ordered, (images.shape[1], levels))  # means between quantiles
+    centred = flat - flat.mean(dim=2, keepdim=True)
+    scaled = centred / (centred.square().sum(dim=2, keepdim=True) + 1e-4).sqrt()
+    rows, columns = torch.triu_indices(images.shape[1], images.shape[1], offset=1)
+    correlation = torch.einsum("bcn,bdn->bcd", scaled, scaled)[:, rows, columns]
+    return torch.cat([blocks.flatten(1), correlation], dim=1)
+
+
+def texture(images: Tensor, bins: int = 8) -> Tensor:
+    """Sharpness, grain and contrast of detail: (B, C * (bins + 3)).
+
+    Log power in `bins` rings of the spectrum (wavelength, not direction or place), and log of the
+    mean, root mean square and fourth-power mean of the gradient's magnitude.
+
+    Args:
+        images: (B, C, X, Y) in [-1, 1].
+        bins: number of rings up to Nyquist's frequency.
+    """
+    power = torch.fft.rfft2(images - images.mean(dim=(2, 3), keepdim=True), norm="ortho")
+    energy = power.real.square() + power.imag.square()
+    rings = _rings(images.shape[2], images.shape[3], bins, images.device)
+    spectrum = (torch.einsum("bcxy,kxy->bck", energy, rings) + 1e-4).log()
+    magnitude = _gradient(images).flatten(2)
+    moments = [(magnitude.pow(p).mean(dim=2) + 1e-6).log() / p for p in (1, 2, 4)]
+    return torch.cat([spectrum.flatten(1), torch.stack(moments, dim=2).flatten(1)], dim=1)
+
+
+def layout(images: Tensor, grid: int = 4) -> Tensor:
+    """What is bright where, coarsely: (B, C * grid^2) means of blocks of (B, C, X, Y)."""
+    return adaptive_avg_pool2d(images, grid).flatten(1)
+
+
+def _rings(height: int, width: int, bins: int, device: torch.device) -> Tensor:
+    """(bins, X, Y // 2 + 1): ring k averages frequencies of k/bins to (k+1)/bins of Nyquist's."""
+    x = torch.fft.fftfreq(height, device=device).abs()[:, None]
+    y = torch.fft.rfftfreq(width, device=device)[None]
+    ring = ((x.square() + y.square()).sqrt() * 2 * bins).long()
+    members = torch.stack([ring == k for k in range(bins)]).float()
+    members[0, 0, 0] = 0  # the mean is colour
+    return members / members.sum(dim=(1, 2), keepdim=True).clamp(min=1)
+
+
+def _gradient(images: Tensor) -> Tensor:
+    """Magnitude of forward differences, 0 across the last row and column: (B, C, X, Y)."""
+    along_x = pad(images.diff(dim=2), (0, 0, 0, 1))
+    along_y = pad(images.diff(dim=3), (0, 1, 0, 0))
+    return (along_x.square() + along_y.square() + 1e-8).sqrt()

@@ -1,0 +1,172 @@
+"""One update of alignment, as the iteration update of a MONAI trainer."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import torch
+from monai.engines import SupervisedTrainer
+from torch import Tensor, nn
+
+from alignflow.alignment.gradient import GradientScheme, Plan, Visited, connect, roll_out
+from alignflow.alignment.masks import mask_agreement
+from alignflow.alignment.reward import SetReward
+from alignflow.device import Precision
+from alignflow.flow.guidance import guided_velocity
+from alignflow.flow.solver import Velocity
+
+logger = logging.getLogger(__name__)
+
+
+class AlignUpdate:
+    """Reward gradient, anchor and mask faithfulness; then a step of the optimiser.
+
+    Two passes (gradient caching, Gao et al., arXiv 2101.06983): samples of the whole batch are made
+    without a gradient, and the reward's gradient with respect to all of them is taken; then micro-
+    batches are connected to the network and receive their part of it. So the set distance sees the
+    whole batch, at the memory of a micro-batch.
+
+    Args:
+        frozen: the velocity network of stage 1.
+        reward: fitted distances to the references.
+        scheme: which solver steps carry a gradient.
+        segmenter: frozen, of the source.
+        num_classes: K.
+        guidance: of classifier-free guidance, as in inference.
+        precision: autocast.
+        anchor: weight of the mean of |v - v_stage1|^2 on visited states.
+        faithfulness: weight of `mask_agreement`.
+        noise: standard deviation of the noise that encoder and segmenter look through.
+        micro_batch: samples connected at a time.
+        clip: largest norm of the gradient.
+        seed: of plans and noise.
+    """
+
+    def __init__(
+        self,
+        *,
+        frozen: nn.Module,
+        reward: SetReward,
+        scheme: GradientScheme,
+        segmenter: nn.Module,
+        num_classes: int,
+        guidance: float,
+        precision: Precision,
+        anchor: float,
+        faithfulness: float,
+        noise: float,
+        micro_batch: int,
+        clip: float = 1.0,
+        seed: int = 0,
+    ) -> None:
+        self.frozen = frozen.eval().requires_grad_(False)
+        self.reward = reward
+        self.scheme = scheme
+        self.segmenter = segmenter.eval().requires_grad_(False)
+        self.num_classes = num_classes
+        self.guidance = guidance
+        self.precision = precision
+        self.anchor = anchor
+        self.faithfulness = faithfulness
+        self.noise = noise
+        self.micro_batch = micro_batch
+        self.clip = clip
+        self.generator = torch.Generator().manual_seed(seed)
+
+    def __call__(self, engine: SupervisedTrainer, batch: dict[str, Tensor]) -> dict[str, float]:
+        """One update; returns {"loss", "anchor", "mask", and each term of the reward}.
+
+        A value that is not finite ends the run before it reaches the weights.
+        """
+        device = engine.state.device
+        maps, labels = batch["condition"].to(device), batch["label"].to(device)
+        shape = (len(maps), engine.network.data_channels, *maps.shape[2:])
+        noise = torch.randn(shape, generator=self.generator).to(device)
+        plan = self.scheme.draw(self.generator)
+        engine.network.eval()
+        parts = list(zip(noise.split(self.micro_batch), maps.split(self.micro_batch), strict=True))
+        visited = [self.roll_out(engine.network, n, m, plan) for n, m in parts]
+        sample = torch.cat([v.sample for v in visited])
+        gradient, values = self.reward_gradient(sample, labels)
+        engine.optimizer.zero_grad(set_to_none=True)
+        values["anchor"] = 0.0
+        for v, (_, m), g in zip(visited, parts, gradient.split(self.micro_batch), strict=True):
+            share = len(m) / len(sample)
+            values["anchor"] += share * self.backward(engine.network, m, plan, v, g, share)
+        finite = torch.isfinite(gradient).all() and all(map(_is_finite, values.values()))
+        if not finite:
+            logger.error("step %d: the reward is not finite; stopped", engine.state.iteration)
+            engine.optimizer.zero_grad(set_to_none=True)
+            engine.terminate()
+            return values
+        self.precision.step(engine.network, engine.optimizer, self.clip)
+        return values
+
+    def roll_out(self, network: nn.Module, noise: Tensor, maps: Tensor, plan: Plan) -> Visited:
+        """Samples without a gradient."""
+        with self.precision.autocast():
+            return roll_out(self.velocity(network, maps), noise, plan)
+
+    def velocity(self, network: nn.Module, maps: Tensor) -> Velocity:
+        """Guided velocity in float32, whatever the network computes in."""
+        guided = guided_velocity(network, {"condition": maps}, self.guidance)
+        return lambda x, t: guided(x, t).float()
+
+    def reward_gradient(self, sample: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, float]]:
+        """Gradient of reward and mask term with respect to all samples, and their values."""
+        x = sample.detach().requires_grad_()
+        noise = torch.randn(x.shape, generator=self.generator).to(x.device)
+        seen = x + self.noise * noise
+        loss, values = self.reward(seen)
+        values = {"loss": self.reward.total(values), **values}
+        if self.faithfulness:
+            mask = mask_agreement(self.segmenter, seen, labels, self.num_classes)
+            loss = loss + self.faithfulness * mask
+            values["mask"] = float(mask)
+        (gradient,) = torch.autograd.grad(loss, x)
+        return gradient, values
+
+    def backward(
+        self,
+        network: nn.Module,
+        maps: Tensor,
+        plan: Plan,
+        visited: Visited,
+        gradient: Tensor,
+        share: float,
+    ) -> float:
+        """Hand a micro-batch, a share of the batch, its gradient; returns its anchor's value."""
+        with self.precision.autocast():
+            sample, seen = connect(self.velocity(network, maps), visited, plan)
+            anchor = sum((self.distance(x, t, v, maps) for x, t, v in seen), sample.new_zeros(()))
+        anchor = anchor / len(seen)
+        loss = (sample * gradient).sum() + self.anchor * anchor * share
+        self.precision.backward(loss)
+        return float(anchor)
+
+    def distance(self, x: Tensor, t: Tensor, v: Tensor, maps: Tensor) -> Tensor:
+        """Mean of |v - v_stage1|^2 at a state."""
+        with torch.no_grad():
+            before = self.velocity(self.frozen, maps)(x.detach(), t)
+        return (v - before).square().mean()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Generator, loss scaling and queues."""
+        queues = {name: term.queue.content for name, term in self.reward.terms.items()}
+        return {
+            "generator": self.generator.get_state(),
+            "precision": self.precision.state_dict(),
+            "queues": queues,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up what a checkpoint holds."""
+        self.generator.set_state(state["generator"].cpu())
+        self.precision.load_state_dict(state["precision"])
+        for name, content in state["queues"].items():
+            self.reward.terms[name].queue.content = content
+
+
+def _is_finite(value: float) -> bool:
+    return abs(value) < float("inf")

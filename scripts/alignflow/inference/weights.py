@@ -1,0 +1,26 @@
+"""A trained flow from its weights."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from alignflow.flow.sampler import FlowSampler
+
+
+def load_sampler(
+    network: nn.Module,
+    path: str,
+    device: str,
+    *,
+    steps: int,
+    method: str = "heun",
+    guidance: float = 1.0,
+) -> FlowSampler:
+    """A `FlowSampler` around `network` with the weights that training wrote, in eval mode.
+
+    `Stage1.load` has checked that the file belongs to the record, and so fits the network.
+    """
+    sampler = FlowSampler(network, steps=steps, method=method, guidance=guidance)
+    sampler.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+    return sampler.to(device).eval()
