@@ -112,13 +112,14 @@ def _slices(
         strict=True,
     )
     return [
-        _resized(pixels, mask, _geometry(image, pixels, axis, k), resize, always_keep)
+        _resized(pixels, mask, geometry_of(image, pixels, axis, k), resize, always_keep)
         for k, (pixels, mask) in enumerate(pairs)
         if always_keep or mask.any()
     ]
 
 
-def _geometry(image: MetaTensor, pixels: torch.Tensor, axis: int, k: int) -> Geometry:
+def geometry_of(image: MetaTensor, pixels: torch.Tensor, axis: int, k: int) -> Geometry:
+    """Grid of slice `k` (C, A, B) of an image; without affine where its file states none."""
     shape = (pixels.shape[1], pixels.shape[2])
     if not has_geometry(image):
         return {"shape": list(shape), "affine": None}

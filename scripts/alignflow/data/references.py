@@ -12,12 +12,14 @@ from monai.data import MetaTensor
 from monai.transforms import Resize
 from torch import Tensor
 
+from alignflow.data.case import geometry_of
 from alignflow.data.check import check_pair, raise_problems
 from alignflow.data.datalist import build_datalist, lists_cases
 from alignflow.data.formats import load, split_suffix
 from alignflow.data.intensity import IntensityWindow, Window, scale
 from alignflow.data.labels import check_values, to_index
 from alignflow.data.slices import is_single_slice, slice_axis_of, stack_slices
+from alignflow.data.spec import Geometry
 from alignflow.errors import InputError
 from alignflow.stage1 import Stage1
 
@@ -33,12 +35,14 @@ class References:
         labels: class indices uint8 (N, 1, X, Y), 0 where `given` is False; None without any mask.
         given: which images came with a mask.
         names: file of each image, with "[k]" for slice k of a volume.
+        geometries: the grid that each image came on.
     """
 
     images: Tensor
     labels: Tensor | None
     given: list[bool]
     names: list[str]
+    geometries: list[Geometry]
 
     def __len__(self) -> int:
         return len(self.images)
@@ -54,6 +58,7 @@ class _Slice:
     image: Tensor
     label: Tensor | None
     name: str
+    geometry: Geometry
 
 
 def load_references(directory: str | Path, stage1: Stage1) -> References:
@@ -85,7 +90,13 @@ def load_references(directory: str | Path, stage1: Stage1) -> References:
     if any(given):
         empty = torch.zeros(1, *stage1.image_size, dtype=torch.uint8)
         labels = torch.stack([empty if s.label is None else s.label for s in kept])
-    return References(torch.stack([s.image for s in kept]), labels, given, [s.name for s in kept])
+    return References(
+        images=torch.stack([s.image for s in kept]),
+        labels=labels,
+        given=given,
+        names=[s.name for s in kept],
+        geometries=[s.geometry for s in kept],
+    )
 
 
 def _files(root: Path) -> list[tuple[str, str | None]]:
@@ -126,11 +137,11 @@ def _read(image_path: str, label_path: str | None, stage1: Stage1) -> list[_Slic
     labels = [None] * len(images) if label is None else list(stack_slices(label, axis))
     name = Path(image_path).name
     if is_single_slice(image):
-        return [_small(images[0], labels[0], name, window, stage1)]
-    pairs = enumerate(zip(images, labels, strict=True))
+        geometry = geometry_of(image, images[0], axis, 0)
+        return [_small(images[0], labels[0], name, window, geometry, stage1)]
     return [
-        _small(pixels, mask, f"{name}[{k}]", window, stage1)
-        for k, (pixels, mask) in pairs
+        _small(pixels, mask, f"{name}[{k}]", window, geometry_of(image, pixels, axis, k), stage1)
+        for k, (pixels, mask) in enumerate(zip(images, labels, strict=True))
         if pixels.min() < pixels.max()
     ]
 
@@ -166,7 +177,12 @@ def _label(image: MetaTensor, path: str, stage1: Stage1) -> Tensor:
 
 
 def _small(
-    image: Tensor, label: Tensor | None, name: str, window: Window, stage1: Stage1
+    image: Tensor,
+    label: Tensor | None,
+    name: str,
+    window: Window,
+    geometry: Geometry,
+    stage1: Stage1,
 ) -> _Slice:
     """Resized first, then scaled, as in training."""
     size = stage1.image_size
@@ -175,7 +191,7 @@ def _small(
     if label is not None:
         nearest = Resize(size, mode="nearest-exact")(label.contiguous().float())
         mask = torch.as_tensor(nearest).to(torch.uint8)
-    return _Slice(scale(torch.as_tensor(small).float(), *window), mask, name)
+    return _Slice(scale(torch.as_tensor(small).float(), *window), mask, name, geometry)
 
 
 def _without_duplicates(slices: list[_Slice]) -> list[_Slice]:

@@ -17,6 +17,8 @@ class FlowSampler(nn.Module):
         method: euler, midpoint or heun.
         guidance: weight of classifier-free guidance, 1 for none.
         shift: > 1 puts more steps near the noise, see `time_grid`.
+        start: time of the state it is given: 0 for noise; later for noisy images, see `linear_path`
+            (SDEdit, Meng et al., arXiv 2108.01073).
     """
 
     def __init__(
@@ -27,6 +29,7 @@ class FlowSampler(nn.Module):
         method: str = "heun",
         guidance: float = 1.0,
         shift: float = 1.0,
+        start: float = 0.0,
     ) -> None:
         super().__init__()
         self.network = network
@@ -34,11 +37,19 @@ class FlowSampler(nn.Module):
         self.method = method
         self.guidance = guidance
         self.shift = shift
+        self.start = start
 
     def forward(self, noise: Tensor, **condition: Tensor) -> Tensor:
         """Data (B, C, X, Y) from noise of the same shape; condition as the network takes it."""
         velocity = guided_velocity(self.network, condition, self.guidance)
-        return integrate(velocity, noise, steps=self.steps, method=self.method, shift=self.shift)
+        return integrate(
+            velocity,
+            noise,
+            steps=self.steps,
+            method=self.method,
+            shift=self.shift,
+            start=self.start,
+        )
 
 
 class ImageSampler(FlowSampler):

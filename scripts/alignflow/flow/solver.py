@@ -11,16 +11,19 @@ Velocity = Callable[[Tensor, Tensor], Tensor]
 """v(x, t) with x (B, C, X, Y) and t (B,) gives (B, C, X, Y)."""
 
 
-def time_grid(steps: int, shift: float = 1.0) -> list[float]:
-    """`steps` + 1 times from 0 to 1; `shift` > 1 puts more of them near the noise.
+def time_grid(steps: int, shift: float = 1.0, start: float = 0.0) -> list[float]:
+    """`steps` + 1 times from `start` to 1; `shift` > 1 puts more of them near the noise.
 
     t = u / (shift - (shift - 1) u) with u evenly spaced (Esser et al., arXiv 2403.03206, eq. 23, in
-    our direction of time). Both ends are exact, so the steps add up to 1 for every `steps`.
+    our direction of time). Both ends are exact, so the steps add up to 1 - `start`.
     """
-    if steps < 1 or shift <= 0:
-        raise ValueError(f"need steps >= 1 and shift > 0, got {steps} and {shift}")
-    even = [i / steps for i in range(steps + 1)]
-    return [u / (shift - (shift - 1) * u) for u in even]
+    if steps < 1 or shift <= 0 or not 0 <= start < 1:
+        raise ValueError(
+            f"need steps >= 1, shift > 0 and start in [0, 1), got {steps}, {shift} and {start}"
+        )
+    even = [i / steps for i in range(steps)]
+    warped = [u / (shift - (shift - 1) * u) for u in even]
+    return [*(start + (1 - start) * w for w in warped), 1.0]
 
 
 def euler_step(velocity: Velocity, x: Tensor, t: float, dt: float) -> Tensor:
@@ -45,16 +48,28 @@ STEPS = {"euler": euler_step, "midpoint": midpoint_step, "heun": heun_step}
 
 
 def integrate(
-    velocity: Velocity, x: Tensor, *, steps: int, method: str = "heun", shift: float = 1.0
+    velocity: Velocity,
+    x: Tensor,
+    *,
+    steps: int,
+    method: str = "heun",
+    shift: float = 1.0,
+    start: float = 0.0,
 ) -> Tensor:
-    """Carry noise `x` (B, C, X, Y) to data in `steps` steps; differentiable."""
-    return trajectory(velocity, x, steps=steps, method=method, shift=shift)[-1]
+    """Carry the state `x` (B, C, X, Y) at `start`, noise at 0, to data; differentiable."""
+    return trajectory(velocity, x, steps=steps, method=method, shift=shift, start=start)[-1]
 
 
 def trajectory(
-    velocity: Velocity, x: Tensor, *, steps: int, method: str = "heun", shift: float = 1.0
+    velocity: Velocity,
+    x: Tensor,
+    *,
+    steps: int,
+    method: str = "heun",
+    shift: float = 1.0,
+    start: float = 0.0,
 ) -> list[Tensor]:
-    """All `steps` + 1 states on the way, noise first, data last.
+    """All `steps` + 1 states on the way, `x` first, data last.
 
     Raises:
         ValueError: on a method other than euler, midpoint, heun.
@@ -62,7 +77,7 @@ def trajectory(
     if method not in STEPS:
         raise ValueError(f"solver {method!r} unknown; choose one of {', '.join(STEPS)}")
     states = [x]
-    for t, end in pairwise(time_grid(steps, shift)):
+    for t, end in pairwise(time_grid(steps, shift, start)):
         states.append(STEPS[method](velocity, states[-1], t, end - t))
     return states
 

@@ -9,6 +9,7 @@ from monai.engines import SupervisedEvaluator
 from torch import Tensor
 
 from alignflow.device import Precision
+from alignflow.flow.path import linear_path
 from alignflow.inference.masks import MaskGenerator
 from alignflow.inference.noise import pair_noise
 from alignflow.masks.distance import condition_maps, to_distance
@@ -23,15 +24,23 @@ class GeneratePairs:
         masks: draws masks for pairs whose request holds none.
         precision: autocast of sampling.
         seed: of the run; the noise of pair k depends on seed and k alone.
+        start_time: where images given in the request join the path; 0 starts from noise alone.
     """
 
     def __init__(
-        self, *, stage1: Stage1, masks: MaskGenerator, precision: Precision, seed: int = 0
+        self,
+        *,
+        stage1: Stage1,
+        masks: MaskGenerator,
+        precision: Precision,
+        seed: int = 0,
+        start_time: float = 0.0,
     ) -> None:
         self.stage1 = stage1
         self.masks = masks
         self.precision = precision
         self.seed = seed
+        self.start_time = start_time
 
     @torch.no_grad()
     def __call__(self, engine: SupervisedEvaluator, batch: dict[str, Any]) -> dict[str, Any]:
@@ -40,6 +49,9 @@ class GeneratePairs:
         label = batch["label"] if "label" in batch else self.masks(indices)
         shape = (self.stage1.source.channels, *self.stage1.image_size)
         noise = pair_noise(self.seed, indices, "image", shape)
+        if "start" in batch:
+            times = torch.full((len(noise),), self.start_time)
+            noise = linear_path(noise, batch["start"], times).x_t
         x = torch.cat([noise, self.maps(label)], dim=1).to(engine.state.device)
         with self.precision.autocast():
             image = engine.inferer(x, engine.network)

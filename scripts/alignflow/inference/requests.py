@@ -11,6 +11,7 @@ from monai.transforms import Resize
 
 from alignflow.data.formats import has_geometry, load, split_suffix
 from alignflow.data.labels import check_values, to_index
+from alignflow.data.references import load_references
 from alignflow.data.slices import is_single_slice, slice_axis_of, slice_geometry, stack_slices
 from alignflow.data.spec import Geometry
 from alignflow.errors import InputError
@@ -23,16 +24,19 @@ class PairRequests(Dataset):
     An item is {"index": k}, and with a folder of masks also {"label": uint8 (1, X, Y) class index
     at the generator's size, "geometry": the grid that the mask came on}. Masks are used in the
     order of their names, from the first again when there are fewer than pairs; volumes give their
-    slices with foreground, 2-D masks may be empty.
+    slices with foreground, 2-D masks may be empty. With `with_images` the folder holds pairs, and
+    items have "start" as well, the image float32 (C, X, Y) in [-1, 1] that generation starts from.
 
     Args:
         num_pairs: how many; None for one pair for each mask.
         stage1: record of the generator.
         mask_dir: folder of masks (its `labels/` or `masks/` if it has one), or None.
         slice_axis: along which volumes are cut, as in training.
+        with_images: read images beside the masks.
 
     Raises:
-        InputError: no masks in the folder, an unreadable one, a value that is no class.
+        InputError: no masks in the folder, an unreadable one, a value that is no class; images
+            asked for, but no folder.
     """
 
     def __init__(
@@ -41,8 +45,12 @@ class PairRequests(Dataset):
         stage1: Stage1,
         mask_dir: str | None = None,
         slice_axis: int = 2,
+        with_images: bool = False,
     ) -> None:
-        masks = read_masks(mask_dir, stage1, slice_axis) if mask_dir else []
+        if with_images and not mask_dir:
+            raise InputError('config "start_time": above 0 it needs images: set "dataset_dir"')
+        read = read_pairs if with_images else read_masks
+        masks = read(mask_dir, stage1, slice_axis) if mask_dir else []
         if num_pairs is None and not masks:
             raise InputError('config "num_pairs": null needs masks; set it, or "dataset_dir"')
         count = len(masks) if num_pairs is None else num_pairs
@@ -54,11 +62,24 @@ class PairRequests(Dataset):
 
 
 def collate(items: list[dict[str, Any]]) -> dict[str, Any]:
-    """A batch of requests: labels stacked, everything else as lists."""
+    """A batch of requests: labels and images stacked, everything else as lists."""
     batch: dict[str, Any] = {key: [item[key] for item in items] for key in items[0]}
-    if "label" in batch:
-        batch["label"] = torch.stack(batch["label"])
+    for key in {"label", "start"} & batch.keys():
+        batch[key] = torch.stack(batch[key])
     return batch
+
+
+def read_pairs(dataset_dir: str, stage1: Stage1, slice_axis: int) -> list[dict[str, Any]]:
+    """{"start", "label", "geometry"} of each pair of a folder that has a mask with foreground."""
+    pairs = load_references(dataset_dir, stage1)
+    if pairs.labels is None or not all(pairs.given):
+        raise InputError(f"dataset_dir '{dataset_dir}': images without masks; give masks of all")
+    items = zip(pairs.images, pairs.labels, pairs.geometries, strict=True)
+    return [
+        {"start": image, "label": label, "geometry": geometry}
+        for image, label, geometry in items
+        if label.any()
+    ]
 
 
 def read_masks(mask_dir: str, stage1: Stage1, slice_axis: int) -> list[dict[str, Any]]:
