@@ -20,9 +20,12 @@ from alignflow.config import (
 from alignflow.errors import InputError, find_input_error
 
 CONFIGS = Path(__file__).parents[1] / "bundle/configs"
-WORKFLOWS = {"train": ["training", "train_images", "train_masks"], "inference": ["infer"]}
+WORKFLOWS = {
+    "train": ["training", "train_images", "train_masks", "train_segmenter"],
+    "inference": ["infer"],
+}
 # They pass what they do not know to a class that refuses it.
-TAKES_ANYTHING = {"DataLoader", "alignflow.training.tracking.Tracking"}
+TAKES_ANYTHING = {"AsDiscreted", "DataLoader", "alignflow.training.tracking.Tracking"}
 
 
 def shipped(name):

@@ -39,6 +39,23 @@ def record():
         scheme="disjoint",
         postprocess=MaskPostprocess.fit(masks, 2).to_dict(),
         descriptions=describe(masks, 2).tolist(),
+        segmenter={
+            "_target_": "monai.networks.nets.UNet",
+            "spatial_dims": 2,
+            "in_channels": 1,
+            "out_channels": 2,
+            "channels": [4, 8],
+            "strides": [2],
+        },
+        reading={
+            "percentiles": [0.5, 99.5],
+            "scope": "volume",
+            "window": None,
+            "modality": "auto",
+            "slice_axis": 2,
+            "foreground_only": True,
+            "mask_threshold": None,
+        },
     )
 
 
@@ -46,6 +63,7 @@ def record():
 def models(tmp_path):
     (tmp_path / "model.pt").write_bytes(b"image weights")
     (tmp_path / "mask_model.pt").write_bytes(b"mask weights")
+    (tmp_path / "segmenter.pt").write_bytes(b"segmenter weights")
     return tmp_path
 
 
@@ -62,7 +80,7 @@ def test_round_trip(record, models):
 def test_record_holds_the_hashes_of_the_weights(record, models):
     record.save(str(models))
     weights = json.loads((models / "stage1.json").read_text())["weights"]
-    assert weights == {n: sha256(models / n) for n in ("model.pt", "mask_model.pt")}
+    assert weights == {n: sha256(models / n) for n in ("model.pt", "mask_model.pt", "segmenter.pt")}
     assert weights == weight_hashes(str(models))
 
 
@@ -83,3 +101,30 @@ def test_record_written_again_takes_the_new_weights(record, models):
 def test_untrained_folder(tmp_path):
     with pytest.raises(InputError, match="no stage1.json; run training first, or set model_dir"):
         Stage1.load(str(tmp_path))
+
+
+def rewrite(models, change):
+    content = json.loads((models / "stage1.json").read_text())
+    (models / "stage1.json").write_text(json.dumps(change(content)))
+
+
+@pytest.mark.parametrize("field", ["segmenter", "reading", "clip", "weights"])
+def test_record_of_an_older_version(record, models, field):
+    record.save(str(models))
+    rewrite(models, lambda content: {k: v for k, v in content.items() if k != field})
+    with pytest.raises(InputError, match=f"stage1.json': no field '{field}'.*train again"):
+        Stage1.load(str(models))
+
+
+def test_reading_that_lacks_a_field(record, models):
+    replace(record, reading={"window": None}).save(str(models))
+    with pytest.raises(InputError, match="no field 'reading.foreground_only'.*train again"):
+        Stage1.load(str(models))
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1, 2]", "3", "{}"])
+def test_record_that_is_damaged(record, models, text):
+    (models / "stage1.json").write_text(text)
+    with pytest.raises(InputError, match="stage1.json'.*again") as caught:
+        Stage1.load(str(models))
+    assert "\n" not in str(caught.value)

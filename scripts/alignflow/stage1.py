@@ -16,7 +16,16 @@ from alignflow.masks.class_index import Scheme
 logger = logging.getLogger(__name__)
 
 FILE = "stage1.json"
-WEIGHTS = {"image": "model.pt", "mask": "mask_model.pt"}
+WEIGHTS = {"image": "model.pt", "mask": "mask_model.pt", "segmenter": "segmenter.pt"}
+READING = {
+    "percentiles",
+    "scope",
+    "window",
+    "modality",
+    "slice_axis",
+    "foreground_only",
+    "mask_threshold",
+}
 
 
 @dataclass
@@ -32,6 +41,9 @@ class Stage1:
         scheme: "disjoint" or "nested" classes.
         postprocess: limits of `MaskPostprocess`, fitted on the training masks.
         descriptions: presence, log-area and centroid of each training mask (`masks.describe`).
+        segmenter: config of the source segmenter's network: "_target_" and its arguments.
+        reading: how the source was read: percentiles, scope, window and modality of
+            `IntensityWindow`, slice_axis, foreground_only and mask_threshold of `SliceDataset`.
     """
 
     source: SourceSpec
@@ -42,6 +54,8 @@ class Stage1:
     scheme: Scheme
     postprocess: dict[str, Any]
     descriptions: list[list[float]]
+    segmenter: dict[str, Any]
+    reading: dict[str, Any]
 
     @property
     def num_classes(self) -> int:
@@ -62,7 +76,8 @@ class Stage1:
         """Read the record of a trained generator and check its weights against it.
 
         Raises:
-            InputError: if there is none, or the weights beside it are missing or of another run.
+            InputError: if there is none, it is of another version or damaged, or the weights beside
+                it are missing or of another run.
         """
         path = Path(directory) / FILE
         if not path.is_file():
@@ -70,7 +85,7 @@ class Stage1:
                 f"'{directory}': no {FILE}; run training first, "
                 "or set model_dir to the models of a trained bundle"
             )
-        record = json.loads(path.read_text())
+        record = read_record(path)
         for name in WEIGHTS.values():
             if not (Path(directory) / name).is_file():
                 raise InputError(
@@ -84,6 +99,29 @@ class Stage1:
                 )
         values = {field.name: record[field.name] for field in fields(cls)}
         return cls(**values | {"source": SourceSpec.from_dict(record["source"])})
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """The content of a `stage1.json`.
+
+    Raises:
+        InputError: no JSON, or a field that this version needs is missing.
+    """
+    try:
+        record = json.loads(path.read_text())
+    except ValueError as error:
+        raise InputError(
+            f"'{path}': not valid JSON ({error}); copy it from the training again"
+        ) from error
+    known = record if isinstance(record, dict) else {}
+    needed = [*(field.name for field in fields(Stage1)), "weights"]
+    missing = [name for name in needed if name not in known]
+    missing += sorted(f"reading.{name}" for name in READING - set(known.get("reading", READING)))
+    if missing:
+        raise InputError(
+            f"'{path}': no field '{missing[0]}'; it was written by another version, train again"
+        )
+    return known
 
 
 def weight_hashes(directory: str) -> dict[str, str]:

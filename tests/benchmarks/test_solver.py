@@ -29,6 +29,17 @@ def write_network(path, **options):
     return network.arguments
 
 
+READING = {
+    "percentiles": [0.5, 99.5],
+    "scope": "volume",
+    "window": None,
+    "modality": "auto",
+    "slice_axis": 2,
+    "foreground_only": True,
+    "mask_threshold": None,
+}
+
+
 @pytest.fixture
 def models(tmp_path):
     masks = torch.zeros(5, 1, 16, 16, dtype=torch.uint8)
@@ -49,7 +60,9 @@ def models(tmp_path):
     )
     rules = MaskPostprocess.fit(masks, 2).to_dict()
     bank = describe(masks, 2).tolist()
-    Stage1(source, [16, 16], image, mask, 5.0, "disjoint", rules, bank).save(str(tmp_path))
+    (tmp_path / "segmenter.pt").write_bytes(b"not used here")
+    record = Stage1(source, [16, 16], image, mask, 5.0, "disjoint", rules, bank, {}, READING)
+    record.save(str(tmp_path))
     return tmp_path
 
 

@@ -44,6 +44,8 @@ def test_training_from_the_bundle_folder(home, trained):
         "checkpoints/image_checkpoint_2.pt",
         "checkpoints/mask_checkpoint_1.pt",
         "checkpoints/mask_checkpoint_2.pt",
+        "checkpoints/segmenter_checkpoint_1.pt",
+        "checkpoints/segmenter_checkpoint_2.pt",
         "mask_model.pt",
         "mlflow.db",
         "model.pt",
@@ -51,6 +53,7 @@ def test_training_from_the_bundle_folder(home, trained):
         "samples/image/image_epoch_0002.png",
         "samples/mask/mask_epoch_0001.png",
         "samples/mask/mask_epoch_0002.png",
+        "segmenter.pt",
         "stage1.json",
         "train_config.json",
     ]
@@ -74,7 +77,9 @@ def test_the_console_shows_where_a_training_stands(trained):
 
 
 def test_the_console_says_where_things_are(trained, inferred):
-    assert re.search(r"wrote model.pt, mask_model.pt and stage1.json to './models'", trained.stdout)
+    assert re.search(
+        r"wrote model.pt, mask_model.pt, segmenter.pt and stage1.json to './models'", trained.stdout
+    )
     assert re.search(r"wrote 4 pairs, contact_sheet.png .* to 'bundle/output'", inferred.stdout)
 
 

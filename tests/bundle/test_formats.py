@@ -234,7 +234,7 @@ def test_provenance_tells_how_the_pairs_were_made(three_class_models, infer, tmp
     assert provenance["masks"]["drawn"] >= 4
     assert {"alignflow", "monai", "torch", "numpy"} <= provenance["versions"].keys()
     weights = provenance["weights_sha256"]
-    assert weights.keys() == {"model.pt", "mask_model.pt"}
+    assert weights.keys() == {"model.pt", "mask_model.pt", "segmenter.pt"}
     assert all(len(digest) == 64 for digest in weights.values())
     stage1 = json.loads((three_class_models / "stage1.json").read_text())
     assert stage1["weights"] == weights

@@ -7,8 +7,14 @@ import numpy as np
 import pytest
 import torch
 
-SEVERAL_EPOCHS = {"image_epochs": 6, "mask_epochs": 3, "steps_per_epoch": 4, "flip_x": 0.5}
-WEIGHTS = ("model.pt", "mask_model.pt")
+SEVERAL_EPOCHS = {
+    "image_epochs": 6,
+    "mask_epochs": 3,
+    "segmenter_epochs": 3,
+    "steps_per_epoch": 4,
+    "flip_x": 0.5,
+}
+WEIGHTS = ("model.pt", "mask_model.pt", "segmenter.pt")
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +34,7 @@ def assert_same_weights(output, expected):
     assert ours == theirs
 
 
-def test_killed_twice(uninterrupted, three_class_dataset, train, command, kill_at, tmp_path):
+def test_killed_in_each_part(uninterrupted, three_class_dataset, train, command, kill_at, tmp_path):
     call = command(
         "train",
         "training",
@@ -36,11 +42,13 @@ def test_killed_twice(uninterrupted, three_class_dataset, train, command, kill_a
         output_dir=tmp_path,
         **SEVERAL_EPOCHS,
     )
-    # in the middle of the image flow, then in the middle of the mask flow
+    # in the middle of the image flow, of the mask flow, then of the segmenter
     kill_at(tmp_path / "checkpoints/image_checkpoint_2.pt", call)
     assert not (tmp_path / "model.pt").exists()
     kill_at(tmp_path / "checkpoints/mask_checkpoint_1.pt", call)
     assert not (tmp_path / "mask_model.pt").exists()
+    kill_at(tmp_path / "checkpoints/segmenter_checkpoint_1.pt", call)
+    assert not (tmp_path / "segmenter.pt").exists()
     train(three_class_dataset, tmp_path, **SEVERAL_EPOCHS)
     assert_same_weights(tmp_path, uninterrupted)
 
@@ -73,9 +81,9 @@ def test_stopped_between_the_flows(uninterrupted, three_class_dataset, train, tm
     assert_same_weights(tmp_path, uninterrupted)
 
 
-def test_the_two_flows_one_by_one(uninterrupted, three_class_dataset, train, tmp_path):
-    train(three_class_dataset, tmp_path, run_id="train_masks", **SEVERAL_EPOCHS)
-    train(three_class_dataset, tmp_path, run_id="train_images", **SEVERAL_EPOCHS)
+def test_the_parts_one_by_one(uninterrupted, three_class_dataset, train, tmp_path):
+    for part in ("segmenter", "masks", "images"):
+        train(three_class_dataset, tmp_path, run_id=f"train_{part}", **SEVERAL_EPOCHS)
     assert_same_weights(tmp_path, uninterrupted)
 
 

@@ -29,7 +29,7 @@ def tracked(train, three_class_dataset, tmp_path_factory):
 
 def test_each_flow_is_a_finished_run(tracked):
     _, runs = runs_of(tracked)
-    assert runs.keys() == {"image_flow", "mask_flow"}
+    assert runs.keys() == {"image_flow", "mask_flow", "segmenter"}
     assert {run.info.status for run in runs.values()} == {"FINISHED"}
 
 
@@ -95,7 +95,7 @@ def test_a_killed_run_goes_on_in_the_same_mlflow_run(
     assert {name: run.info.status for name, run in killed.items()} == {"image_flow": "RUNNING"}
     train(three_class_dataset, tmp_path, **longer)
     client, runs = runs_of(tmp_path)
-    assert runs.keys() == {"image_flow", "mask_flow"}
+    assert runs.keys() == {"image_flow", "mask_flow", "segmenter"}
     assert {run.info.status for run in runs.values()} == {"FINISHED"}
     run_id = runs["image_flow"].info.run_id
     assert run_id == killed["image_flow"].info.run_id

@@ -13,7 +13,7 @@ from alignflow.stage1 import Stage1
 
 
 def assert_finite(folder):
-    for name in ("model.pt", "mask_model.pt"):
+    for name in ("model.pt", "mask_model.pt", "segmenter.pt"):
         for key, value in torch.load(folder / name, weights_only=True).items():
             assert value.dtype in (torch.float32, torch.int64), key
             assert torch.isfinite(value).all(), key

@@ -76,4 +76,6 @@ def record():
         scheme="disjoint",
         postprocess=MaskPostprocess.fit(masks, 2).to_dict(),
         descriptions=describe(masks, 2).tolist(),
+        segmenter={},
+        reading={},
     )

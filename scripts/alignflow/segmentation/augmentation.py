@@ -1,0 +1,136 @@
+"""Random views of a batch of images and masks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+
+class BatchAugmentation:
+    """Flips, colour and affine maps, drawn for each image of a batch by itself.
+
+    The operations are those of MONAI's RandFlip, RandAdjustContrast, RandScaleIntensity and
+    RandShiftIntensity (both `channel_wise`), RandAffine, RandGaussianSmooth and RandGaussianNoise.
+    MONAI draws and computes item by item, which took longer than the training step it feeds; here
+    a batch is computed at once, on the device it lies on.
+
+    Each change of colour is made with probability `prob` to an image, so is the affine map.
+    All draws come from one generator on the CPU: every device sees the same.
+
+    Args:
+        flip: probability of a mirror image along X and along Y, each.
+        prob: probability of every other change.
+        gamma: range of the exponent that the image's own range is bent by.
+        scale: largest relative change of a channel.
+        shift: largest offset of a channel (images lie in [-1, 1]).
+        rotate: largest angle, radians.
+        zoom: largest relative change of size.
+        noise: largest standard deviation of Gaussian noise.
+        blur: largest standard deviation of a Gaussian blur, pixels.
+    """
+
+    def __init__(
+        self,
+        *,
+        flip: float = 0.5,
+        prob: float = 0.5,
+        gamma: Sequence[float] = (1.0, 1.0),
+        scale: float = 0.0,
+        shift: float = 0.0,
+        rotate: float = 0.0,
+        zoom: float = 0.0,
+        noise: float = 0.0,
+        blur: float = 0.0,
+    ) -> None:
+        self.flip = flip
+        self.prob = prob
+        self.gamma = gamma
+        self.scale = scale
+        self.shift = shift
+        self.rotate = rotate
+        self.zoom = zoom
+        self.noise = noise
+        self.blur = blur
+        self.generator = torch.Generator()
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """All arguments, for comparing runs."""
+        return {name: value for name, value in vars(self).items() if name != "generator"}
+
+    def set_random_state(self, seed: int) -> None:
+        """Start the stream of draws that `seed` stands for."""
+        self.generator.manual_seed(seed)
+
+    def __call__(self, image: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
+        """Views of image (B, C, X, Y) in [-1, 1] and label (B, 1, X, Y), same types and shapes."""
+        for axis in (2, 3):
+            flipped = self._chosen(image, self.flip)
+            image = torch.where(flipped, image.flip(axis), image)
+            label = torch.where(flipped, label.flip(axis), label)
+        if self.rotate or self.zoom:
+            image, label = self._affine(image, label)
+        image = self._coloured(image)
+        if self.blur:
+            image = self._blurred(image)
+        if self.noise:
+            draws = torch.randn(image.shape, generator=self.generator).to(image.device)
+            image = image + self._amount(image, 0.0, self.noise) * draws
+        return image, label
+
+    def _uniform(self, like: Tensor, low: float, high: float, channels: int = 1) -> Tensor:
+        draws = torch.rand(len(like), channels, 1, 1, generator=self.generator)
+        return (low + (high - low) * draws).to(like.device)
+
+    def _chosen(self, like: Tensor, probability: float) -> Tensor:
+        return self._uniform(like, 0.0, 1.0) < probability
+
+    def _amount(self, like: Tensor, low: float, high: float, channels: int = 1) -> Tensor:
+        """Uniform draws for the images that are changed, 0 for the others."""
+        return self._chosen(like, self.prob) * self._uniform(like, low, high, channels)
+
+    def _coloured(self, image: Tensor) -> Tensor:
+        low, high = image.amin((1, 2, 3), keepdim=True), image.amax((1, 2, 3), keepdim=True)
+        span = (high - low).clamp_min(1e-7)
+        log_gamma = self._amount(image, math.log(self.gamma[0]), math.log(self.gamma[1]))
+        image = ((image - low) / span).pow(log_gamma.exp()) * span + low
+        channels = image.shape[1]
+        image = image * (1 + self._amount(image, -self.scale, self.scale, channels))
+        return image + self._amount(image, -self.shift, self.shift, channels)
+
+    def _affine(self, image: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
+        angle = self._amount(image, -self.rotate, self.rotate)[:, 0, 0, 0]
+        size = 1 + self._amount(image, -self.zoom, self.zoom)[:, 0, 0, 0]
+        cosine, sine, none = angle.cos() / size, angle.sin() / size, torch.zeros_like(angle)
+        # grid_sample's coordinates run from -1 to 1 along both axes: undo it for unequal sides.
+        aspect = image.shape[3] / image.shape[2]
+        rows = [cosine, -sine / aspect, none, sine * aspect, cosine, none]
+        theta = torch.stack(rows, dim=1).view(-1, 2, 3)
+        grid = functional.affine_grid(theta, list(image.shape), align_corners=False)
+        # What lies outside is the border repeated, in the mask too.
+        turned = functional.grid_sample(image, grid, padding_mode="border", align_corners=False)
+        mask = functional.grid_sample(
+            label.to(image.dtype), grid, "nearest", padding_mode="border", align_corners=False
+        )
+        return turned, mask.to(label.dtype)
+
+    def _blurred(self, image: Tensor) -> Tensor:
+        """Convolution with each image's own kernel; where sigma is 0 the image stays."""
+        sigma = self._amount(image, 0.0, self.blur)[:, :, 0].clamp_min(1e-3)
+        reach = math.ceil(3 * self.blur)
+        offsets = torch.arange(-reach, reach + 1, device=image.device)
+        kernel = (-0.5 * (offsets / sigma) ** 2).exp()
+        kernel = (
+            (kernel / kernel.sum(-1, keepdim=True)).expand(-1, image.shape[1], -1).flatten(0, 1)
+        )
+        flat = image.flatten(0, 1)[None]
+        for size, pad in (((-1, 1), (0, 0, reach, reach)), ((1, -1), (reach, reach, 0, 0))):
+            padded = functional.pad(flat, pad, mode="replicate")
+            weight = kernel.view(len(kernel), 1, *size)
+            flat = functional.conv2d(padded, weight, groups=len(kernel))
+        return flat[0].view_as(image)

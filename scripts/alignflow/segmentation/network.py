@@ -1,0 +1,149 @@
+"""The segmenter's network: from a config, into a record, and back with its weights."""
+
+from __future__ import annotations
+
+import inspect
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+from monai.bundle import ConfigParser
+from torch import nn
+
+from alignflow.config import find
+from alignflow.errors import InputError
+from alignflow.stage1 import FILE, WEIGHTS, Stage1
+
+UNREADABLE = (OSError, EOFError, RuntimeError, pickle.UnpicklingError, TypeError, ValueError)
+
+
+def network_config(key: str) -> dict[str, Any]:
+    """The network at `key` of the running bundle config, every expression in it resolved.
+
+    What comes back holds only names, numbers and lists: `build_network` makes the network of it
+    where there is neither the config nor the data that its channels were counted from.
+    """
+    frame = inspect.currentframe()
+    while frame is not None:
+        if isinstance(parser := frame.f_locals.get("self"), ConfigParser):
+            resolved: dict[str, Any] = _resolved(parser, key, find(parser.get(), key))
+            return resolved
+        frame = frame.f_back
+    raise RuntimeError("not called from an expression of a bundle config")
+
+
+def _resolved(parser: ConfigParser, key: str, value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _resolved(parser, f"{key}::{name}", v) for name, v in value.items()}
+    if isinstance(value, list):
+        return [_resolved(parser, f"{key}::{i}", v) for i, v in enumerate(value)]
+    if isinstance(value, str) and value.startswith(("$", "@")):
+        return parser.get_parsed_content(key)
+    return value
+
+
+def build_network(config: Any, where: str) -> nn.Module:
+    """The network of a resolved config, with random weights.
+
+    Args:
+        config: {"_target_": MONAI's name or path of the class, argument: value, ...}.
+        where: file and field that it stands in, for the message.
+
+    Raises:
+        InputError: not a config, expressions in it, or arguments that do not make a network.
+    """
+    if not isinstance(config, dict) or "_target_" not in config:
+        raise InputError(f'{where}: {config!r}; it needs {{"_target_": class, argument: value}}')
+    if any(str(value).startswith(("$", "@")) for value in config.values()):
+        raise InputError(f"{where}: holds expressions; write names and numbers alone")
+    try:
+        network = ConfigParser({"network": dict(config)}).get_parsed_content("network")
+    except Exception as error:  # whatever the class raises, wrapped by MONAI several times
+        cause: BaseException = error
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        reason = (str(cause).splitlines() or [type(cause).__name__])[0]
+        raise InputError(f"{where}: makes no network ({reason[:200]}); correct it") from error
+    if not isinstance(network, nn.Module):
+        raise InputError(f"{where}: {config['_target_']} is no network; name a torch module")
+    return network
+
+
+def load_weights(network: nn.Module, path: str | Path) -> None:
+    """Fill a network from a file of its state dict.
+
+    Raises:
+        InputError: no such file, an unreadable one, or one of another network.
+    """
+    try:
+        network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+    except FileNotFoundError as error:
+        raise InputError(f"'{path}': no such file; train a segmenter first") from error
+    except (
+        OSError,
+        EOFError,
+        RuntimeError,
+        pickle.UnpicklingError,
+        TypeError,
+        ValueError,
+    ) as error:
+        raise InputError(
+            f"'{path}': not the weights of the network in the record beside it "
+            f"({type(error).__name__}); train again, or copy both files of one run"
+        ) from error
+
+
+def load_segmenter(stage1: Stage1, model_dir: str | Path, device: str | torch.device) -> nn.Module:
+    """The source segmenter of a bundle.
+
+    Args:
+        stage1: record in `model_dir`.
+        model_dir: folder of a stage-1 or aligned bundle.
+        device: to put the network on.
+
+    Returns:
+        Network in eval mode: logits (B, K, X, Y) from images (B, C, X, Y) in [-1, 1].
+
+    Raises:
+        InputError: a record that makes no network, weights that are missing or do not fit.
+    """
+    folder = Path(model_dir)
+    network = build_network(stage1.segmenter, f"'{folder / FILE}', field 'segmenter'")
+    load_weights(network, folder / WEIGHTS["segmenter"])
+    return network.to(device).eval()
+
+
+@torch.no_grad()
+def require_segmenter(
+    network: nn.Module, channels: int, num_classes: int, image_size: list[int]
+) -> None:
+    """Refuse a network that does not make K class maps of the size of its images.
+
+    Args:
+        network: of the segmenter.
+        channels: C of the images.
+        num_classes: K, background included.
+        image_size: [X, Y], pixels.
+
+    Raises:
+        InputError: it cannot take the images, or gives another shape.
+    """
+    device = next(network.parameters()).device
+    expected = (1, num_classes, *image_size)
+    training = network.training
+    try:
+        shape = tuple(network.eval()(torch.zeros(1, channels, *image_size, device=device)).shape)
+    except (RuntimeError, ValueError, TypeError, AttributeError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(
+            f"segmenter: cannot take images of {channels} channels and {list(image_size)} pixels "
+            f"({reason[:150]}); change its network or image_size"
+        ) from error
+    finally:
+        network.train(training)
+    if shape != expected:
+        raise InputError(
+            f"segmenter: gives {shape} for one image, but {expected} is needed (classes, pixels); "
+            "change its network"
+        )
