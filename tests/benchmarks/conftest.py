@@ -1,5 +1,6 @@
 """Benchmarks are scripts, not a package: they are loaded by path."""
 
+import importlib
 import importlib.util
 import sys
 from pathlib import Path
@@ -21,3 +22,10 @@ def load_benchmark(monkeypatch):
         return module
 
     return load
+
+
+@pytest.fixture
+def load_adaptation(monkeypatch):
+    """load_adaptation("splits") is benchmarks/adaptation/splits.py; it imports its neighbours."""
+    monkeypatch.syspath_prepend(FOLDER / "adaptation")
+    return importlib.import_module
