@@ -208,8 +208,8 @@ def compare(
         one, two, three = (getattr(statistics, name) for statistics in (fakes, trained, held))
         for j in range(1, num_classes):
             key = f"w1_{name}_class{j}"
-            result[key] = _class_distance(one[:, j - 1], three[:, j - 1])
-            result[f"{key}_floor"] = _class_distance(two[:, j - 1], three[:, j - 1])
+            result[key] = class_distance(one[:, j - 1], three[:, j - 1])
+            result[f"{key}_floor"] = class_distance(two[:, j - 1], three[:, j - 1])
     points = [statistics_space(s, num_classes, scheme) for s in (fake, train, held_out)]
     result["coverage"] = coverage(points[0], points[2], k)
     result["coverage_floor"] = coverage(points[1], points[2], k)
@@ -243,7 +243,7 @@ def _pairwise_dice(masks: Tensor, references: Tensor, num_classes: int, scheme: 
     return torch.where(classes > 0, total / classes.clamp(min=1), 1.0)
 
 
-def _class_distance(a: Table, b: Table) -> float:
+def class_distance(a: Table, b: Table) -> float:
     """Wasserstein-1 of the known values; 1 where only one side has any, 0 where neither has."""
     first, second = a[~np.isnan(a)], b[~np.isnan(b)]
     if not (first.size and second.size):

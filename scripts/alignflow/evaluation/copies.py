@@ -1,0 +1,75 @@
+"""Copy audits: do generated images lie nearer to known images than real ones do?"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from alignflow.evaluation.faithfulness import bootstrap_interval
+from alignflow.evaluation.half_samples import finite
+
+Table = NDArray[np.float64]
+
+
+def pixels(images: Tensor) -> Tensor:
+    """Points (N, C*X*Y) whose Euclidean distance is the root mean square difference of images."""
+    flat = images.flatten(1)
+    return flat / flat.shape[1] ** 0.5
+
+
+def nearest(points: Tensor, known: Tensor, leave_one_out: bool = False) -> tuple[Table, Tensor]:
+    """Distance (N,) of each point to the nearest known one, and its index (N,).
+
+    Args:
+        points, known: (N, D) and (M, D), M >= 1.
+        leave_one_out: both are the same set; a point is not compared with itself. M >= 2.
+    """
+    between = torch.cdist(points, known)
+    if leave_one_out:
+        between.fill_diagonal_(torch.inf)
+    index = between.argmin(dim=1)
+    # `cdist` by matrix products rounds the distance of a copy away from 0.
+    return (points - known[index]).norm(dim=1).double().numpy(), index
+
+
+def audit(generated: Table, real: Table) -> dict[str, Any]:
+    """Nearest distances of generated images against those of real images that are no copies.
+
+    Args:
+        generated: (N,) distances to the nearest known image.
+        real: (M,) the same of real images which are not among the known ones.
+
+    Returns:
+        "ratio" of the medians with its 95% bootstrap interval over images, below 1 where generated
+        images lie nearer; "share_below_5%", the share of generated images nearer than 95% of the
+        real ones (expected: 0.05); the medians and smallest distances. None where undefined.
+    """
+    result: dict[str, Any] = {
+        "median": finite(_median(generated)),
+        "median_real": finite(_median(real)),
+        "smallest": finite(generated.min(initial=np.inf)),
+        "smallest_real": finite(real.min(initial=np.inf)),
+        "ratio": {"value": None, "low": None, "high": None},
+        "share_below_5%": None,
+    }
+    if not (len(generated) and len(real)) or not np.median(real) > 0:
+        return result
+    result["ratio"]["value"] = _ratio(generated, real)
+    result["share_below_5%"] = float((generated < np.quantile(real, 0.05)).mean())
+    if min(len(generated), len(real)) > 1:
+        low, high = bootstrap_interval([generated, real], _ratio)
+        result["ratio"] |= {"low": finite(low), "high": finite(high)}
+    return result
+
+
+def _median(values: Table) -> float:
+    return float(np.median(values)) if len(values) else np.nan
+
+
+def _ratio(generated: Table, real: Table) -> float:
+    middle = float(np.median(real))
+    return float(np.median(generated)) / middle if middle > 0 else np.nan

@@ -1,0 +1,277 @@
+"""`run evaluate`: every figure on a set of pairs, with intervals and floors, and pictures."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from alignflow.config import running_config
+from alignflow.evaluation.copies import Table, audit, nearest, pixels
+from alignflow.evaluation.coverage import neighbour_scores
+from alignflow.evaluation.distances import cubic, fid, median_kernel, unbiased
+from alignflow.evaluation.encoder import HeldOutEncoder
+from alignflow.evaluation.faithfulness import (
+    bootstrap_interval,
+    dice_table,
+    image_scores,
+    summary,
+)
+from alignflow.evaluation.half_samples import HalfSamples, Sampled, fall
+from alignflow.evaluation.mask_statistics import nearest_dice
+from alignflow.evaluation.masks import mask_distances, mask_points
+from alignflow.evaluation.plots import feature_scatter, metric_bars, tile_rows
+from alignflow.evaluation.sets import SYNTHETIC, read_sets
+from alignflow.evaluation.spread import spread_ratios
+from alignflow.files import replacing
+from alignflow.inference.writing import versions
+from alignflow.pictures import image_tiles, y_points_up
+from alignflow.segmentation.network import load_segmenter
+from alignflow.stage1 import Stage1, weight_hashes
+
+logger = logging.getLogger(__name__)
+
+DISTANCES = ("kid", "mmd", "fid")
+SHOWN = 8  # images in a row of a sheet
+
+
+class Evaluation:
+    """Compares generated pairs with real images; writes `evaluation.json` and four pictures.
+
+    The real set is the unseen target images, or the references where none are given; then the
+    distances tell how well a few images were fitted, and not how well a site was.
+
+    Args:
+        stage1: record of the generator; says how images are read.
+        model_dir: its folder, for the source segmenter and the hashes of the weights.
+        encoder: of the feature distances; must be none of the reward's.
+        half_samples: draws of the intervals.
+        folders: of "source", "reference", "unaligned", "aligned", "target"; all but "reference"
+            and "aligned" may be None.
+        output_dir: receives the files.
+        neighbours: k of precision, recall, density and coverage.
+        batch_size: of the encoder.
+    """
+
+    def __init__(
+        self,
+        *,
+        stage1: Stage1,
+        model_dir: str,
+        encoder: HeldOutEncoder,
+        half_samples: HalfSamples,
+        folders: dict[str, str | None],
+        output_dir: str,
+        neighbours: int = 5,
+        batch_size: int = 64,
+    ) -> None:
+        self.stage1 = stage1
+        self.model_dir = model_dir
+        self.encoder = encoder
+        self.half_samples = half_samples
+        self.folders = folders
+        self.output_dir = Path(output_dir)
+        self.neighbours = neighbours
+        self.batch_size = batch_size
+        # Far from the config's expression it could not be found any more.
+        self.config = running_config()
+
+    def run(self) -> dict[str, Any]:
+        """Measure everything, write it, return what `evaluation.json` holds."""
+        self.sets = read_sets(self.folders, self.stage1, self.encoder, self.batch_size)
+        self.real_name = "target" if "target" in self.sets else "reference"
+        self.real = self.sets[self.real_name]
+        sampled = self.image_metrics()
+        metrics = records(sampled)
+        result = {
+            "real_set": self.real_name,
+            "unseen": self.real_name == "target",
+            "encoder": {"name": self.encoder.name, "size": list(self.encoder.size)},
+            "sets": {name: s.facts() for name, s in self.sets.items()},
+            "metrics": metrics,
+            "fall": falls(sampled),
+            "copies": self.copies(),
+            "masks": self.masks(),
+            "faithfulness": self.faithfulness(),
+            "provenance": self.provenance(),
+        }
+        self.write(result)
+        self.draw(metrics)
+        log(result)
+        return result
+
+    def image_metrics(self) -> dict[str, dict[str, Sampled]]:
+        """{metric: {set: draws}} of every set against the real one, in the held-out encoder."""
+        kernel = median_kernel(self.real.features) if len(self.real) > 1 else cubic
+
+        def statistics(generated: Tensor, real: Tensor) -> dict[str, float]:
+            distances = {
+                "kid": unbiased(generated, real, cubic),
+                "mmd": unbiased(generated, real, kernel),
+                "fid": fid(generated, real),
+            }
+            scores = neighbour_scores(generated, real, self.neighbours)
+            return distances | scores | spread_ratios(generated, real)
+
+        others = {name: s for name, s in self.sets.items() if name != self.real_name}
+        return by_metric(
+            {
+                name: self.half_samples(statistics, s.features, self.real.features)
+                for name, s in others.items()
+            }
+        )
+
+    def copies(self) -> dict[str, Any]:
+        """{known set: {space: audit}} of the pairs against source images and references."""
+        known = [name for name in ("source", "reference") if name in self.sets]
+        result: dict[str, Any] = {name: self.copies_of(name) for name in known}
+        if "source" in result and self.masked("source", "aligned"):
+            result["source"]["masks"] = self.copied_masks()
+        return result
+
+    def copies_of(self, name: str) -> dict[str, Any]:
+        """Audits against one set of known images, in pixels and in the encoder's features."""
+        pairs, known = self.sets["aligned"], self.sets[name]
+        views = {
+            "pixels": [pixels(s.images) for s in (pairs, self.real, known)],
+            "encoder": [s.features for s in (pairs, self.real, known)],
+        }
+        return {
+            view: audit(nearest(generated, points)[0], self.real_distances(real, points, name))
+            for view, (generated, real, points) in views.items()
+        }
+
+    def real_distances(self, real: Tensor, known: Tensor, name: str) -> Table:
+        """Nearest distances of the real images; each reference to the others where they are it."""
+        if name != self.real_name:
+            return nearest(real, known)[0]
+        return nearest(real, known, leave_one_out=True)[0] if len(real) > 1 else np.empty(0)
+
+    def copied_masks(self) -> dict[str, Any]:
+        """Audit of the masks against those of the source; the distance is 1 - Dice."""
+        classes, scheme = self.stage1.num_classes, self.stage1.scheme
+        known = self.sets["source"].labels
+        distances = [
+            1 - nearest_dice(s.labels, known, classes, scheme) if len(s.labels) else np.empty(0)
+            for s in (self.sets["aligned"], self.real)
+        ]
+        return audit(distances[0], distances[1])
+
+    def masks(self) -> dict[str, Any] | None:
+        """Mask statistics against the real masks: the target's, else the source's, else None."""
+        against = next((n for n in ("target", "source") if self.masked(n)), None)
+        if against is None or not self.masked("aligned"):
+            return None
+        classes, scheme = self.stage1.num_classes, self.stage1.scheme
+        real = mask_points(self.sets[against].labels, classes, scheme)
+        sampled = {
+            name: self.half_samples(
+                mask_distances, mask_points(self.sets[name].labels, classes, scheme), real
+            )
+            for name in ("source", *SYNTHETIC)
+            if name != against and self.masked(name)
+        }
+        return {"real_set": against, "metrics": records(by_metric(sampled))}
+
+    def faithfulness(self) -> dict[str, Any]:
+        """Dice of the source segmenter on each set with masks, and its fall by alignment.
+
+        On real sets it tells how well the segmenter does where the masks are right: on the source,
+        of which it may have seen a part in training, and at the target.
+        """
+        device = next(self.encoder.parameters()).device
+        segmenter = load_segmenter(self.stage1, self.model_dir, device)
+        tables = {
+            name: dice_table(segmenter, s.masked, s.labels, self.stage1.num_classes)
+            for name, s in self.sets.items()
+            if len(s.labels)
+        }
+        counted = {n: t for n, t in tables.items() if (~np.isnan(t)).any(axis=1).sum() > 1}
+        return {
+            "dice": {name: summary(table) for name, table in counted.items()},
+            "fall": dice_fall({name: image_scores(table) for name, table in counted.items()}),
+        }
+
+    def masked(self, *names: str) -> bool:
+        """Whether all these sets are given, with masks."""
+        return all(name in self.sets and len(self.sets[name].labels) for name in names)
+
+    def provenance(self) -> dict[str, Any]:
+        """What the figures were made with."""
+        return {
+            "config": self.config,
+            "weights_sha256": weight_hashes(self.model_dir),
+            "versions": versions(),
+        }
+
+    def write(self, result: dict[str, Any]) -> None:
+        """`evaluation.json`; NaN is refused, not written."""
+        text = json.dumps(result, indent=1, default=str, allow_nan=False)
+        with replacing(self.output_dir / "evaluation.json") as temporary:
+            temporary.write_text(text + "\n")
+
+    def draw(self, metrics: dict[str, dict[str, Any]]) -> None:
+        """The four pictures."""
+        y_up = y_points_up(self.stage1.source)
+        feature_scatter(
+            self.output_dir / "features.png", {n: s.features for n, s in self.sets.items()}
+        )
+        metric_bars(self.output_dir / "metrics.png", metrics)
+        rows = {name: image_tiles(s.images[:SHOWN]) for name, s in self.sets.items()}
+        tile_rows(self.output_dir / "rows.png", rows, y_up)
+        tile_rows(self.output_dir / "nearest.png", self.nearest_pairs(), y_up)
+
+    def nearest_pairs(self) -> dict[str, np.ndarray]:
+        """The generated images nearest (in pixels) to a reference and to a source image."""
+        pairs, rows = self.sets["aligned"], {}
+        for name in ("reference", "source"):
+            if name in self.sets:
+                known = self.sets[name]
+                distance, index = nearest(pixels(pairs.images), pixels(known.images))
+                first = torch.as_tensor(distance.argsort()[:SHOWN].copy())
+                rows[f"aligned, by {name}"] = image_tiles(pairs.images[first])
+                rows[f"nearest {name}"] = image_tiles(known.images[index[first]])
+        return rows
+
+
+def by_metric(sampled: dict[str, dict[str, Sampled]]) -> dict[str, dict[str, Sampled]]:
+    """{set: {metric: draws}} as {metric: {set: draws}}."""
+    metrics = next(iter(sampled.values()), {})
+    return {metric: {name: s[metric] for name, s in sampled.items()} for metric in metrics}
+
+
+def records(sampled: dict[str, dict[str, Sampled]]) -> dict[str, dict[str, Any]]:
+    """Draws as values, intervals and floors."""
+    return {m: {name: s.record() for name, s in sets.items()} for m, sets in sampled.items()}
+
+
+def falls(sampled: dict[str, dict[str, Sampled]]) -> dict[str, Any] | None:
+    """Fall of each distance from unaligned to aligned; None without unaligned pairs."""
+    if "unaligned" not in sampled["kid"]:
+        return None
+    return {m: fall(sampled[m]["aligned"], sampled[m]["unaligned"]) for m in DISTANCES}
+
+
+def dice_fall(scores: dict[str, Table]) -> dict[str, float] | None:
+    """Dice on unaligned less Dice on aligned pairs, with its interval; None without both."""
+    if not all(name in scores for name in SYNTHETIC):
+        return None
+    both = [scores[name] for name in SYNTHETIC]
+    low, high = bootstrap_interval(both, lambda one, two: float(one.mean() - two.mean()))
+    return {"value": float(both[0].mean() - both[1].mean()), "low": low, "high": high}
+
+
+def log(result: dict[str, Any]) -> None:
+    """The headline, one line per metric."""
+    for metric, sets in result["metrics"].items():
+        known = [f"{n} {r['value']:.4g}" for n, r in sets.items() if r["value"] is not None]
+        if known:
+            floor = sets["aligned"]["floor"]["value"]
+            logger.info("%s: %s (%s: %.4g)", metric, ", ".join(known), "real", floor)
+    dice = result["faithfulness"]["dice"]
+    logger.info("Dice: %s", ", ".join(f"{n} {d['mean']:.3f}" for n, d in dice.items()))
