@@ -23,6 +23,7 @@ CONFIGS = Path(__file__).parents[1] / "bundle/configs"
 WORKFLOWS = {
     "train": ["training", "train_images", "train_masks", "train_segmenter"],
     "inference": ["infer"],
+    "segment": ["segment", "test", "choose"],
 }
 # They pass what they do not know to a class that refuses it.
 TAKES_ANYTHING = {"AsDiscreted", "DataLoader", "alignflow.training.tracking.Tracking"}

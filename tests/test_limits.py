@@ -6,22 +6,24 @@ from pathlib import Path
 import pytest
 
 from alignflow.errors import InputError
-from alignflow.limits import NUMBERS, SWITCHES, check_limits, require_size
+from alignflow.limits import CHOICES, NUMBERS, SWITCHES, check_limits, require_size
 from alignflow.networks.velocity import VelocityUNet
 
 CONFIGS = Path(__file__).parents[1] / "bundle/configs"
-TRAIN, INFERENCE = (
-    json.loads((CONFIGS / name).read_text()) for name in ("train.json", "inference.json")
-)
+SHIPPED = [
+    json.loads(path.read_text())
+    for path in sorted(CONFIGS.glob("*.json"))
+    if path.stem != "metadata"
+]
 
 
-@pytest.mark.parametrize("config", [TRAIN, INFERENCE])
+@pytest.mark.parametrize("config", SHIPPED)
 def test_what_stands_in_the_configs_is_within_limits(config):
     check_limits(config)
 
 
 def test_every_limit_is_that_of_a_setting():
-    assert {*NUMBERS, *SWITCHES, "solver"} <= TRAIN.keys() | INFERENCE.keys()
+    assert {*NUMBERS, *SWITCHES, *CHOICES} <= set().union(*SHIPPED)
 
 
 @pytest.mark.parametrize(
@@ -40,6 +42,9 @@ def test_every_limit_is_that_of_a_setting():
         ("native_size", "false"),
         ("native_size", 1),
         ("solver", "rk4"),
+        ("schedule", "random"),
+        ("keep", None),
+        ("synthetic_share", 1.5),
     ],
 )
 def test_values_out_of_limits_are_named(key, value):

@@ -44,6 +44,22 @@ NUMBERS = {
     "condition_dropout": SHARE,
     "flip_x": SHARE,
     "flip_y": SHARE,
+    "epochs": COUNT,
+    "synthetic_epochs": COUNT,
+    "synthetic_share": SHARE,
+    "selection_floor": SHARE,
+    "split_seed": Number(0, whole=True),
+    "draws": COUNT,
+    "largest_draw": Number(2, whole=True),
+    "neighbours": COUNT,
+}
+CHOICES = {
+    "solver": tuple(STEPS),
+    "augmentation": ("plain", "strong"),
+    "schedule": ("mixed", "synthetic_first"),
+    "keep": ("last", "best"),
+    "init": ("random", "source"),
+    "inferer_mode": ("resize", "sliding"),
 }
 SWITCHES = ("foreground_only", "mlflow", "native_size")
 
@@ -66,8 +82,10 @@ def check_limits(config: Mapping[str, Any]) -> None:
                 f'config "{key}": {plain[key]!r} is neither true nor false; '
                 "write true or false in JSON, True or False on the command line"
             )
-    if plain.get("solver", "euler") not in STEPS:
-        raise InputError(f'config "solver": {plain["solver"]!r}; set one of {", ".join(STEPS)}')
+    for key in plain.keys() & CHOICES.keys():
+        if plain[key] not in CHOICES[key]:
+            known = ", ".join(CHOICES[key])
+            raise InputError(f'config "{key}": {plain[key]!r}; set one of {known}')
 
 
 def _require_number(key: str, value: Any, limits: Number) -> None:

@@ -32,6 +32,7 @@ class BatchAugmentation:
         zoom: largest relative change of size.
         noise: largest standard deviation of Gaussian noise.
         blur: largest standard deviation of a Gaussian blur, pixels.
+        crop: [X, Y] of a random part that is cut out first; None for the whole image.
     """
 
     def __init__(
@@ -46,6 +47,7 @@ class BatchAugmentation:
         zoom: float = 0.0,
         noise: float = 0.0,
         blur: float = 0.0,
+        crop: Sequence[int] | None = None,
     ) -> None:
         self.flip = flip
         self.prob = prob
@@ -56,6 +58,7 @@ class BatchAugmentation:
         self.zoom = zoom
         self.noise = noise
         self.blur = blur
+        self.crop = crop
         self.generator = torch.Generator()
 
     @property
@@ -68,7 +71,9 @@ class BatchAugmentation:
         self.generator.manual_seed(seed)
 
     def __call__(self, image: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
-        """Views of image (B, C, X, Y) in [-1, 1] and label (B, 1, X, Y), same types and shapes."""
+        """Views of image (B, C, X, Y) in [-1, 1] and label (B, 1, X, Y), of the same types."""
+        if self.crop is not None:
+            image, label = self._cropped(image, label, self.crop)
         for axis in (2, 3):
             flipped = self._chosen(image, self.flip)
             image = torch.where(flipped, image.flip(axis), image)
@@ -93,6 +98,17 @@ class BatchAugmentation:
     def _amount(self, like: Tensor, low: float, high: float, channels: int = 1) -> Tensor:
         """Uniform draws for the images that are changed, 0 for the others."""
         return self._chosen(like, self.prob) * self._uniform(like, low, high, channels)
+
+    def _cropped(self, image: Tensor, label: Tensor, size: Sequence[int]) -> tuple[Tensor, Tensor]:
+        room = torch.tensor([image.shape[2] - size[0] + 1, image.shape[3] - size[1] + 1])
+        draws = torch.rand(len(image), 2, generator=self.generator)
+        corners = (draws * room).long().tolist()
+        parts = [
+            (one[:, x : x + size[0], y : y + size[1]], two[:, x : x + size[0], y : y + size[1]])
+            for one, two, (x, y) in zip(image, label, corners, strict=True)
+        ]
+        images, labels = zip(*parts, strict=True)
+        return torch.stack(images), torch.stack(labels)
 
     def _coloured(self, image: Tensor) -> Tensor:
         low, high = image.amin((1, 2, 3), keepdim=True), image.amax((1, 2, 3), keepdim=True)

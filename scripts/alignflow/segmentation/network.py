@@ -89,9 +89,20 @@ def load_weights(network: nn.Module, path: str | Path) -> None:
         ValueError,
     ) as error:
         raise InputError(
-            f"'{path}': not the weights of the network in the record beside it "
-            f"({type(error).__name__}); train again, or copy both files of one run"
+            f"'{path}': not the weights of this network ({type(error).__name__}); "
+            "use the network that they were trained with, or train again"
         ) from error
+
+
+def initialised(network: nn.Module, init: str, model_dir: str | Path) -> nn.Module:
+    """The network with random weights ("random") or the bundle's own segmenter's ("source").
+
+    Raises:
+        InputError: a network that those weights do not fit.
+    """
+    if init == "source":
+        load_weights(network, Path(model_dir) / WEIGHTS["segmenter"])
+    return network
 
 
 def load_segmenter(stage1: Stage1, model_dir: str | Path, device: str | torch.device) -> nn.Module:

@@ -1,0 +1,125 @@
+"""A trained segmenter on disk: weights, and all that is needed to use them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from alignflow.errors import InputError
+from alignflow.files import replacing, sha256
+from alignflow.inference.writing import versions
+from alignflow.segmentation.keep import KeepWeights
+from alignflow.segmentation.network import build_network, load_weights
+
+logger = logging.getLogger(__name__)
+
+FILE = "segmenter.json"
+WEIGHTS = "segmenter.pt"
+
+
+@dataclass
+class SegmenterRecord:
+    """Lives in `segmenter.json` beside `segmenter.pt`.
+
+    Attributes:
+        network: config of the network, "_target_" and its arguments.
+        channels: C of its images.
+        labels: name -> native value, in the order of class indices, background first.
+        image_size: [X, Y] that images are read at, pixels.
+        window: (low, high) in native units that -1 and 1 stand for, of the source.
+        reading: how images are read, see `Stage1`.
+        inferer_mode: "resize" or "sliding".
+        provenance: config and its hash, seed, versions, hashes of weights, numbers of pairs.
+        validation: Dice and IoU on the source's validation split, see `KeepWeights.scores`.
+    """
+
+    network: dict[str, Any]
+    channels: int
+    labels: dict[str, float]
+    image_size: list[int]
+    window: list[float]
+    reading: dict[str, Any]
+    inferer_mode: str
+    provenance: dict[str, Any]
+    validation: dict[str, Any] = field(default_factory=dict)
+
+    def save(self, directory: str | Path, kept: KeepWeights, config: dict[str, Any]) -> None:
+        """Write weights and record.
+
+        Args:
+            directory: receives `segmenter.pt` and `segmenter.json`.
+            kept: weights, and what they scored on the validation split.
+            config: of the run.
+
+        Raises:
+            InputError: weights that are not finite.
+        """
+        require_finite(kept.state)
+        weights = Path(directory) / WEIGHTS
+        with replacing(weights) as temporary:
+            torch.save(kept.state, temporary)
+        text = json.dumps(config, sort_keys=True, default=str)
+        self.validation = kept.scores
+        self.provenance |= {
+            "config": json.loads(text),
+            "config_sha256": hashlib.sha256(text.encode()).hexdigest(),
+            "weights_sha256": sha256(weights),
+            "versions": versions(),
+        }
+        with replacing(weights.with_name(FILE)) as temporary:
+            temporary.write_text(json.dumps(asdict(self), indent=1) + "\n")
+        logger.info(
+            "wrote %s and %s to '%s'; Dice on the source's validation split %.3f",
+            WEIGHTS,
+            FILE,
+            directory,
+            kept.scores["dice"]["mean"],
+        )
+
+    @classmethod
+    def load(cls, directory: str | Path) -> SegmenterRecord:
+        """Read the record of a trained segmenter and check its weights against it.
+
+        Raises:
+            InputError: missing or damaged files, or weights of another run.
+        """
+        path = Path(directory) / FILE
+        for needed in (path, path.with_name(WEIGHTS)):
+            if not needed.is_file():
+                raise InputError(f"'{needed}': no such file; run segment, or set segmenter_dir")
+        try:
+            content = json.loads(path.read_text())
+            record = cls(**{one.name: content[one.name] for one in fields(cls)})
+        except (ValueError, KeyError, TypeError) as error:
+            raise InputError(
+                f"'{path}': damaged or of another version ({error}); run segment again"
+            ) from error
+        if record.provenance.get("weights_sha256") != sha256(path.with_name(WEIGHTS)):
+            raise InputError(
+                f"'{path.with_name(WEIGHTS)}' is not the file that {FILE} was written with; "
+                "run segment to its end, or copy the whole folder"
+            )
+        return record
+
+    def build(self, directory: str | Path, device: str | torch.device) -> nn.Module:
+        """The network with the weights in `directory`, on `device`, in eval mode."""
+        network = build_network(self.network, f"'{Path(directory) / FILE}', field 'network'")
+        load_weights(network, Path(directory) / WEIGHTS)
+        return network.to(device).eval()
+
+
+def require_finite(state: dict[str, Tensor]) -> None:
+    """Raise `InputError` where weights are NaN or infinite."""
+    broken = [k for k, v in state.items() if v.is_floating_point() and not v.isfinite().all()]
+    if broken:
+        raise InputError(
+            f"segmenter: weights '{broken[0]}' are not finite after training; "
+            "lower learning_rate, or set precision to fp32"
+        )

@@ -1,0 +1,142 @@
+"""Scores of a segmenter on the labelled images of a site."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from monai.metrics import DiceMetric, MeanIoU
+from monai.networks.utils import one_hot
+from torch import Tensor, nn
+
+from alignflow.data.references import References
+from alignflow.errors import InputError
+from alignflow.evaluation.faithfulness import Table, summary
+from alignflow.files import replacing
+from alignflow.pictures import outline_tiles, save_sheet
+from alignflow.segmentation.record import SegmenterRecord
+from alignflow.stage1 import Stage1
+
+logger = logging.getLogger(__name__)
+
+Inferer = Callable[[Tensor, nn.Module], Tensor]
+
+
+@torch.no_grad()
+def predict(segmenter: nn.Module, images: Tensor, inferer: Inferer, batch_size: int = 64) -> Tensor:
+    """Class indices uint8 (N, 1, X, Y), on the CPU, from images (N, C, X, Y) in [-1, 1]."""
+    device = next(segmenter.parameters()).device
+    parts = [
+        inferer(part.to(device), segmenter).argmax(dim=1, keepdim=True).byte().cpu()
+        for part in images.split(batch_size)
+    ]
+    return torch.cat(parts)
+
+
+def overlap_tables(predicted: Tensor, labels: Tensor, num_classes: int) -> dict[str, Table]:
+    """Dice and IoU (N, K-1) of each image and class, NaN where the reference lacks the class.
+
+    Args:
+        predicted, labels: class indices (N, 1, X, Y).
+        num_classes: K, background included.
+    """
+    options: dict[str, Any] = {
+        "include_background": False,
+        "reduction": "none",
+        "ignore_empty": True,
+    }
+    metrics = {"dice": DiceMetric(**options), "iou": MeanIoU(**options)}
+    for metric in metrics.values():
+        for p, y in zip(predicted.split(64), labels.split(64), strict=True):
+            metric(one_hot(p, num_classes), one_hot(y, num_classes))
+    found = {name: cast("Tensor", metric.aggregate()) for name, metric in metrics.items()}
+    return {name: table.double().numpy() for name, table in found.items()}
+
+
+def score_site(
+    segmenter_dir: str,
+    site: References | None,
+    stage1: Stage1,
+    inferer: Inferer,
+    output_dir: str,
+    device: str,
+) -> dict[str, Any] | None:
+    """Write `scores.json` and `test.png` of a trained segmenter; nothing without a site.
+
+    Args:
+        segmenter_dir: its folder.
+        site: labelled images at the segmenter's size.
+        stage1: record of the bundle that the images were read by.
+        inferer: MONAI inferer.
+        output_dir: receives the files.
+        device: to predict on.
+
+    Raises:
+        InputError: a segmenter of other classes, channels or size.
+    """
+    if site is None:
+        return None
+    record = SegmenterRecord.load(segmenter_dir)
+    require_fit(record, site, stage1)
+    segmenter = record.build(segmenter_dir, device)
+    labels = cast("Tensor", site.labels)
+    predicted = predict(segmenter, site.images, inferer)
+    tables = overlap_tables(predicted, labels, len(record.labels))
+    scores = {name: summary(table) for name, table in tables.items()}
+    classes = list(record.labels)[1:]
+    per_image = {
+        name: {metric: _row(tables[metric][i], classes) for metric in tables}
+        for i, name in enumerate(site.names)
+    }
+    content = scores | {
+        "classes": classes,
+        "counted": int((~np.isnan(tables["dice"])).any(axis=1).sum()),
+        "segmenter_sha256": record.provenance["weights_sha256"],
+        "images_sha256": site.fingerprint,
+        "images": per_image,
+    }
+    with replacing(Path(output_dir) / "scores.json") as temporary:
+        temporary.write_text(json.dumps(content, indent=1) + "\n")
+    save_outlines(Path(output_dir) / "test.png", site.images, labels, predicted)
+    logger.info(
+        "Dice %.3f (%.3f to %.3f), IoU %.3f on %d images; wrote scores.json and test.png to '%s'",
+        *(scores["dice"][key] for key in ("mean", "low", "high")),
+        scores["iou"]["mean"],
+        content["counted"],
+        output_dir,
+    )
+    return content
+
+
+def require_fit(record: SegmenterRecord, site: References, stage1: Stage1) -> None:
+    """Raise `InputError` where a segmenter cannot be scored on images read by this bundle."""
+    facts = {
+        "labels": (record.labels, stage1.source.labels),
+        "channels": (record.channels, stage1.source.channels),
+        "image_size": (record.image_size, list(site.images.shape[2:])),
+    }
+    for name, (own, given) in facts.items():
+        if own != given:
+            raise InputError(
+                f"segmenter_dir: its {name} are {own}, but the images were read with {given}; "
+                "set the model_dir and grid_size that it was trained with"
+            )
+
+
+def save_outlines(path: Path, images: Tensor, labels: Tensor, predicted: Tensor) -> None:
+    """A sheet of up to 32 images, evenly spread: true outline above, predicted one below."""
+    shown = np.linspace(0, len(images) - 1, min(32, len(images))).round().astype(int)
+    rows = [outline_tiles(images[shown], masks[shown]) for masks in (labels, predicted)]
+    save_sheet(path, rows, columns=8)
+
+
+def _row(values: Table, classes: list[str]) -> dict[str, float | None]:
+    """None for a class that the image lacks: NaN is no JSON."""
+    return {
+        name: None if np.isnan(v) else float(v) for name, v in zip(classes, values, strict=True)
+    }
