@@ -222,7 +222,7 @@ class Evaluation:
             self.output_dir / "features.png", {n: s.features for n, s in self.sets.items()}
         )
         metric_bars(self.output_dir / "metrics.png", metrics)
-        rows = {name: image_tiles(s.images[:SHOWN]) for name, s in self.sets.items()}
+        rows = {name: image_tiles(spaced(s.images)) for name, s in self.sets.items()}
         tile_rows(self.output_dir / "rows.png", rows, y_up)
         tile_rows(self.output_dir / "nearest.png", self.nearest_pairs(), y_up)
 
@@ -237,6 +237,11 @@ class Evaluation:
                 rows[f"aligned, by {name}"] = image_tiles(pairs.images[first])
                 rows[f"nearest {name}"] = image_tiles(known.images[index[first]])
         return rows
+
+
+def spaced(images: Tensor) -> Tensor:
+    """Up to `SHOWN` images, evenly spread: neighbours may be frames of one sequence."""
+    return images[np.linspace(0, len(images) - 1, min(SHOWN, len(images))).round().astype(int)]
 
 
 def by_metric(sampled: dict[str, dict[str, Sampled]]) -> dict[str, dict[str, Sampled]]:
@@ -272,6 +277,7 @@ def log(result: dict[str, Any]) -> None:
         known = [f"{n} {r['value']:.4g}" for n, r in sets.items() if r["value"] is not None]
         if known:
             floor = sets["aligned"]["floor"]["value"]
-            logger.info("%s: %s (%s: %.4g)", metric, ", ".join(known), "real", floor)
+            floor = "undefined" if floor is None else f"{floor:.4g}"
+            logger.info("%s: %s; real against real %s", metric, ", ".join(known), floor)
     dice = result["faithfulness"]["dice"]
     logger.info("Dice: %s", ", ".join(f"{n} {d['mean']:.3f}" for n, d in dice.items()))
