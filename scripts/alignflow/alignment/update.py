@@ -123,7 +123,7 @@ class AlignUpdate:
         if self.faithfulness:
             mask = mask_agreement(self.segmenter, seen, labels, self.num_classes)
             loss = loss + self.faithfulness * mask
-            values["mask"] = float(mask)
+            values["mask"] = float(mask.detach())
         (gradient,) = torch.autograd.grad(loss, x)
         return gradient, values
 
@@ -143,7 +143,7 @@ class AlignUpdate:
         anchor = anchor / len(seen)
         loss = (sample * gradient).sum() + self.anchor * anchor * share
         self.precision.backward(loss)
-        return float(anchor)
+        return float(anchor.detach())
 
     def distance(self, x: Tensor, t: Tensor, v: Tensor, maps: Tensor) -> Tensor:
         """Mean of |v - v_stage1|^2 at a state."""
