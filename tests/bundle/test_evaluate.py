@@ -137,6 +137,7 @@ def test_one_reference_and_nothing_else(evaluate, tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_same_command_same_figures(evaluate, site):
     first, second = (evaluate(target_dir=str(site)) for _ in range(2))
     assert first["metrics"] == second["metrics"] and first["copies"] == second["copies"]
