@@ -56,6 +56,7 @@ def record():
             "foreground_only": True,
             "mask_threshold": None,
         },
+        appearance=[[0.5, 0.25]],
     )
 
 

@@ -44,6 +44,8 @@ class Stage1:
         segmenter: config of the source segmenter's network: "_target_" and its arguments.
         reading: how the source was read: percentiles, scope, window and modality of
             `IntensityWindow`, slice_axis, foreground_only and mask_threshold of `SliceDataset`.
+        appearance: colour and texture of training images (`alignment.gap`): no site sees the images
+            themselves.
     """
 
     source: SourceSpec
@@ -56,6 +58,7 @@ class Stage1:
     descriptions: list[list[float]]
     segmenter: dict[str, Any]
     reading: dict[str, Any]
+    appearance: list[list[float]]
 
     @property
     def num_classes(self) -> int:

@@ -78,4 +78,5 @@ def record():
         descriptions=describe(masks, 2).tolist(),
         segmenter={},
         reading={},
+        appearance=[],
     )

@@ -56,6 +56,7 @@ class SaveAlignment:
         model_dir: the bundle it started from.
         stage1: its record.
         references: of the site.
+        gap: of `appearance_gap`.
         samples, unaligned: fixed masks and noise, and the samples of stage 1.
         sampler: around the aligned network.
         monitor: curve and best epoch.
@@ -69,6 +70,7 @@ class SaveAlignment:
         model_dir: str,
         stage1: Stage1,
         references: References,
+        gap: dict[str, float],
         samples: FixedSamples,
         unaligned: Tensor,
         sampler: FlowSampler,
@@ -79,6 +81,7 @@ class SaveAlignment:
         self.model_dir = model_dir
         self.stage1 = stage1
         self.references = references
+        self.gap = gap
         self.samples = samples
         self.unaligned = unaligned
         self.sampler = sampler
@@ -120,6 +123,7 @@ class SaveAlignment:
             "kept": monitor.curve[monitor.best_epoch],
             "curve": monitor.curve,
             "left_out": 0 if monitor.split.left_out is None else len(monitor.split.left_out),
+            "appearance": self.gap,
             "units": {name: term.unit for name, term in self.reward.terms.items()},
             "references": self.references.names,
             "references_sha256": self.references.fingerprint,

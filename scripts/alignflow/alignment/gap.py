@@ -1,0 +1,68 @@
+"""How far a site's images lie from the source, before anything is aligned."""
+
+from __future__ import annotations
+
+import logging
+
+import torch
+from monai.data import Dataset
+from torch import Tensor
+
+from alignflow.alignment.distance import linear, mmd2
+from alignflow.alignment.statistics import colour, texture
+from alignflow.data.references import References
+from alignflow.pictures import first_batch
+from alignflow.stage1 import Stage1
+
+logger = logging.getLogger(__name__)
+
+
+def appearance(images: Tensor) -> Tensor:
+    """Colour and texture of images (B, C, X, Y) in [-1, 1], side by side: (B, D)."""
+    return torch.cat([colour(images), texture(images)], dim=1)
+
+
+def source_appearance(dataset: Dataset, most: int = 256) -> list[list[float]]:
+    """`appearance` of up to `most` source images: what the bundle remembers of them."""
+    features = appearance(first_batch(dataset, most)["image"])
+    return [[round(value, 4) for value in row] for row in features.tolist()]
+
+
+def appearance_gap(
+    stage1: Stage1, references: References, draws: int = 200, seed: int = 0
+) -> dict[str, float]:
+    """Distance of the references to the source, and what as many source images have by chance.
+
+    Warns where the first is not above the second: then there is nothing to align.
+
+    Args:
+        stage1: record with the source's `appearance`.
+        references: of the site.
+        draws: of source images in place of references.
+        seed: of the draws.
+
+    Returns:
+        {"gap": squared distance of the mean appearance, in standard deviations of the source and
+        per feature; "floor": 95% quantile of the same for source images}.
+    """
+    source = torch.tensor(stage1.appearance)
+    scale = source.std(dim=0).clamp(min=1e-3)
+    site = appearance(references.images) / scale
+    source = source / scale
+    gap = float(mmd2(site, source, linear)) / source.shape[1]
+    generator = torch.Generator().manual_seed(seed)
+    by_chance = []
+    for _ in range(draws):
+        order = torch.randperm(len(source), generator=generator)
+        n = min(len(site), len(source) // 2)
+        distance = mmd2(source[order[:n]], source[order[n:]], linear)
+        by_chance.append(float(distance) / source.shape[1])
+    floor = float(torch.tensor(by_chance).quantile(0.95))
+    if gap <= floor:
+        logger.warning(
+            "the references lie no further from the source (%.3f) than source images do from each "
+            "other (up to %.3f): there is nothing to align; are they images of the source?",
+            gap,
+            floor,
+        )
+    return {"gap": gap, "floor": floor}
