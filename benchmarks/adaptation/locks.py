@@ -14,8 +14,8 @@ class Busy(Exception):
 
 
 @contextmanager
-def locked(path: Path) -> Iterator[int]:
-    """Hold the lock `path`; gives its file descriptor.
+def locked(path: Path, wait: bool = False) -> Iterator[int]:
+    """Hold the lock `path`; gives its file descriptor. With `wait`, wait until it is free.
 
     The kernel drops the lock with the last process that has the descriptor open, so a crash leaves
     nothing to clear. A child that gets the descriptor (`pass_fds`) keeps the lock if its parent
@@ -28,7 +28,7 @@ def locked(path: Path) -> Iterator[int]:
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise Busy(str(path)) from error
         os.ftruncate(descriptor, 0)

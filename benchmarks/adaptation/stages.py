@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -13,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from locks import locked
+from monai.bundle import ConfigWorkflow
 
-from alignflow.errors import InputError
+from alignflow.errors import InputError, find_input_error
 from alignflow.files import replacing, sha256
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -45,18 +47,18 @@ class Cache:
         text = json.dumps(content, sort_keys=True, default=str)
         return self.root / kind / hashlib.sha256(text.encode()).hexdigest()[:16]
 
-    def make(self, kind: str, content: Mapping[str, Any], build: Build) -> Path:
+    def make(self, kind: str, content: Mapping[str, Any], build: Build, wait: bool = False) -> Path:
         """The folder of a stage's result, built unless that has been done.
 
         A build that was interrupted is called again on the folder as it was left.
 
         Raises:
-            Busy: another process builds it.
+            Busy: another process builds it, and `wait` is false.
         """
         folder = self.folder(kind, content)
         if (folder / DONE).is_file():
             return folder
-        with locked(folder.with_name(f"{folder.name}.lock")) as lock:
+        with locked(folder.with_name(f"{folder.name}.lock"), wait) as lock:
             if (folder / DONE).is_file():
                 return folder
             folder.mkdir(parents=True, exist_ok=True)
@@ -81,12 +83,13 @@ def run_workflow(
     Its arguments are left as `folder/RUN_ID.args.json`, its output as `folder/RUN_ID.log`.
 
     Raises:
-        StageFailed: it did not end well; the message has its last line.
+        StageFailed: it did not end well; the message has the reason.
     """
     arguments = {"run_id": run_id, "config_file": f"configs/{config}.json"}
     arguments |= {"bundle_root": str(BUNDLE)} | dict(overrides)
     args_file, log = folder / f"{run_id}.args.json", folder / f"{run_id}.log"
     write_json(args_file, arguments)
+    say(f"run {run_id}, log in {log}")
     command = [sys.executable, "-m", "monai.bundle", "run", "--args_file", str(args_file)]
     with log.open("w") as output:
         ended = subprocess.run(
@@ -100,9 +103,37 @@ def run_workflow(
             check=False,
         )
     if ended.returncode:
-        lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
-        last = lines[-1] if lines else "no output"
-        raise StageFailed(f"run {run_id} ended with {ended.returncode}: {last[:400]} (see {log})")
+        cause = first_error(log.read_text(errors="replace"))
+        raise StageFailed(f"run {run_id} ended with {ended.returncode}: {cause} (see {log})")
+
+
+def first_error(text: str) -> str:
+    """The line of an input error in a log, else of the first exception, from which others came."""
+    for pattern in (r"^error: .*$", r"^[\w.]*(?:Error|Exception)\b.*$"):
+        if found := re.search(pattern, text, re.MULTILINE):
+            return found.group()[:400]
+    return "no error in the log"
+
+
+def run_here(run_id: str, config: str, overrides: Mapping[str, Any]) -> None:
+    """The same in this process, for workflows of a few seconds: importing takes longer.
+
+    Raises:
+        StageFailed: it did not end well.
+    """
+    try:
+        workflow = ConfigWorkflow(
+            config_file=str(BUNDLE / f"configs/{config}.json"),
+            logging_file=False,
+            run_id=run_id,
+            bundle_root=str(BUNDLE),
+            **overrides,
+        )
+        workflow.initialize()
+        workflow.run()
+        workflow.finalize()
+    except Exception as error:
+        raise StageFailed(f"run {run_id}: {find_input_error(error) or error!r}") from error
 
 
 def environment() -> dict[str, str]:
@@ -129,6 +160,11 @@ def read_settings(path: Path) -> dict[str, Settings]:
     if not isinstance(content, dict):
         raise InputError(f"--settings '{path}': not a JSON object")
     return content
+
+
+def say(text: str) -> None:
+    """Print with the time of day."""
+    print(f"{time.strftime('%H:%M:%S')} {text}", flush=True)
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -5,6 +5,7 @@ from functools import partial
 import pytest
 import torch
 from monai.bundle import ConfigParser
+from monai.data import MetaTensor
 from monai.transforms import Compose
 
 from alignflow.baselines.fda import fourier_style
@@ -38,6 +39,14 @@ def test_prob_is_the_share_that_is_changed():
     transform.set_random_state(seed=0)
     kept = sum(item["image"].mean() == 1 for item in items(transform, 400))
     assert 0.68 < kept / 400 < 0.82
+
+
+def test_changed_and_unchanged_items_collate():
+    transform = RandReferenceStyled("image", REFERENCES, replace, prob=0.5)
+    transform.set_random_state(seed=0)
+    found = [transform({"image": MetaTensor(torch.ones(1, 4, 4))})["image"] for _ in range(8)]
+    assert {type(image) for image in found} == {torch.Tensor}
+    assert 0 < sum(bool(image.mean() == 1) for image in found) < 8
 
 
 def test_seed_of_a_compose_fixes_the_draws():

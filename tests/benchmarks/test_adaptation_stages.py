@@ -76,8 +76,15 @@ def test_child_keeps_the_lock_of_a_parent_that_left(locks, tmp_path):
             assert time.monotonic() < deadline
 
 
+def test_reason_of_a_failure_is_the_input_error_or_the_first_exception(stages):
+    chain = "Traceback\nKeyError: 'a'\n\nThe above\nRuntimeError: wrapped\n"
+    assert stages.first_error(chain) == "KeyError: 'a'"
+    assert stages.first_error(chain + "error: give a folder\n") == "error: give a folder"
+    assert stages.first_error("killed") == "no error in the log"
+
+
 @pytest.mark.slow  # it imports MONAI
-def test_failed_workflow_is_told_by_its_last_line(stages, tmp_path):
+def test_failed_workflow_is_told_by_its_reason(stages, tmp_path):
     failed = pytest.raises(stages.StageFailed, match="no_such_config")
     with stages.locked(tmp_path / "lock") as lock, failed:
         stages.run_workflow("training", "no_such_config", {}, tmp_path, lock)

@@ -26,7 +26,7 @@ class MMDGuidedSampler(ImageSampler):
     there either.
 
     Args:
-        network, steps, method, guidance, shift: of `ImageSampler`.
+        network, steps, method, guidance, shift, start: of `ImageSampler`.
         references: images (N, C, X, Y) in [-1, 1].
         weight: 0 for none; see `pull` for its unit.
         features: what is compared; None for `coarse_pixels`.
@@ -44,11 +44,14 @@ class MMDGuidedSampler(ImageSampler):
         method: str = "heun",
         guidance: float = 1.0,
         shift: float = 1.0,
+        start: float = 0.0,
         weight: float = 1.0,
         features: Features | None = None,
         bandwidths: Sequence[float] = (0.5, 1.0, 2.0, 4.0),
     ) -> None:
-        super().__init__(network, steps=steps, method=method, guidance=guidance, shift=shift)
+        super().__init__(
+            network, steps=steps, method=method, guidance=guidance, shift=shift, start=start
+        )
         # not in the state dict: the weights are those of stage 1
         self.register_buffer("references", references.float(), persistent=False)
         self.weight = weight
@@ -62,7 +65,12 @@ class MMDGuidedSampler(ImageSampler):
         plain = guided_velocity(self.network, condition, self.guidance)
         velocity = pulled_velocity(plain, self.pull, self.weight)
         return integrate(
-            velocity, x[:, :channels], steps=self.steps, method=self.method, shift=self.shift
+            velocity,
+            x[:, :channels],
+            steps=self.steps,
+            method=self.method,
+            shift=self.shift,
+            start=self.start,
         )
 
     def pull(self, prediction: Tensor) -> Tensor:

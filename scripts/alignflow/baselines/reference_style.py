@@ -50,12 +50,12 @@ class RandReferenceStyled(RandomizableTransform, MapTransform):
         self.chosen = int(self.R.randint(len(self.references)))
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """The item with the images under `keys` changed."""
+        """The item with the images under `keys` as plain tensors, changed or not."""
         item = dict(data)
         self.randomize()
-        if not self._do_transform:
-            return item
         for key in self.key_iterator(item):
             image = convert_to_tensor(item[key], track_meta=False)
-            item[key] = self.style(image, self.references[self.chosen])
+            if self._do_transform:
+                image = self.style(image, self.references[self.chosen])
+            item[key] = image
         return item

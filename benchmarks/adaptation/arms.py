@@ -1,0 +1,173 @@
+"""The arms: each gives the folder of a trained or adapted segmenter."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from adapting import adapt_segmenter
+from bench import Bench, Job
+
+from alignflow.baselines.test_time import adapt_batch_norm, adapt_by_entropy
+
+BASELINES = "alignflow.baselines"
+
+
+@dataclass(frozen=True)
+class Arm:
+    """How an arm gets its segmenter, and whether references of the target enter it."""
+
+    segmenter: Callable[[Bench, Job], Path]
+    uses_references: bool
+
+
+def source(bench: Bench, job: Job) -> Path:
+    """Source images alone."""
+    return bench.segmenter(job)
+
+
+def source_aug(bench: Bench, job: Job) -> Path:
+    """Source images under strong augmentation."""
+    return bench.segmenter(job, augmentation="strong")
+
+
+def fda(bench: Bench, job: Job) -> Path:
+    """Source images whose low frequencies have a reference's amplitude."""
+    settings = bench.settings["fda"]
+    style = callable_of("fda.fourier_style", beta=settings["beta"])
+    return bench.segmenter(job, **styled(bench.reference_dir(job), style, settings["prob"]))
+
+
+def histogram(bench: Bench, job: Job) -> Path:
+    """Source images with a reference's histogram."""
+    style = callable_of("histogram.histogram_style")
+    prob = bench.settings["histogram"]["prob"]
+    return bench.segmenter(job, **styled(bench.reference_dir(job), style, prob))
+
+
+def unaligned(bench: Bench, job: Job) -> Path:
+    """Source images and synthetic pairs of the source's generator."""
+    return bench.segmenter(job, pairs_dir=str(bench.pairs(bench.generator())))
+
+
+def mmd_guidance(bench: Bench, job: Job) -> Path:
+    """Source images and pairs of the source's generator, guided towards the references."""
+    overrides = {
+        "references": references(bench.reference_dir(job)),
+        "network_def::_target_": f"{BASELINES}.mmd_guidance.MMDGuidedSampler",
+        "network_def::references": "$@references.images",
+        "network_def::weight": bench.settings["mmd_guidance"]["weight"],
+    }
+    return bench.segmenter(job, pairs_dir=str(bench.pairs(bench.generator(), **overrides)))
+
+
+def aligned(bench: Bench, job: Job, **overrides: Any) -> Path:
+    """Source images and pairs of the aligned generator."""
+    return bench.segmenter(job, pairs_dir=str(bench.pairs(bench.alignment(job))), **overrides)
+
+
+def aligned_aug(bench: Bench, job: Job) -> Path:
+    """The same under strong augmentation."""
+    return aligned(bench, job, augmentation="strong")
+
+
+def finetune(bench: Bench, job: Job) -> Path:
+    """The bundle's source segmenter, trained on with the references and their masks."""
+    found = "build_datalist(@dataset_dir, @group_pattern, @group_column)"
+    held_out = f"split_by_group({found}, @validation_fraction, @split_seed)[1]"
+    labelled = str(bench.labelled_reference_dir(job))
+    return bench.segmenter(
+        job,
+        init="source",
+        cases=f"$(build_datalist({labelled!r}), {held_out})",
+        **bench.settings["finetune"],
+    )
+
+
+def oracle(bench: Bench, job: Job) -> Path:
+    """Labelled target images alone."""
+    return bench.segmenter(job, dataset_dir=str(bench.pool_dir))
+
+
+def tta_bn(bench: Bench, job: Job, on_test: bool = False) -> Path:
+    """The source segmenter with the batch-norm statistics of the references."""
+    adapt = partial(adapt_batch_norm, **bench.settings["tta_bn"])
+    return adapted(bench, job, "tta_bn", adapt, on_test)
+
+
+def tta_tent(bench: Bench, job: Job, on_test: bool = False) -> Path:
+    """The source segmenter after entropy minimisation on the references."""
+    adapt = partial(adapt_by_entropy, **bench.settings["tta_tent"], seed=job.seed)
+    return adapted(bench, job, "tta_tent", adapt, on_test)
+
+
+def adapted(bench: Bench, job: Job, method: str, adapt: Callable[..., Any], on_test: bool) -> Path:
+    """The source segmenter after a method of test-time adaptation."""
+    images = bench.test_images_dir if on_test else bench.reference_dir(job)
+    segmenter, model_dir = source(bench, job), bench.generator()
+    content = {
+        "method": method,
+        "settings": bench.settings[method],
+        "segmenter": str(segmenter),
+        "images": str(images),
+    }
+    return bench.cache.make(
+        "adapted",
+        content,
+        lambda folder, _: adapt_segmenter(segmenter, images, model_dir, folder, adapt),
+    )
+
+
+def styled(reference_dir: Path, style: dict[str, Any], prob: float) -> dict[str, Any]:
+    """Overrides of segment.json that give training images the style of a reference."""
+    transform = {
+        "_target_": f"{BASELINES}.reference_style.RandReferenceStyled",
+        "keys": "image",
+        "references": "$@references.images",
+        "style": style,
+        "prob": prob,
+    }
+    return {
+        "references": references(reference_dir),
+        "reference_style": transform,
+        "train::dataloader::dataset": {
+            "_target_": "Dataset",
+            "data": "@train::dataset",
+            "transform": "$@reference_style.set_random_state(seed=@seed)",
+        },
+    }
+
+
+def references(directory: Path) -> dict[str, Any]:
+    """Config part that reads references."""
+    return {
+        "_target_": "alignflow.data.references.load_references",
+        "directory": str(directory),
+        "stage1": "@stage1",
+    }
+
+
+def callable_of(name: str, **arguments: Any) -> dict[str, Any]:
+    """Config part: a function of the baselines with some arguments given."""
+    return {"_target_": f"{BASELINES}.{name}", "_mode_": "callable", **arguments}
+
+
+ARMS = {
+    "source": Arm(source, False),
+    "source_aug": Arm(source_aug, False),
+    "fda": Arm(fda, True),
+    "histogram": Arm(histogram, True),
+    "unaligned": Arm(unaligned, False),
+    "mmd_guidance": Arm(mmd_guidance, True),
+    "aligned": Arm(aligned, True),
+    "aligned_aug": Arm(aligned_aug, True),
+    "finetune": Arm(finetune, True),
+    "tta_bn": Arm(tta_bn, True),
+    "tta_tent": Arm(tta_tent, True),
+    "tta_bn_test": Arm(partial(tta_bn, on_test=True), False),
+    "tta_tent_test": Arm(partial(tta_tent, on_test=True), False),
+    "oracle": Arm(oracle, False),
+}
