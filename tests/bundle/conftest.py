@@ -43,6 +43,14 @@ TINY_INFERENCE = {
     "mask_steps": 2,
     "masks::max_attempts": 2,
 }
+TINY_SEGMENTATION = {
+    "device": "cpu",
+    "batch_size": 4,
+    "steps_per_epoch": 3,
+    "epochs": 3,
+    "network_def::channels": [4, 8],
+    "network_def::strides": [2],
+}
 
 
 @pytest.fixture(scope="session")
@@ -89,6 +97,15 @@ def run_inference(model_dir, output_dir, **overrides):
     return run(workflow("inference", "infer", "infer", TINY_INFERENCE | overrides))
 
 
+def run_segmentation(model_dir, dataset_dir, output_dir, run_id="segment", **overrides):
+    folders = {"model_dir": model_dir, "dataset_dir": dataset_dir, "output_dir": output_dir}
+    overrides = {key: str(value) for key, value in folders.items()} | overrides
+    tiny = TINY_SEGMENTATION
+    if "network_def" in overrides:  # another network has other arguments
+        tiny = {key: value for key, value in tiny.items() if not key.startswith("network_def")}
+    return run(workflow("segment", "train", run_id, tiny | overrides))
+
+
 @pytest.fixture(scope="session")
 def train():
     """`train(dataset_dir, output_dir, run_id="training", **overrides)`: a tiny training."""
@@ -99,6 +116,18 @@ def train():
 def infer():
     """`infer(model_dir, output_dir, **overrides)`: a few pairs."""
     return run_inference
+
+
+@pytest.fixture(scope="session")
+def run_config():
+    """`run_config(config, "train" or "infer", run_id, overrides)`: a workflow, run."""
+    return lambda config, kind, run_id, overrides: run(workflow(config, kind, run_id, overrides))
+
+
+@pytest.fixture(scope="session")
+def segment():
+    """`segment(model_dir, dataset_dir, output_dir, run_id="segment", **overrides)`: a tiny one."""
+    return run_segmentation
 
 
 @pytest.fixture(scope="session")

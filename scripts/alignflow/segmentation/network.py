@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import pickle
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +13,6 @@ from torch import nn
 from alignflow.config import find
 from alignflow.errors import InputError
 from alignflow.stage1 import FILE, WEIGHTS, Stage1
-
-UNREADABLE = (OSError, EOFError, RuntimeError, pickle.UnpicklingError, TypeError, ValueError)
 
 
 def network_config(key: str) -> dict[str, Any]:
@@ -80,14 +77,7 @@ def load_weights(network: nn.Module, path: str | Path) -> None:
         network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
     except FileNotFoundError as error:
         raise InputError(f"'{path}': no such file; train a segmenter first") from error
-    except (
-        OSError,
-        EOFError,
-        RuntimeError,
-        pickle.UnpicklingError,
-        TypeError,
-        ValueError,
-    ) as error:
+    except Exception as error:  # torch's unpickler raises whatever it stumbles over
         raise InputError(
             f"'{path}': not the weights of this network ({type(error).__name__}); "
             "use the network that they were trained with, or train again"
