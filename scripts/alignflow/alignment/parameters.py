@@ -64,11 +64,21 @@ def choose_parameters(
     return [p for p in network.parameters() if p.requires_grad]
 
 
-def merge_low_rank(network: nn.Module) -> None:
-    """Write low-rank updates into the weights, so that the state dict is a plain network's."""
-    for module in network.modules():
-        if parametrize.is_parametrized(module, "weight"):
-            parametrize.remove_parametrizations(module, "weight")
+def plain_state(module: nn.Module) -> dict[str, Tensor]:
+    """The state dict with low-rank updates written into the weights: that of a plain network.
+
+    The module itself keeps its updates (`remove_parametrizations` on a copy would spoil the
+    original, which shares its class).
+    """
+    modules = dict(module.named_modules())
+    state = {}
+    for name, value in module.state_dict().items():
+        layer, low_rank, rest = name.partition(".parametrizations.weight.")
+        if not low_rank:
+            state[name] = value
+        elif rest == "original":
+            state[f"{layer}.weight"] = modules[layer].weight.detach()
+    return state
 
 
 def _add_low_rank(network: nn.Module, rank: int, generator: torch.Generator) -> None:

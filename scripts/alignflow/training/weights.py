@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 from pathlib import Path
 
 import torch
 from ignite.engine import Engine, Events
 from torch import nn
 
-from alignflow.alignment.parameters import merge_low_rank
+from alignflow.alignment.parameters import plain_state
 from alignflow.files import replacing
 
 
@@ -33,8 +32,6 @@ class SaveWeights:
 
     def __call__(self, engine: Engine) -> None:
         """Write."""
-        module = copy.deepcopy(self.module)
-        merge_low_rank(module)
-        state = {name: value.cpu() for name, value in module.state_dict().items()}
+        state = {name: value.cpu() for name, value in plain_state(self.module).items()}
         with replacing(self.path) as temporary:
             torch.save(state, temporary)
