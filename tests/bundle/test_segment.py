@@ -150,7 +150,7 @@ def test_another_network_of_monai(three_class_models, three_class_dataset, segme
 
 def test_choose(three_class_models, three_class_dataset, pairs, segment, tmp_path):
     candidates = [{"synthetic_share": 0.0}, {"synthetic_share": 0.5}]
-    options = {"pairs_dir": str(pairs), "candidates": candidates, "epochs": 1}
+    options = {"pairs_dir": str(pairs), "choose_from": candidates, "epochs": 1}
     segment(three_class_models, three_class_dataset, tmp_path, run_id="choose", **options)
     choice = json.loads((tmp_path / "choice.json").read_text())
     assert [one["synthetic_share"] for one in choice["candidates"]] == [0.0, 0.5]
@@ -176,7 +176,7 @@ def test_choose(three_class_models, three_class_dataset, pairs, segment, tmp_pat
         ({"test_dir": "absent"}, ["absent", "no such folder"]),
         ({"model_dir": "absent"}, ["absent", "stage1.json", "training"]),
         ({"dataset_dir": ""}, ["dataset_dir"]),
-        ({"network_def::out_channels": 2}, ["segmenter", "(1, 3, 16, 16) is needed"]),
+        ({"network_def::out_channels": 2}, ["segmenter", "(2, 3, 16, 16) is needed"]),
         ({"network_def::channels": [4, 16], "init": "source"}, ["segmenter.pt", "network"]),
         ({"selection_floor": 1.0}, ["selection_floor", "leaves no pair"]),
     ],

@@ -98,7 +98,7 @@ def test_networks_that_make_no_class_maps():
     assert unet.training
     with pytest.raises(InputError, match=r"cannot take images of 2 channels and \[16, 16\]"):
         require_segmenter(unet, 2, 3, [16, 16])
-    with pytest.raises(InputError, match=r"gives \(1, 3, 16, 16\).*\(1, 3, 16, 15\) is needed"):
+    with pytest.raises(InputError, match=r"gives \(2, 3, 16, 16\).*\(2, 3, 16, 15\) is needed"):
         require_segmenter(unet, 1, 3, [16, 15])
     with pytest.raises(InputError, match=r"gives \(1, 3, 16, 16\).*\(1, 2, 16, 16\) is needed"):
         require_segmenter(unet, 1, 2, [16, 16])

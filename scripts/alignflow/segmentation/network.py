@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 from pathlib import Path
 from typing import Any
@@ -131,20 +132,20 @@ def require_segmenter(
         InputError: it cannot take the images, or gives another shape.
     """
     device = next(network.parameters()).device
-    expected = (1, num_classes, *image_size)
-    training = network.training
+    expected = (2, num_classes, *image_size)
+    # A copy in training mode: it leaves running statistics alone, and one that norms a single pixel
+    # fails in training only.
+    trial = copy.deepcopy(network).train()
     try:
-        shape = tuple(network.eval()(torch.zeros(1, channels, *image_size, device=device)).shape)
+        shape = tuple(trial(torch.zeros(2, channels, *image_size, device=device)).shape)
     except (RuntimeError, ValueError, TypeError, AttributeError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(
             f"segmenter: cannot take images of {channels} channels and {list(image_size)} pixels "
             f"({reason[:150]}); change its network or image_size"
         ) from error
-    finally:
-        network.train(training)
     if shape != expected:
         raise InputError(
-            f"segmenter: gives {shape} for one image, but {expected} is needed (classes, pixels); "
+            f"segmenter: gives {shape} for two images, but {expected} is needed (classes, pixels); "
             "change its network"
         )
