@@ -100,7 +100,7 @@ def test_networks_that_make_no_class_maps():
         require_segmenter(unet, 2, 3, [16, 16])
     with pytest.raises(InputError, match=r"gives \(2, 3, 16, 16\).*\(2, 3, 16, 15\) is needed"):
         require_segmenter(unet, 1, 3, [16, 15])
-    with pytest.raises(InputError, match=r"gives \(1, 3, 16, 16\).*\(1, 2, 16, 16\) is needed"):
+    with pytest.raises(InputError, match=r"gives \(2, 3, 16, 16\).*\(2, 2, 16, 16\) is needed"):
         require_segmenter(unet, 1, 2, [16, 16])
     with pytest.raises(InputError, match="is needed"):
         require_segmenter(nn.Conv2d(1, 3, 3), 1, 3, [16, 16])
