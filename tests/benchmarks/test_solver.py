@@ -61,7 +61,7 @@ def models(tmp_path):
     rules = MaskPostprocess.fit(masks, 2).to_dict()
     bank = describe(masks, 2).tolist()
     (tmp_path / "segmenter.pt").write_bytes(b"not used here")
-    record = Stage1(source, [16, 16], image, mask, 5.0, "disjoint", rules, bank, {}, READING)
+    record = Stage1(source, [16, 16], image, mask, 5.0, "disjoint", rules, bank, {}, READING, [])
     record.save(str(tmp_path))
     return tmp_path
 

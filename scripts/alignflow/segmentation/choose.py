@@ -33,11 +33,11 @@ def choose(candidates: list[dict[str, Any]], output_dir: str) -> dict[str, Any]:
         InputError: no candidates, or keys other than those of `FREE`.
     """
     if not candidates:
-        raise InputError('config "candidates": empty; list settings to compare')
+        raise InputError('config "choose_from": empty; list settings to compare')
     for candidate in candidates:
         for key in candidate.keys() - set(FREE):
-            raise InputError(f'config "candidates": key "{key}"; set only {", ".join(FREE)}')
-    config = {k: v for k, v in running_config().items() if k != "candidates"}
+            raise InputError(f'config "choose_from": key "{key}"; set only {", ".join(FREE)}')
+    config = {k: v for k, v in running_config().items() if k != "choose_from"}
     results = [
         candidate
         | {"dice": train_candidate(config, candidate, Path(output_dir) / f"candidate_{k}")}
@@ -52,7 +52,7 @@ def choose(candidates: list[dict[str, Any]], output_dir: str) -> dict[str, Any]:
 
 def train_candidate(config: dict[str, Any], candidate: dict[str, Any], folder: Path) -> float:
     """Validation Dice of one candidate's segmenter."""
-    changed = config | candidate | {"output_dir": str(folder), "test_dir": None, "candidates": []}
+    changed = config | candidate | {"output_dir": str(folder), "test_dir": None, "choose_from": []}
     path = folder / "segment_config.json"
     text = json.dumps(changed, indent=2, default=str) + "\n"
     done = path.is_file() and path.read_text() == text and (folder / "segmenter.json").is_file()
