@@ -92,22 +92,34 @@ def oracle(bench: Bench, job: Job) -> Path:
     return bench.segmenter(job, dataset_dir=str(bench.pool_dir))
 
 
+def source_bn(bench: Bench, job: Job) -> Path:
+    """Source images alone, a network with batch norms: what `tta_bn` starts from."""
+    return bench.segmenter(job, **bench.settings["source_bn"])
+
+
 def tta_bn(bench: Bench, job: Job, on_test: bool = False) -> Path:
-    """The source segmenter with the batch-norm statistics of the references."""
+    """That segmenter with the batch-norm statistics of the references."""
     adapt = partial(adapt_batch_norm, **bench.settings["tta_bn"])
-    return adapted(bench, job, "tta_bn", adapt, on_test)
+    return adapted(bench, job, "tta_bn", source_bn(bench, job), adapt, on_test)
 
 
 def tta_tent(bench: Bench, job: Job, on_test: bool = False) -> Path:
     """The source segmenter after entropy minimisation on the references."""
     adapt = partial(adapt_by_entropy, **bench.settings["tta_tent"], seed=job.seed)
-    return adapted(bench, job, "tta_tent", adapt, on_test)
+    return adapted(bench, job, "tta_tent", source(bench, job), adapt, on_test)
 
 
-def adapted(bench: Bench, job: Job, method: str, adapt: Callable[..., Any], on_test: bool) -> Path:
-    """The source segmenter after a method of test-time adaptation."""
+def adapted(
+    bench: Bench,
+    job: Job,
+    method: str,
+    segmenter: Path,
+    adapt: Callable[..., Any],
+    on_test: bool,
+) -> Path:
+    """A segmenter after a method of test-time adaptation."""
     images = bench.test_images_dir if on_test else bench.reference_dir(job)
-    segmenter, model_dir = source(bench, job), bench.generator()
+    model_dir = bench.generator()
     content = {
         "method": method,
         "settings": bench.settings[method],
@@ -165,6 +177,7 @@ ARMS = {
     "aligned": Arm(aligned, True),
     "aligned_aug": Arm(aligned_aug, True),
     "finetune": Arm(finetune, True),
+    "source_bn": Arm(source_bn, False),
     "tta_bn": Arm(tta_bn, True),
     "tta_tent": Arm(tta_tent, True),
     "tta_bn_test": Arm(partial(tta_bn, on_test=True), False),

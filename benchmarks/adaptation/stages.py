@@ -41,6 +41,7 @@ class Cache:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self.failed: dict[Path, str] = {}  # by this process: many runs may ask for a stage
 
     def folder(self, kind: str, content: Mapping[str, Any]) -> Path:
         """Where the result of a stage with this content lies, or would lie."""
@@ -54,8 +55,11 @@ class Cache:
 
         Raises:
             Busy: another process builds it, and `wait` is false.
+            StageFailed: the build failed, now or before in this process.
         """
         folder = self.folder(kind, content)
+        if folder in self.failed:
+            raise StageFailed(self.failed[folder])
         if (folder / DONE).is_file():
             return folder
         with locked(folder.with_name(f"{folder.name}.lock"), wait) as lock:
@@ -63,7 +67,11 @@ class Cache:
                 return folder
             folder.mkdir(parents=True, exist_ok=True)
             start = time.monotonic()
-            build(folder, lock)
+            try:
+                build(folder, lock)
+            except StageFailed as error:
+                self.failed[folder] = str(error)
+                raise
             write_json(
                 folder / DONE, {"content": content, "seconds": round(time.monotonic() - start, 1)}
             )

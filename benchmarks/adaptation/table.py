@@ -33,7 +33,7 @@ from matplotlib import pyplot as plt  # noqa: E402
 
 ORDER = [
     *["source", "source_aug", "fda", "histogram", "unaligned", "mmd_guidance"],
-    *["tta_bn", "tta_tent", "tta_bn_test", "tta_tent_test"],
+    *["source_bn", "tta_bn", "tta_tent", "tta_bn_test", "tta_tent_test"],
     *["aligned", "aligned_aug", "finetune", "oracle"],
 ]
 OURS = ("aligned", "aligned_aug")

@@ -86,11 +86,18 @@ def test_tent_repeats_by_its_seed():
     assert torch.equal(weights[0], weights[1]) and not torch.equal(weights[0], weights[2])
 
 
-def test_networks_without_batch_norm_are_refused():
+def test_tent_adapts_instance_norms_too():
+    network, data = unet(("instance", {"affine": True})), images()
+    adapted = adapt_by_entropy(network, data, steps=20, learning_rate=1e-2)
+    with torch.no_grad():
+        assert entropy(adapted(data)).mean() < entropy(network(data)).mean() - 0.01
+
+
+def test_bad_input_is_refused():
+    with pytest.raises(InputError, match="no batch norm to adapt .it has InstanceNorm2d"):
+        adapt_batch_norm(unet("instance"), images())
     for adapt in (adapt_batch_norm, adapt_by_entropy):
-        with pytest.raises(InputError, match="no batch norm to adapt .it has InstanceNorm2d"):
-            adapt(unet("instance"), images())
-    with pytest.raises(InputError, match="images: none"):
-        adapt_batch_norm(unet(), images(0))
+        with pytest.raises(InputError, match="images: none"):
+            adapt(unet(), images(0))
     with pytest.raises(InputError, match="scale and shift"):
         adapt_by_entropy(unet(("batch", {"affine": False})), images())

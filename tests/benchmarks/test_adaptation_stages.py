@@ -42,6 +42,20 @@ def test_failed_build_is_called_again_on_what_it_left(stages, tmp_path):
     assert (folder / "half").is_file()
 
 
+def test_failed_workflow_is_not_tried_again_by_the_same_process(stages, tmp_path):
+    cache, calls = stages.Cache(tmp_path), []
+
+    def fail(folder, lock):
+        calls.append(folder)
+        raise stages.StageFailed("out of memory")
+
+    for _ in range(2):
+        with pytest.raises(stages.StageFailed, match="out of memory"):
+            cache.make("models", {}, fail)
+    assert len(calls) == 1
+    assert stages.Cache(tmp_path).make("models", {}, lambda folder, lock: None) == calls[0]
+
+
 def test_lock_excludes_and_ends_with_its_process(locks, tmp_path):
     path = tmp_path / "job.lock"
     program = "import locks, pathlib, sys, time\nwith locks.locked(pathlib.Path(sys.argv[1])):\n"

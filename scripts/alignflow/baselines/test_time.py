@@ -36,7 +36,8 @@ def adapt_batch_norm(
         InputError: the network has no batch norm with running statistics, or no image is given.
     """
     adapted = copy.deepcopy(segmenter).eval()
-    norms = batch_norms(adapted)
+    norms = require_batch_norms(adapted)
+    require_images(images)
     before = [[value.clone() for value in statistics(norm)] for norm in norms]
     with using_batch_statistics(norms, forget=True), torch.no_grad():
         for batch in even_batches(images, batch_size):
@@ -58,7 +59,8 @@ def adapt_by_entropy(
 ) -> nn.Module:
     """A copy whose norms' scales and shifts minimise the entropy of its predictions (TENT).
 
-    Statistics are those of the batch during the steps, and those of all `images` afterwards.
+    Where there are batch norms, their statistics are those of the batch during the steps, and those
+    of all `images` afterwards; other norms have none to adapt.
     Source: Wang et al., arXiv 2006.10726, section 3; there on a stream of test images, here on
     a set that is seen several times.
 
@@ -73,10 +75,11 @@ def adapt_by_entropy(
         The adapted copy, in eval mode, its gradients switched as they were.
 
     Raises:
-        InputError: no batch norm with running statistics, or none with scale and shift.
+        InputError: no norm with scale and shift, or no image is given.
     """
     adapted = copy.deepcopy(segmenter).eval()
-    norms, parameters = batch_norms(adapted), affine_parameters(adapted)
+    norms, parameters = find_batch_norms(adapted), affine_parameters(adapted)
+    require_images(images)
     learned = {id(parameter) for parameter in parameters}
     wanted = [parameter.requires_grad for parameter in adapted.parameters()]
     for parameter in adapted.parameters():
@@ -93,7 +96,7 @@ def adapt_by_entropy(
     optimizer.zero_grad(set_to_none=True)
     for parameter, flag in zip(adapted.parameters(), wanted, strict=True):
         parameter.requires_grad_(flag)
-    return adapt_batch_norm(adapted, images)
+    return adapt_batch_norm(adapted, images) if norms else adapted
 
 
 def entropy(logits: Tensor) -> Tensor:
@@ -101,13 +104,14 @@ def entropy(logits: Tensor) -> Tensor:
     return -(logits.softmax(1) * logits.log_softmax(1)).sum(1)
 
 
-def batch_norms(network: nn.Module) -> list[_BatchNorm]:
-    """Its batch norms with running statistics.
+def find_batch_norms(network: nn.Module) -> list[_BatchNorm]:
+    """Its batch norms with running statistics."""
+    return [m for m in network.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
 
-    Raises:
-        InputError: there is none.
-    """
-    found = [m for m in network.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+
+def require_batch_norms(network: nn.Module) -> list[_BatchNorm]:
+    """The same; raises `InputError` where there is none."""
+    found = find_batch_norms(network)
     if not found:
         kinds = sorted({type(m).__name__ for m in network.modules() if "Norm" in type(m).__name__})
         raise InputError(
@@ -153,14 +157,14 @@ def using_batch_statistics(norms: list[_BatchNorm], forget: bool = False) -> Ite
             norm.eval()
 
 
-def even_batches(images: Tensor, batch_size: int) -> list[Tensor]:
-    """As few batches of at most `batch_size` as there can be, equal in size up to one image.
-
-    Raises:
-        InputError: no image.
-    """
+def require_images(images: Tensor) -> None:
+    """Raise `InputError` where there is no image."""
     if not len(images):
         raise InputError("images: none; give unlabelled images of the target site")
+
+
+def even_batches(images: Tensor, batch_size: int) -> list[Tensor]:
+    """As few batches of at most `batch_size` as there can be, equal in size up to one image."""
     return list(torch.tensor_split(images, -(-len(images) // batch_size)))
 
 
