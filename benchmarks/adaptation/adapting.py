@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
+from monai.utils import convert_to_tensor
 from stages import write_json
 from torch import Tensor, nn
 
@@ -33,7 +34,8 @@ def adapt_segmenter(
         output_dir: receives the weights and the record.
         adapt: from segmenter and images (N, C, X, Y) in [-1, 1] to the adapted segmenter.
     """
-    images = load_references(image_dir, Stage1.load(str(model_dir))).images
+    found = load_references(image_dir, Stage1.load(str(model_dir))).images
+    images = convert_to_tensor(found, track_meta=False)
     record = SegmenterRecord.load(segmenter_dir)
     adapted = adapt(record.build(segmenter_dir, default_device()), images)
     state = {name: value.cpu() for name, value in adapted.state_dict().items()}

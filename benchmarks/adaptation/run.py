@@ -44,7 +44,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             state = "done" if result_path(args, job).is_file() else "to do"
             print(f"{state:6} {job.pair}/{job.name}")
         return 0
-    logging.getLogger("monai.bundle").setLevel(logging.ERROR)  # "Logging file is set to False"
+    # it says that the logging file is set to False, which it is
+    logging.getLogger("monai.bundle.workflows").setLevel(logging.ERROR)
     failed = work_through(args, jobs)
     for job, reason in failed.items():
         print(f"failed: {job.pair}/{job.name}: {reason}", file=sys.stderr)

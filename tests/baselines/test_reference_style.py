@@ -42,7 +42,7 @@ def test_prob_is_the_share_that_is_changed():
 
 
 def test_changed_and_unchanged_items_collate():
-    transform = RandReferenceStyled("image", REFERENCES, replace, prob=0.5)
+    transform = RandReferenceStyled("image", MetaTensor(REFERENCES), replace, prob=0.5)
     transform.set_random_state(seed=0)
     found = [transform({"image": MetaTensor(torch.ones(1, 4, 4))})["image"] for _ in range(8)]
     assert {type(image) for image in found} == {torch.Tensor}

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
+from monai.utils import convert_to_tensor
 from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d
 
@@ -53,7 +54,8 @@ class MMDGuidedSampler(ImageSampler):
             network, steps=steps, method=method, guidance=guidance, shift=shift, start=start
         )
         # not in the state dict: the weights are those of stage 1
-        self.register_buffer("references", references.float(), persistent=False)
+        plain = convert_to_tensor(references, track_meta=False).float()
+        self.register_buffer("references", plain, persistent=False)
         self.weight = weight
         self.features = features or coarse_pixels
         self.bandwidths = tuple(bandwidths)

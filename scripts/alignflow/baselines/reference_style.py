@@ -40,7 +40,7 @@ class RandReferenceStyled(RandomizableTransform, MapTransform):
         RandomizableTransform.__init__(self, prob)
         if len(references) == 0:
             raise InputError("references: none; give at least one image of the target site")
-        self.references = references
+        self.references = [convert_to_tensor(one, track_meta=False) for one in references]
         self.style = style
         self.chosen = 0
 
