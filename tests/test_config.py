@@ -23,7 +23,9 @@ CONFIGS = Path(__file__).parents[1] / "bundle/configs"
 WORKFLOWS = {
     "train": ["training", "train_images", "train_masks", "train_segmenter"],
     "inference": ["infer"],
+    "align": ["align"],
     "segment": ["segment", "test", "choose"],
+    "evaluate": ["evaluate"],
 }
 # They pass what they do not know to a class that refuses it.
 TAKES_ANYTHING = {"AsDiscreted", "DataLoader", "alignflow.training.tracking.Tracking"}

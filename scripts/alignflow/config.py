@@ -88,12 +88,13 @@ def check_keys(config: dict[str, Any], workflows: Sequence[str]) -> None:
         for _, value in leaves(find(config, key), key):
             if isinstance(value, str):
                 waiting += [r.replace("#", "::") for r in REFERENCE.findall(value)]
+    known = reached | {key.split("::")[0] for key in reached}
     for key, _ in leaves(config):
         parts = key.split("::")
         within = {"::".join(parts[: i + 1]) for i in range(len(parts))}
         if not within & reached and not parts[0].startswith("_"):
             raise InputError(
-                f"config key '{key}' has no effect{_suggestion(key, reached)}; remove it"
+                f"config key '{key}' has no effect{_suggestion(key, known)}; remove it"
             )
 
 

@@ -3,6 +3,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from monai.data import Dataset
 
 from alignflow.alignment.gap import appearance_gap, source_appearance
 from alignflow.data.references import References
@@ -22,7 +23,7 @@ def references(pixels):
 @pytest.fixture
 def source(record):
     items = [{"image": image} for image in images(60, 0)]
-    return replace(record, appearance=source_appearance(items, most=40))
+    return replace(record, appearance=source_appearance(Dataset(items), most=40))
 
 
 def test_bundle_remembers_as_many_images_as_asked(source):

@@ -43,6 +43,7 @@ class Run:
             num_classes=2,
             guidance=1.5,
             precision=self.precision,
+            sampling=self.precision,
             noise=0.0,
             **settings,
         )

@@ -11,7 +11,6 @@ from torch import Tensor
 from alignflow.alignment.distance import linear, mmd2
 from alignflow.alignment.statistics import colour, texture
 from alignflow.data.references import References
-from alignflow.pictures import first_batch
 from alignflow.stage1 import Stage1
 
 logger = logging.getLogger(__name__)
@@ -23,8 +22,9 @@ def appearance(images: Tensor) -> Tensor:
 
 
 def source_appearance(dataset: Dataset, most: int = 256) -> list[list[float]]:
-    """`appearance` of up to `most` source images: what the bundle remembers of them."""
-    features = appearance(first_batch(dataset, most)["image"])
+    """`appearance` of up to `most` source images, not augmented: what the bundle remembers."""
+    chosen = torch.linspace(0, len(dataset.data) - 1, min(most, len(dataset.data))).long()
+    features = appearance(torch.stack([dataset.data[i]["image"] for i in chosen.tolist()]))
     return [[round(value, 4) for value in row] for row in features.tolist()]
 
 

@@ -34,7 +34,9 @@ class AlignUpdate:
         segmenter: frozen, of the source.
         num_classes: K.
         guidance: of classifier-free guidance, as in inference.
-        precision: autocast.
+        precision: autocast of what carries a gradient.
+        sampling: autocast of the roll-out, as in inference: under bf16 samples have a grain, which
+            the reward would take for theirs.
         anchor: weight of the mean of |v - v_stage1|^2 on visited states.
         faithfulness: weight of `mask_agreement`.
         noise: standard deviation of the noise that encoder and segmenter look through.
@@ -53,6 +55,7 @@ class AlignUpdate:
         num_classes: int,
         guidance: float,
         precision: Precision,
+        sampling: Precision,
         anchor: float,
         faithfulness: float,
         noise: float,
@@ -67,6 +70,7 @@ class AlignUpdate:
         self.num_classes = num_classes
         self.guidance = guidance
         self.precision = precision
+        self.sampling = sampling
         self.anchor = anchor
         self.faithfulness = faithfulness
         self.noise = noise
@@ -105,7 +109,7 @@ class AlignUpdate:
 
     def roll_out(self, network: nn.Module, noise: Tensor, maps: Tensor, plan: Plan) -> Visited:
         """Samples without a gradient."""
-        with self.precision.autocast():
+        with self.sampling.autocast():
             return roll_out(self.velocity(network, maps), noise, plan)
 
     def velocity(self, network: nn.Module, maps: Tensor) -> Velocity:
