@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -255,8 +254,3 @@ class Bench:
                 run_workflow(run_id, config, arguments, folder, lock)
 
         return self.cache.make(run_id, content, build)
-
-
-def settings_hash(settings: Mapping[str, Settings]) -> str:
-    """SHA-256 of the settings."""
-    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()

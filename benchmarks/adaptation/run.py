@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from arms import ARMS
-from bench import Bench, Job, settings_hash
+from bench import Bench, Job
 from locks import Busy, locked
 from splits import Site
 from stages import Cache, Settings, StageFailed, read_settings, say, seconds_of, write_json
@@ -195,7 +195,6 @@ def run_job(args: argparse.Namespace, bench: Bench, job: Job) -> None:
             "validation_dice": validation_dice(segmenter),
             "seconds": {"segmenter": seconds_of(segmenter), "scoring": seconds_of(scores)},
             "settings": bench.settings,
-            "settings_sha256": settings_hash(bench.settings),
             "versions": versions(),
         }
         write_json(path, result)

@@ -39,6 +39,16 @@ ORDER = [
 OURS = ("aligned", "aligned_aug")
 WITH_TARGET_LABELS = ("finetune", "oracle")
 RESAMPLES = 4000
+COMMON = ("train", "segment")  # sections of the settings that every arm goes by
+PAIRS = ("inference", "pairs")
+OWN = {
+    "unaligned": PAIRS,
+    "mmd_guidance": (*PAIRS, "mmd_guidance"),
+    **dict.fromkeys(OURS, (*PAIRS, "align")),
+    **dict.fromkeys(("tta_bn", "tta_bn_test"), ("source_bn", "tta_bn")),
+    "tta_tent_test": ("tta_tent",),
+}
+"""Further sections that an arm goes by; the section of its own name where nothing stands here."""
 
 Array = NDArray[np.float64]
 Key = tuple[str, int | None]
@@ -170,9 +180,19 @@ def mixed(results: Sequence[dict[str, Any]]) -> list[str]:
     found = []
     if len(versions := {r["versions"]["commit"] for r in results}) > 1:
         found.append(f"{len(versions)} versions of the code")
-    if len(settings := {r["settings_sha256"] for r in results}) > 1:
-        found.append(f"{len(settings)} settings files")
+    for pair in sorted({r["pair"] for r in results}):
+        chosen = [r for r in results if r["pair"] == pair]
+        if len({sections(r, COMMON) for r in chosen}) > 1:
+            found.append(f"several settings of {' or '.join(COMMON)} ({pair})")
+        for arm in sorted({r["arm"] for r in chosen}, key=_place):
+            if len({sections(r, OWN.get(arm, (arm,))) for r in chosen if r["arm"] == arm}) > 1:
+                found.append(f"several settings of {arm} ({pair})")
     return found
+
+
+def sections(result: dict[str, Any], names: Sequence[str]) -> str:
+    """Those sections of a result's settings, as text to compare."""
+    return json.dumps([result["settings"].get(name) for name in names], sort_keys=True)
 
 
 # -- figures ---------------------------------------------------------------------------------------
@@ -357,7 +377,7 @@ def notes(summary: dict[str, Any]) -> list[str]:
         f"it has no target labels (not one of {', '.join(WITH_TARGET_LABELS)})."
     )
     if summary["mixed"]:
-        lines.append(f"Results of {' and '.join(summary['mixed'])} stand in this table.")
+        lines.append(f"Results of {', '.join(summary['mixed'])} stand in this table.")
     return lines
 
 

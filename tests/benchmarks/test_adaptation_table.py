@@ -16,11 +16,11 @@ def table(load_adaptation):
     return load_adaptation("table")
 
 
-def write(folder, pair, arm, scores, seed=0, draw=None, n=None, labelled=None, test="t"):
+def write(folder, pair, arm, scores, seed=0, draw=None, n=None, labelled=None, test="t", beta=0.1):
     """A result file as run.py writes it."""
     content = {"pair": pair, "arm": arm, "labelled": labelled, "references": n, "seed": seed}
-    content |= {"draw": draw, "test_sha256": test, "settings_sha256": "s"}
-    content |= {"versions": {"commit": "c"}}
+    content |= {"draw": draw, "test_sha256": test, "versions": {"commit": "c"}}
+    content["settings"] = {"train": {}, "segment": {"epochs": 15}, "fda": {"beta": beta}}
     content["dice"] = [None if np.isnan(s) else round(float(s), 4) for s in scores]
     content["iou"] = [None if np.isnan(s) else round(float(s / (2 - s)), 4) for s in scores]
     path = folder / pair / f"{arm}-{labelled}-{n}-{seed}-{draw}.json"
@@ -109,6 +109,15 @@ def test_text_names_tuning_control_and_what_is_mixed(table, results, tmp_path):
     assert "2 versions of the code" in text and "100 labelled" in text
     assert summary["mean_gain"]["aligned - source, n = 10"]["pairs"] == 1
     assert json.loads((out / "summary.json").read_text()) == json.loads(json.dumps(summary))
+
+
+def test_settings_that_differ_are_told_where_they_matter(table, results):
+    read = table.read_results
+    assert table.mixed(read(results)) == []
+    write(results, "a_b", "source", np.full(IMAGES, 0.7), 3, beta=0.2)
+    assert table.mixed(read(results)) == []
+    write(results, "a_b", "fda", np.full(IMAGES, 0.7), 3, 0, 10, beta=0.2)
+    assert table.mixed(read(results)) == ["several settings of fda (a_b)"]
 
 
 def test_curve_is_drawn_where_there_are_several_counts(table, results, tmp_path):
