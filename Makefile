@@ -31,16 +31,31 @@ $(READY): pyproject.toml
 	@"$(PY)" -m pip install --quiet --disable-pip-version-check -e ".[demo,test,dev]"
 	@touch $@
 
-demo: $(READY) ## install, prepare a small real data set, train both flows, write 32 pairs
-	@"$(PY)" -m alignflow.demo.prepare --output_dir "$(DEMO)/data"
-	@echo "training the mask flow and the image flow"
+demo: $(READY) ## install, prepare data, train, align to a simulated second scanner, write pairs
+	@"$(PY)" -m alignflow.demo.prepare --output_dir "$(DEMO)/data" --site_dir "$(DEMO)/site"
+	@echo "training the image flow, the mask flow and the source segmenter"
 	@cd bundle && "$(PY)" -m monai.bundle run training \
 	  --config_file "['configs/train.json','configs/demo.json']" \
 	  --dataset_dir "$(DEMO)/data" --output_dir "$(DEMO)/models"
 	@echo "writing synthetic pairs"
 	@cd bundle && "$(PY)" -m monai.bundle run infer --config_file configs/inference.json \
 	  --model_dir "$(DEMO)/models" --output_dir "$(DEMO)/pairs"
-	@echo "done: look at build/demo/pairs/contact_sheet.png; the pairs and their provenance lie beside it"
+	@echo "aligning to the simulated second scanner"
+	@cd bundle && "$(PY)" -m monai.bundle run align \
+	  --config_file "['configs/align.json','configs/demo_align.json']" \
+	  --model_dir "$(DEMO)/models" --reference_dir "$(DEMO)/site/references" \
+	  --output_dir "$(DEMO)/aligned"
+	@echo "writing synthetic pairs of the aligned bundle"
+	@cd bundle && "$(PY)" -m monai.bundle run infer --config_file configs/inference.json \
+	  --model_dir "$(DEMO)/aligned" --output_dir "$(DEMO)/aligned_pairs"
+	@"$(PY)" -m alignflow.demo.rows --model_dir "$(DEMO)/models" --output "$(DEMO)/rows.png" \
+	  --source "$(DEMO)/data" --references "$(DEMO)/site/references" \
+	  --unaligned "$(DEMO)/pairs" --aligned "$(DEMO)/aligned_pairs"
+	@echo "done; under build/demo look at"
+	@echo "  rows.png                        source, references, unaligned and aligned images"
+	@echo "  aligned/alignment.png           references; the same masks unaligned and aligned"
+	@echo "  pairs/, aligned_pairs/          pairs, contact_sheet.png and provenance of both"
+	@echo "  site/test/                      labelled slices of the simulated site, unseen so far"
 
 test: $(READY) ## run the fast tests
 	@"$(PY)" -m pytest

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import alignflow
-from alignflow.demo.prepare import LABELS, LICENCE
+from alignflow.demo.template import LABELS, LICENCE
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]

@@ -6,7 +6,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from alignflow.demo.prepare import prepare, square_window, template_folder, tissue_labels
+from alignflow.demo.prepare import prepare
+from alignflow.demo.template import square_window, template_folder, tissue_labels
 from alignflow.errors import InputError
 
 nilearn_datasets = pytest.importorskip("nilearn.datasets")
@@ -136,3 +137,17 @@ def test_bad_arguments_name_themselves_and_the_mend(tmp_path, bad):
 def test_no_slice_with_so_much_tissue(tmp_path):
     with pytest.raises(InputError, match="--min_tissue 1000000"):
         prepare(tmp_path, min_tissue=1_000_000)
+
+
+def test_with_a_site_the_slabs_are_divided_and_the_bytes_are_the_same_again(tmp_path):
+    for folder in ("one", "two"):
+        prepare(tmp_path / folder / "data", site_dir=tmp_path / folder / "site", references=6)
+    first = digests(tmp_path / "one")
+    assert first == digests(tmp_path / "two")
+    slabs = [
+        c["group"] for c in json.loads((tmp_path / "one/data/dataset.json").read_text())["training"]
+    ]
+    at_site = [name for name in first if name.startswith("site/") and "/images/" in name]
+    assert not [name for name in at_site if any(slab in name for slab in slabs)]
+    assert sum(name.startswith("site/references/images/") for name in first) == 6
+    assert not any(name.startswith("site/references/labels/") for name in first)

@@ -1,1 +1,1 @@
-"""The embedded demo data: a small real data set that needs no download."""
+"""The demo: a small real data set, a simulated second site cut off it, and a picture of both."""
