@@ -193,3 +193,23 @@ def test_integration_from_the_middle_of_a_path_ends_where_the_path_ends():
         start=0.7,
     )
     torch.testing.assert_close(end, image)
+
+
+def test_final_euler_never_asks_for_the_velocity_at_the_end():
+    asked = []
+
+    def velocity(x, t):
+        asked.append(float(t[0]))
+        return -x
+
+    x = torch.ones(1, 1, 2, 2).double()
+    end = integrate(velocity, x, steps=4, method="heun", final_euler=True)
+    assert max(asked) == 0.75
+    torch.testing.assert_close(end, x * (1 - 0.25 + 0.25**2 / 2) ** 3 * 0.75)
+
+
+def test_final_euler_keeps_the_order_of_heun():
+    x, counts = torch.ones(1).double().view(1, 1, 1, 1), [16, 32, 64, 128]
+    ends = [integrate(lambda x, t: -x, x, steps=n, method="heun", final_euler=True) for n in counts]
+    errors = np.array([abs(float(end) - np.exp(-1)) for end in ends])
+    assert -np.polyfit(np.log(counts), np.log(errors), 1)[0] == pytest.approx(2, abs=0.1)

@@ -73,6 +73,7 @@ class MMDGuidedSampler(ImageSampler):
             method=self.method,
             shift=self.shift,
             start=self.start,
+            final_euler=self.final_euler,
         )
 
     def pull(self, prediction: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from monai.data import MetaTensor
 from monai.transforms import Resize
+from monai.utils import convert_to_tensor
 from torch import Tensor
 
 from alignflow.data.case import geometry_of
@@ -190,8 +191,9 @@ def _small(
     mask = None
     if label is not None:
         nearest = Resize(size, mode="nearest-exact")(label.contiguous().float())
-        mask = torch.as_tensor(nearest).to(torch.uint8)
-    return _Slice(scale(torch.as_tensor(small).float(), *window), mask, name, geometry)
+        mask = convert_to_tensor(nearest, track_meta=False).to(torch.uint8)
+    plain = convert_to_tensor(small, track_meta=False).float()
+    return _Slice(scale(plain, *window), mask, name, geometry)
 
 
 def _without_duplicates(slices: list[_Slice]) -> list[_Slice]:

@@ -19,6 +19,7 @@ class FlowSampler(nn.Module):
         shift: > 1 puts more steps near the noise, see `time_grid`.
         start: time of the state it is given: 0 for noise; later for noisy images, see `linear_path`
             (SDEdit, Meng et al., arXiv 2108.01073).
+        final_euler: the last step is Euler's, see `trajectory`.
     """
 
     def __init__(
@@ -30,6 +31,7 @@ class FlowSampler(nn.Module):
         guidance: float = 1.0,
         shift: float = 1.0,
         start: float = 0.0,
+        final_euler: bool = True,
     ) -> None:
         super().__init__()
         self.network = network
@@ -38,6 +40,7 @@ class FlowSampler(nn.Module):
         self.guidance = guidance
         self.shift = shift
         self.start = start
+        self.final_euler = final_euler
 
     def forward(self, noise: Tensor, **condition: Tensor) -> Tensor:
         """Data (B, C, X, Y) from noise of the same shape; condition as the network takes it."""
@@ -49,6 +52,7 @@ class FlowSampler(nn.Module):
             method=self.method,
             shift=self.shift,
             start=self.start,
+            final_euler=self.final_euler,
         )
 
 
