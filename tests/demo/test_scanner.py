@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 from monai.transforms import RandBiasField
@@ -55,3 +57,12 @@ def test_noise_depends_on_seed_and_number_alone():
     np.testing.assert_array_equal(first, Scanner().render(black, 0))
     for other in (Scanner().render(black, 1), Scanner(seed=1).render(black, 0)):
         assert (other != first).any()
+
+
+def test_the_data_card_states_the_numbers():
+    card = (Path(__file__).parents[2] / "bundle/docs/data_card.md").read_text()
+    used = Scanner()
+    assert f"255 * {used.gain} u^{used.gamma:g} * b(x, y) + {used.offset:g}" in card
+    assert f"standard deviation {used.noise:g}," in card and f"seed {used.seed} |" in card
+    field = used.bias_field((192, 192))
+    assert f"from {field.min():.1f} to {field.max():.1f} |" in card
