@@ -4,7 +4,7 @@ import torch
 from scipy.special import expit
 from scipy.stats import kstest, norm, uniform
 
-from alignflow.flow.time import logit_normal_time, uniform_time
+from alignflow.flow.time import logit_normal_time, mixed_time, uniform_time
 
 
 def generator():
@@ -26,8 +26,20 @@ def test_uniform_distribution():
 
 
 def test_times_come_from_the_generator_alone():
-    for draw in (uniform_time, logit_normal_time):
+    for draw in (uniform_time, logit_normal_time, mixed_time):
         torch.manual_seed(1)
         first = draw(5, generator())
         torch.manual_seed(2)
         assert torch.equal(first, draw(5, generator()))
+
+
+@pytest.mark.parametrize("share", [0.0, 0.2, 1.0])
+def test_mixed_times_have_the_density_of_the_mixture(share):
+    t = mixed_time(40_000, generator(), uniform_share=share).double()
+    middle, end = (t > 0.4) & (t < 0.6), t > 0.98
+    normal = torch.distributions.Normal(0, 1)
+    logit = torch.logit(torch.tensor([0.4, 0.6, 0.98]))
+    low, high, late = normal.cdf(logit).tolist()
+    expected = [share * 0.2 + (1 - share) * (high - low), share * 0.02 + (1 - share) * (1 - late)]
+    found = [float(middle.double().mean()), float(end.double().mean())]
+    assert found == pytest.approx(expected, abs=0.01)

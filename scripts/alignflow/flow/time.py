@@ -19,3 +19,13 @@ def logit_normal_time(
     Source: Esser et al., arXiv 2403.03206, section 3.1 (there t = 1 is noise; here it is data).
     """
     return torch.sigmoid(mean + std * torch.randn(size, generator=generator))
+
+
+def mixed_time(size: int, generator: torch.Generator, *, uniform_share: float = 0.2) -> Tensor:
+    """`size` times, each logit-normal but uniform with probability `uniform_share`.
+
+    The logit-normal density is 0 at both ends; near t = 1 the image's last grain is settled.
+    """
+    uniform = uniform_time(size, generator)
+    chosen = torch.rand(size, generator=generator) < uniform_share
+    return torch.where(chosen, uniform, logit_normal_time(size, generator))
