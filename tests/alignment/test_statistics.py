@@ -53,3 +53,17 @@ def test_texture_ignores_brightness_and_mirror_images():
 def test_layout_gives_block_means():
     x = images()
     torch.testing.assert_close(layout(x)[0, 0], x[0, 0, :8, :8].mean())
+
+
+def test_colour_does_not_see_how_much_background_there_is():
+    x = images(2)
+    framed = x.clone()
+    framed[:, :, :10] = -1
+    torch.testing.assert_close(colour(framed), colour(x[:, :, 10:]), atol=1e-4, rtol=1e-3)
+
+
+def test_colour_of_an_empty_image_is_finite():
+    x = -torch.ones(1, 3, 8, 8, requires_grad=True)
+    features = colour(x)
+    (gradient,) = torch.autograd.grad(features.sum(), x)
+    assert torch.isfinite(features).all() and torch.isfinite(gradient).all()

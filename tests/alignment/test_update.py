@@ -1,4 +1,5 @@
 import copy
+from functools import partial
 
 import pytest
 import torch
@@ -32,7 +33,8 @@ class Run:
         if references is None:
             references = before.roll(1, 0) * 0.5 + 0.4
         self.split = split_references(references, 0.3, 0)
-        self.reward = SetReward({"colour": colour}, queue_size=8)
+        # an untrained network's samples leave the window of images
+        self.reward = SetReward({"colour": partial(colour, floor=-torch.inf)}, queue_size=8)
         fit_reward(self.reward, before, self.split.fitted, 0.0, 0)
         settings = {"anchor": 0.0, "faithfulness": 0.0, "micro_batch": 4} | options
         self.update = AlignUpdate(

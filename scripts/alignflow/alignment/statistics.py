@@ -7,24 +7,22 @@ from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d, pad
 
 
-def colour(images: Tensor, levels: int = 16) -> Tensor:
+def colour(images: Tensor, levels: int = 16, floor: float = -0.95) -> Tensor:
     """Distribution of intensities, wherever they are: (B, C * levels + C * (C - 1) / 2).
 
-    `levels` quantiles of each channel (which move samples as histogram matching does), and the
-    correlation of each pair of channels.
+    Means of the values between `levels` + 1 quantiles of each channel (which move samples as
+    histogram matching does), and the correlation of each pair of channels. Background, the pixels
+    at the lower end of the window in all channels, is left out: how much air or black frame an
+    image has is not its colour, and matching it would darken the rest.
 
     Args:
         images: (B, C, X, Y) in [-1, 1].
-        levels: number of quantiles, evenly spread.
+        levels: number of quantile blocks, evenly spread.
+        floor: pixels with no channel above it are background.
     """
     flat = images.flatten(2)
-    ordered = flat.sort(dim=2).values
-    blocks = adaptive_avg_pool2d(ordered, (images.shape[1], levels))  # means between quantiles
-    centred = flat - flat.mean(dim=2, keepdim=True)
-    scaled = centred / (centred.square().sum(dim=2, keepdim=True) + 1e-4).sqrt()
-    rows, columns = torch.triu_indices(images.shape[1], images.shape[1], offset=1)
-    correlation = torch.einsum("bcn,bdn->bcd", scaled, scaled)[:, rows, columns]
-    return torch.cat([blocks.flatten(1), correlation], dim=1)
+    seen = (flat > floor).any(dim=1, keepdim=True)
+    return torch.cat([_block_means(flat, seen, levels), _correlations(flat, seen)], dim=1)
 
 
 def texture(images: Tensor, bins: int = 8) -> Tensor:
@@ -49,6 +47,26 @@ def texture(images: Tensor, bins: int = 8) -> Tensor:
 def layout(images: Tensor, grid: int = 4) -> Tensor:
     """What is bright where, coarsely: (B, C * grid^2) means of blocks of (B, C, X, Y)."""
     return adaptive_avg_pool2d(images, grid).flatten(1)
+
+
+def _block_means(flat: Tensor, seen: Tensor, levels: int) -> Tensor:
+    """Means of the seen values between quantiles: (B, C * levels) from (B, C, N), (B, 1, N)."""
+    ordered = flat.masked_fill(~seen, -torch.inf).sort(dim=2).values  # the seen ones come last
+    sums = pad(ordered.masked_fill(ordered.isinf(), 0).cumsum(dim=2), (1, 0))
+    pixels, count = flat.shape[2], seen.sum(dim=2).clamp(min=levels)  # (B, 1)
+    share = torch.arange(levels + 1, device=flat.device) / levels
+    edges = (pixels - count + (count * share).round()).long()[:, None].expand(-1, flat.shape[1], -1)
+    at_edges = sums.gather(2, edges)
+    return (at_edges.diff(dim=2) / edges.diff(dim=2)).flatten(1)
+
+
+def _correlations(flat: Tensor, seen: Tensor) -> Tensor:
+    """Correlation over the seen pixels of each pair of channels: (B, C * (C - 1) / 2)."""
+    count = seen.sum(dim=2, keepdim=True).clamp(min=1)
+    centred = (flat - (flat * seen).sum(dim=2, keepdim=True) / count) * seen
+    scaled = centred / (centred.square().sum(dim=2, keepdim=True) + 1e-4).sqrt()
+    rows, columns = torch.triu_indices(flat.shape[1], flat.shape[1], offset=1)
+    return torch.einsum("bcn,bdn->bcd", scaled, scaled)[:, rows, columns]
 
 
 def _rings(height: int, width: int, bins: int, device: torch.device) -> Tensor:
