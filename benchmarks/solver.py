@@ -40,7 +40,6 @@ from alignflow.files import replacing
 from alignflow.flow.guidance import Condition, guided_velocity
 from alignflow.flow.sampler import FlowSampler
 from alignflow.flow.solver import STEPS, Velocity, integrate
-from alignflow.inference.generate import GeneratePairs
 from alignflow.inference.masks import MaskGenerator
 from alignflow.inference.noise import pair_noise
 from alignflow.inference.writing import versions
@@ -189,10 +188,9 @@ def trained(args: argparse.Namespace) -> dict[str, Any]:
         device=args.device,
         seed=args.seed,
     )
-    generate = GeneratePairs(stage1=stage1, masks=masks, precision=precision, seed=args.seed)
     conditions = {
         "mask": {"vector": torch.stack([masks.describe(k, attempt=0) for k in indices])},
-        "image": {"condition": generate.maps(masks(indices))},
+        "image": {"condition": stage1.condition(masks(indices))},
     }
     found = {}
     for flow, network in networks.items():

@@ -49,12 +49,21 @@ def begin(workflows: Sequence[str], seed: int) -> None:
 def running_config() -> dict[str, Any]:
     """The config of the bundle workflow that evaluates the calling expression, overrides included.
 
-    MONAI gives an expression no way to the parser that evaluates it, so it is found on the stack.
+    Raises:
+        RuntimeError: not called from such an expression.
+    """
+    return {k: v for k, v in running_parser().get().items() if k != "_meta_"}
+
+
+def running_parser() -> ConfigParser:
+    """The parser that evaluates the calling expression.
+
+    MONAI gives an expression no way to it, so it is found on the stack.
     """
     frame = inspect.currentframe()
     while frame is not None:
         if isinstance(parser := frame.f_locals.get("self"), ConfigParser):
-            return {k: v for k, v in parser.get().items() if k != "_meta_"}
+            return parser
         frame = frame.f_back
     raise RuntimeError("not called from an expression of a bundle config")
 

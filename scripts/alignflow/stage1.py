@@ -8,10 +8,15 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
+from alignflow.data.intensity import IntensityWindow
 from alignflow.data.spec import SourceSpec
 from alignflow.errors import InputError
 from alignflow.files import replacing, sha256
 from alignflow.masks.class_index import Scheme
+from alignflow.masks.distance import condition_maps, to_distance
 
 logger = logging.getLogger(__name__)
 
@@ -64,6 +69,19 @@ class Stage1:
     def num_classes(self) -> int:
         """K, background included."""
         return len(self.source.labels)
+
+    @property
+    def intensity(self) -> IntensityWindow:
+        """The window policy that the source was read with."""
+        reading = self.reading
+        return IntensityWindow(
+            reading["modality"], reading["window"], reading["percentiles"], reading["scope"]
+        )
+
+    def condition(self, label: Tensor) -> Tensor:
+        """Masks, class indices (B, 1, X, Y), as the image flow is given them: (B, 2K-1, X, Y)."""
+        distance = [to_distance(m, self.num_classes, self.clip, self.scheme) for m in label]
+        return condition_maps(label, torch.stack(distance), self.num_classes)
 
     def save(self, directory: str) -> None:
         """Write the record with the hashes of the weights that lie beside it."""

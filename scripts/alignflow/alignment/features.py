@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from alignflow.errors import InputError
+from alignflow.segmentation.network import load_weights
 
 
 class EncoderFeatures(nn.Module):
@@ -29,7 +28,7 @@ class EncoderFeatures(nn.Module):
     ) -> None:
         super().__init__()
         if weights is not None:
-            load_weights(network, weights)
+            load_weights(network, weights, missing="correct the path")
         self.network = network.eval().requires_grad_(False)
         self.layers = list(layers)
         self.found: dict[str, Tensor] = {}
@@ -57,20 +56,3 @@ class EncoderFeatures(nn.Module):
             self.found[name] = output
 
         return hook
-
-
-def load_weights(network: nn.Module, path: str) -> None:
-    """Load a state dict into a network.
-
-    Raises:
-        InputError: no such file, no state dict, or one of another network.
-    """
-    if not Path(path).is_file():
-        raise InputError(f"encoder weights '{path}': no such file; correct the path")
-    try:
-        network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
-    except (OSError, EOFError, RuntimeError, pickle.UnpicklingError, TypeError) as error:
-        raise InputError(
-            f"encoder weights '{path}': not those of this network "
-            f"({str(error).splitlines()[0]}); give the state dict it was trained to"
-        ) from error

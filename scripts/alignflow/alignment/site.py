@@ -15,8 +15,7 @@ from alignflow.alignment.masks import effective_size, seen_masks, site_descripti
 from alignflow.data.references import References
 from alignflow.errors import InputError
 from alignflow.inference.masks import MaskGenerator
-from alignflow.masks.conditions import describe
-from alignflow.masks.distance import condition_maps, to_distance
+from alignflow.masks.conditions import FIELDS, describe
 from alignflow.masks.postprocess import MaskPostprocess
 from alignflow.stage1 import Stage1
 
@@ -130,9 +129,7 @@ class MaskBank(Dataset):
 
 
 def _item(label: Tensor, stage1: Stage1) -> dict[str, Tensor]:
-    distance = to_distance(label, stage1.num_classes, stage1.clip, stage1.scheme)
-    maps = condition_maps(label[None], distance[None], stage1.num_classes)[0]
-    return {"label": label, "condition": maps.float()}
+    return {"label": label, "condition": stage1.condition(label[None])[0]}
 
 
 def spread_evenly(bank: Dataset, count: int) -> tuple[Tensor, Tensor]:
@@ -143,5 +140,5 @@ def spread_evenly(bank: Dataset, count: int) -> tuple[Tensor, Tensor]:
 
 
 def _foreground(description: Tensor) -> float:
-    fields = description.unflatten(1, (-1, 4))
+    fields = description.unflatten(1, (-1, FIELDS))
     return float(fields[..., 1][fields[..., 0] > 0].median()) if (fields[..., 0] > 0).any() else 0.0

@@ -123,10 +123,7 @@ def _listed(folder: Path) -> list[Path]:
 
 
 def _read(image_path: str, label_path: str | None, stage1: Stage1) -> list[_Slice]:
-    reading = stage1.reading
-    intensity = IntensityWindow(
-        reading["modality"], reading["window"], reading["percentiles"], reading["scope"]
-    )
+    reading, intensity = stage1.reading, stage1.intensity
     image = load(image_path)
     _check_fits(image, intensity, stage1)
     label = None if label_path is None else _label(image, label_path, stage1)

@@ -6,13 +6,11 @@ from typing import Any
 
 import torch
 from monai.engines import SupervisedEvaluator
-from torch import Tensor
 
 from alignflow.device import Precision
 from alignflow.flow.path import linear_path
 from alignflow.inference.masks import MaskGenerator
 from alignflow.inference.noise import pair_noise
-from alignflow.masks.distance import condition_maps, to_distance
 from alignflow.stage1 import Stage1
 
 
@@ -52,13 +50,7 @@ class GeneratePairs:
         if "start" in batch:
             times = torch.full((len(noise),), self.start_time)
             noise = linear_path(noise, batch["start"], times).x_t
-        x = torch.cat([noise, self.maps(label)], dim=1).to(engine.state.device)
+        x = torch.cat([noise, self.stage1.condition(label)], dim=1).to(engine.state.device)
         with self.precision.autocast():
             image = engine.inferer(x, engine.network)
         return {"index": indices, "image": image.float().cpu(), "label": label}
-
-    def maps(self, label: Tensor) -> Tensor:
-        """Condition of the image flow, (B, 2K-1, X, Y)."""
-        stage1 = self.stage1
-        distance = [to_distance(m, stage1.num_classes, stage1.clip, stage1.scheme) for m in label]
-        return condition_maps(label, torch.stack(distance), stage1.num_classes)

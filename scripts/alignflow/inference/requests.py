@@ -49,8 +49,11 @@ class PairRequests(Dataset):
     ) -> None:
         if with_images and not mask_dir:
             raise InputError('config "start_time": above 0 it needs images: set "dataset_dir"')
-        read = read_pairs if with_images else read_masks
-        masks = read(mask_dir, stage1, slice_axis) if mask_dir else []
+        masks: list[dict[str, Any]] = []
+        if mask_dir and with_images:
+            masks = read_pairs(mask_dir, stage1)
+        elif mask_dir:
+            masks = read_masks(mask_dir, stage1, slice_axis)
         if num_pairs is None and not masks:
             raise InputError('config "num_pairs": null needs masks; set it, or "dataset_dir"')
         count = len(masks) if num_pairs is None else num_pairs
@@ -69,7 +72,7 @@ def collate(items: list[dict[str, Any]]) -> dict[str, Any]:
     return batch
 
 
-def read_pairs(dataset_dir: str, stage1: Stage1, slice_axis: int) -> list[dict[str, Any]]:
+def read_pairs(dataset_dir: str, stage1: Stage1) -> list[dict[str, Any]]:
     """{"start", "label", "geometry"} of each pair of a folder that has a mask with foreground."""
     pairs = load_references(dataset_dir, stage1)
     if pairs.labels is None or not all(pairs.given):

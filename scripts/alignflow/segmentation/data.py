@@ -67,11 +67,7 @@ def read_labelled(cases: Sequence[Case], stage1: Stage1, size: Sequence[int]) ->
     Raises:
         InputError: whatever `SliceDataset` refuses: other channels, modality or label values.
     """
-    reading = stage1.reading
-    window = IntensityWindow(
-        reading["modality"], reading["window"], reading["percentiles"], reading["scope"]
-    )
-    return _read(cases, stage1, size, window)
+    return _read(cases, stage1, size, stage1.intensity)
 
 
 def read_pairs(pairs_dir: str | None, stage1: Stage1, size: Sequence[int]) -> list[Item]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import inspect
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import torch
 from monai.bundle import ConfigParser
 from torch import nn
 
-from alignflow.config import find
+from alignflow.config import find, running_parser
 from alignflow.errors import InputError
 from alignflow.stage1 import FILE, WEIGHTS, Stage1
 
@@ -22,13 +21,9 @@ def network_config(key: str) -> dict[str, Any]:
     What comes back holds only names, numbers and lists: `build_network` makes the network of it
     where there is neither the config nor the data that its channels were counted from.
     """
-    frame = inspect.currentframe()
-    while frame is not None:
-        if isinstance(parser := frame.f_locals.get("self"), ConfigParser):
-            resolved: dict[str, Any] = _resolved(parser, key, find(parser.get(), key))
-            return resolved
-        frame = frame.f_back
-    raise RuntimeError("not called from an expression of a bundle config")
+    parser = running_parser()
+    resolved: dict[str, Any] = _resolved(parser, key, find(parser.get(), key))
+    return resolved
 
 
 def _resolved(parser: ConfigParser, key: str, value: Any) -> Any:
@@ -68,8 +63,15 @@ def build_network(config: Any, where: str) -> nn.Module:
     return network
 
 
-def load_weights(network: nn.Module, path: str | Path) -> None:
+def load_weights(
+    network: nn.Module, path: str | Path, missing: str = "train a segmenter first"
+) -> None:
     """Fill a network from a file of its state dict.
+
+    Args:
+        network: changed in place.
+        path: of the file, loaded with weights_only.
+        missing: what to do where there is no such file.
 
     Raises:
         InputError: no such file, an unreadable one, or one of another network.
@@ -77,7 +79,7 @@ def load_weights(network: nn.Module, path: str | Path) -> None:
     try:
         network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
     except FileNotFoundError as error:
-        raise InputError(f"'{path}': no such file; train a segmenter first") from error
+        raise InputError(f"'{path}': no such file; {missing}") from error
     except Exception as error:  # torch's unpickler raises whatever it stumbles over
         raise InputError(
             f"'{path}': not the weights of this network ({type(error).__name__}); "
