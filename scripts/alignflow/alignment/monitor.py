@@ -137,7 +137,7 @@ class Monitor:
         if self.split.left_out is not None:
             own = torch.cdist(self.reward.features(self.split.left_out), fitted).min(dim=1).values
         elif len(fitted) > 1:
-            own = (torch.cdist(fitted, fitted) + torch.eye(len(fitted)) * 1e9).min(dim=1).values
+            own = torch.cdist(fitted, fitted).fill_diagonal_(torch.inf).min(dim=1).values
         else:
             return float(nearest)
         return float(nearest / own.median())

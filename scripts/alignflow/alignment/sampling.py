@@ -48,7 +48,7 @@ class FixedSamples:
 
     @torch.no_grad()
     def draw(self, sampler: FlowSampler) -> Tensor:
-        """Images float32 (S, C, X, Y), on the CPU."""
+        """Images float32 (S, C, X, Y), on the network's device."""
         images = []
         batches = zip(
             self.noise.split(self.batch_size), self.maps.split(self.batch_size), strict=True
@@ -56,7 +56,7 @@ class FixedSamples:
         for noise, maps in batches:
             with self.precision.autocast():
                 image = sampler(noise.to(self.device), condition=maps.to(self.device))
-            images.append(image.float().cpu())
+            images.append(image.float())
         return torch.cat(images)
 
 
@@ -65,6 +65,7 @@ def fit_reward(
 ) -> SetReward:
     """The reward, fitted to samples (S, C, X, Y) of stage 1, seen through noise, and references."""
     generator = torch.Generator().manual_seed(seed)
-    seen = unaligned + noise * torch.randn(unaligned.shape, generator=generator)
+    draws = torch.randn(unaligned.shape, generator=generator)
+    seen = unaligned + noise * draws.to(unaligned.device)
     reward.fit(seen, references)
     return reward

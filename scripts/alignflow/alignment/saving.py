@@ -101,13 +101,13 @@ class SaveAlignment:
 
     def picture(self) -> None:
         """References, unaligned and aligned samples, aligned with the outlines of their masks."""
-        aligned = self.samples.draw(self.sampler)
+        aligned = self.samples.draw(self.sampler).cpu()
         chosen = np.linspace(0, len(aligned) - 1, min(COLUMNS, len(aligned))).astype(int)
         labels = self.samples.labels[chosen]
         references = image_tiles(self.references.images)
         rows = [
             references[np.arange(len(chosen)) % len(references)],
-            image_tiles(self.unaligned[chosen]),
+            image_tiles(self.unaligned[chosen].cpu()),
             image_tiles(aligned[chosen]),
             outline_tiles(aligned[chosen], labels),
         ]

@@ -62,7 +62,7 @@ def views(
     for dim, allowed in ((2, flip_x), (3, flip_y)):
         chosen = (torch.rand(len(seen), generator=generator) < 0.5) & allowed
         seen[chosen] = seen[chosen].flip(dim)
-    return seen + noise * torch.randn(seen.shape, generator=generator)
+    return seen + noise * torch.randn(seen.shape, generator=generator).to(seen.device)
 
 
 def site_record(

@@ -169,7 +169,8 @@ class AlignUpdate:
         self.generator.set_state(state["generator"].cpu())
         self.precision.load_state_dict(state["precision"])
         for name, content in state["queues"].items():
-            self.reward.terms[name].queue.content = content
+            term = self.reward.terms[name]
+            term.queue.content = None if content is None else content.to(term.centre.device)
 
 
 def _is_finite(value: float) -> bool:
