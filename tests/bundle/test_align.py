@@ -224,8 +224,8 @@ def test_command_line_ends_in_one_line(align_command, shell, tmp_path):
 
 
 @pytest.mark.gpu
-def test_on_a_gpu(align, trained, site, tmp_path):
-    align(trained, site, tmp_path / "site", device="cuda")
+def test_on_a_gpu(align, three_class_models, site, tmp_path):
+    align(three_class_models, site, tmp_path / "site", device="cuda")
     record = json.loads((tmp_path / "site/align.json").read_text())
     assert record["config"]["device"] == "cuda"
     assert all(np.isfinite(list(epoch.values())).all() for epoch in record["curve"])
