@@ -290,9 +290,12 @@ def align_trainer(args: argparse.Namespace, one: GradientScheme) -> SupervisedTr
             "segmenter": segmenter,
             "unaligned_sampler": FlowSampler(image_flow, steps=STEPS),
             "unaligned": pictures(disks(64, args.image_size)[0]),
-            "split": Split(0.6 * pictures(disks(7, args.image_size)[0]) + 0.3, None),
+            "split": Split(
+                0.6 * pictures(disks(7, args.image_size)[0]) + 0.3, None, torch.arange(7)
+            ),
             "train::dataset": Dataset(items),
             "train::update::scheme": one,
+            "train::update::matching": None,
             "train::handlers": [],
         }
     )

@@ -3,7 +3,14 @@ import logging
 import pytest
 import torch
 
-from alignflow.alignment.site import MaskBank, site_record, split_references, spread_evenly, views
+from alignflow.alignment.site import (
+    MaskBank,
+    reference_masks,
+    site_record,
+    split_references,
+    spread_evenly,
+    views,
+)
 from alignflow.data.references import References
 from alignflow.errors import InputError
 from alignflow.masks.conditions import describe
@@ -21,6 +28,7 @@ def test_left_out_references_are_no_fitted_ones(n, left_out):
     assert (0 if split.left_out is None else len(split.left_out)) == left_out
     both = torch.cat(parts)
     assert {t.numpy().tobytes() for t in both} == {t.numpy().tobytes() for t in x}
+    assert torch.equal(x[split.chosen], split.fitted)
 
 
 def test_views_are_mirror_images_where_allowed():
@@ -47,13 +55,18 @@ def references(labels=None, given=None, n=3):
     return References(x, labels, given or [False] * n, names, [plain] * n)
 
 
+def record_of(record, known, segmenter, anatomy):
+    masks = reference_masks(record, known, segmenter, "cpu")
+    return site_record(record, masks, anatomy, 0.0)
+
+
 def test_anatomy_of_the_source_stays_when_asked(record, segmenter):
-    assert site_record(record, references(), segmenter, "source", 3.0, "cpu") is record
+    assert record_of(record, references(), segmenter, "source") is record
 
 
 def test_anatomy_follows_what_the_segmenter_sees(record, segmenter, caplog):
     with caplog.at_level(logging.INFO):
-        site = site_record(record, references(), segmenter, "references", 0.0, "cpu")
+        site = record_of(record, references(), segmenter, "references")
     assert "of 3 references" in caplog.text
     square = torch.zeros(1, 1, 32, 32, dtype=torch.uint8)
     square[..., 12:20, 12:20] = 1
@@ -66,16 +79,16 @@ def test_anatomy_follows_what_the_segmenter_sees(record, segmenter, caplog):
 def test_given_masks_come_before_predicted_ones(record, segmenter):
     large = torch.zeros(3, 1, 32, 32, dtype=torch.uint8)
     large[:, :, 4:28, 4:28] = 1
-    predicted = site_record(record, references(), segmenter, "references", 0.0, "cpu")
+    predicted = record_of(record, references(), segmenter, "references")
     known = references(large, [True] * 3)
-    given = site_record(record, known, segmenter, "references", 0.0, "cpu")
+    given = record_of(record, known, segmenter, "references")
     areas = [torch.tensor(s.descriptions)[:, 1].mean() for s in (predicted, given)]
     assert areas[1] > areas[0]
 
 
 def test_unknown_anatomy_is_refused(record, segmenter):
     with pytest.raises(InputError, match="anatomy"):
-        site_record(record, references(), segmenter, "mars", 3.0, "cpu")
+        record_of(record, references(), segmenter, "mars")
 
 
 def test_bank_holds_masks_and_their_condition(record):

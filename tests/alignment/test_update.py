@@ -8,6 +8,7 @@ from monai.inferers import SimpleInferer
 from torch.utils.data import DataLoader
 
 from alignflow.alignment.gradient import GradientScheme
+from alignflow.alignment.matching import ReferenceMatching
 from alignflow.alignment.monitor import Monitor
 from alignflow.alignment.parameters import choose_parameters
 from alignflow.alignment.reward import SetReward
@@ -113,6 +114,17 @@ def test_anchor_holds_the_network_back(network, segmenter, bank):
         t, maps = torch.full((4,), 0.5), bank[0]["condition"].expand(4, -1, -1, -1)
         moved.append(float((net(x, t, maps) - network(x, t, maps)).square().mean()))
     assert moved[1] < 0.5 * moved[0]
+
+
+def test_matching_draws_the_network_towards_the_references(network, segmenter, bank):
+    references = 0.8 * torch.ones(4, 1, 16, 16)
+    matching = ReferenceMatching(references, torch.zeros(4, 3, 16, 16), batch_size=64)
+    before = float(matching(network, torch.Generator().manual_seed(0)).detach())
+    run = Run(network, segmenter, bank, matching=matching, matching_weight=100.0)
+    run.monitor.patience = 0
+    run.trainer.state.max_epochs = 10
+    run.trainer.run()
+    assert run.trainer.state.output["matching"] < 0.8 * before
 
 
 def test_reward_that_is_not_finite_ends_the_run_before_it_harms_the_weights(

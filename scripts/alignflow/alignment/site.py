@@ -27,19 +27,23 @@ FEWEST_TO_SPLIT = 5
 
 @dataclass
 class Split:
-    """References (n, C, X, Y) that the reward sees, and those left out to stop by, or None."""
+    """References (n, C, X, Y) that the reward sees, and those left out to stop by, or None.
+
+    `chosen` holds the numbers of the fitted ones among all.
+    """
 
     fitted: Tensor
     left_out: Tensor | None
+    chosen: Tensor
 
 
 def split_references(images: Tensor, share: float, seed: int) -> Split:
     """Leave out a share of the references, at least two, where there are `FEWEST_TO_SPLIT`."""
     if len(images) < FEWEST_TO_SPLIT or share == 0:
-        return Split(images, None)
+        return Split(images, None, torch.arange(len(images)))
     count = min(max(2, round(share * len(images))), len(images) - 2)
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
-    return Split(images[order[count:]], images[order[:count]])
+    return Split(images[order[count:]], images[order[:count]], order[count:])
 
 
 def views(
@@ -65,24 +69,27 @@ def views(
     return seen + noise * torch.randn(seen.shape, generator=generator).to(seen.device)
 
 
-def site_record(
-    stage1: Stage1,
-    references: References,
-    segmenter: nn.Module,
-    anatomy: str,
-    prior: float,
-    device: str,
-) -> Stage1:
+def reference_masks(
+    stage1: Stage1, references: References, segmenter: nn.Module, device: str
+) -> Tensor:
+    """Masks of the references, given or else seen by the segmenter, uint8 (n, 1, X, Y)."""
+    images = references.images.to(device)
+    masks = seen_masks(segmenter, images, MaskPostprocess.from_dict(stage1.postprocess))
+    if references.labels is None:
+        return masks
+    given = torch.tensor(references.given).view(-1, 1, 1, 1)
+    return torch.where(given, references.labels, masks)
+
+
+def site_record(stage1: Stage1, masks: Tensor, anatomy: str, prior: float) -> Stage1:
     """The record of the site's generator: that of stage 1 with the anatomy of the references.
 
     Args:
         stage1: of the source.
-        references: of the site; masks given with them are used, others predicted.
-        segmenter: of the source.
+        masks: of the references, see `reference_masks`.
         anatomy: "source" leaves the descriptions of masks alone; "references" draws them again so
             that areas are distributed as in the references, see `site_descriptions`.
         prior: weight of the source in that, in references.
-        device: of the segmenter.
 
     Raises:
         InputError: another `anatomy`.
@@ -91,11 +98,6 @@ def site_record(
         raise InputError(f'config "anatomy": {anatomy!r}; set source or references')
     if anatomy == "source":
         return stage1
-    images = references.images.to(device)
-    masks = seen_masks(segmenter, images, MaskPostprocess.from_dict(stage1.postprocess))
-    if references.labels is not None:
-        given = torch.tensor(references.given).view(-1, 1, 1, 1)
-        masks = torch.where(given, references.labels, masks)
     bank = torch.tensor(stage1.descriptions)
     drawn = site_descriptions(bank, masks, stage1.num_classes, prior=prior)
     before, after = _foreground(bank), _foreground(describe(masks, stage1.num_classes))

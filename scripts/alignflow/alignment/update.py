@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from alignflow.alignment.gradient import GradientScheme, Plan, Visited, connect, roll_out
 from alignflow.alignment.masks import mask_agreement
+from alignflow.alignment.matching import ReferenceMatching
 from alignflow.alignment.reward import SetReward
 from alignflow.device import Precision
 from alignflow.flow.guidance import guided_velocity
@@ -41,6 +42,8 @@ class AlignUpdate:
         faithfulness: weight of `mask_agreement`.
         noise: standard deviation of the noise that encoder and segmenter look through.
         micro_batch: samples connected at a time.
+        matching: flow matching on the references, or None.
+        matching_weight: of its loss; 0 for none.
         clip: largest norm of the gradient.
         seed: of plans and noise.
     """
@@ -60,6 +63,8 @@ class AlignUpdate:
         faithfulness: float,
         noise: float,
         micro_batch: int,
+        matching: ReferenceMatching | None = None,
+        matching_weight: float = 0.0,
         clip: float = 1.0,
         seed: int = 0,
     ) -> None:
@@ -73,13 +78,15 @@ class AlignUpdate:
         self.sampling = sampling
         self.anchor = anchor
         self.faithfulness = faithfulness
+        self.matching = matching
+        self.matching_weight = matching_weight
         self.noise = noise
         self.micro_batch = micro_batch
         self.clip = clip
         self.generator = torch.Generator().manual_seed(seed)
 
     def __call__(self, engine: SupervisedTrainer, batch: dict[str, Tensor]) -> dict[str, float]:
-        """One update; returns {"loss", "anchor", "mask", and each term of the reward}.
+        """One update; returns {"loss", "anchor", "mask", "matching", and each term of the reward}.
 
         A value that is not finite ends the run before it reaches the weights.
         """
@@ -98,6 +105,8 @@ class AlignUpdate:
         for v, (_, m), g in zip(visited, parts, gradient.split(self.micro_batch), strict=True):
             share = len(m) / len(sample)
             values["anchor"] += share * self.backward(engine.network, m, plan, v, g, share)
+        if self.matching is not None and self.matching_weight:
+            values["matching"] = self.match(self.matching, engine.network)
         finite = torch.isfinite(gradient).all() and all(map(_is_finite, values.values()))
         if not finite:
             logger.error("step %d: the reward is not finite; stopped", engine.state.iteration)
@@ -148,6 +157,13 @@ class AlignUpdate:
         loss = (sample * gradient).sum() + self.anchor * anchor * share
         self.precision.backward(loss)
         return float(anchor.detach())
+
+    def match(self, matching: ReferenceMatching, network: nn.Module) -> float:
+        """Add the gradient of flow matching on the references; returns its loss."""
+        with self.precision.autocast():
+            loss = matching(network, self.generator)
+        self.precision.backward(self.matching_weight * loss)
+        return float(loss.detach())
 
     def distance(self, x: Tensor, t: Tensor, v: Tensor, maps: Tensor) -> Tensor:
         """Mean of |v - v_stage1|^2 at a state."""

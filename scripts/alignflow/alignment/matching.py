@@ -1,0 +1,60 @@
+"""Flow matching on the references themselves: what a distance of sets cannot draw."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from alignflow.flow.guidance import drop_condition
+from alignflow.flow.path import linear_path
+from alignflow.flow.time import mixed_time
+
+
+class ReferenceMatching:
+    """Conditional flow matching loss on random references, as stage 1 had it on the source.
+
+    A reward moves what the generator already draws. Content that the source lacks (a dye, another
+    field of view) must be learned from the references, and their masks, given or seen by the
+    source's segmenter, tell it from lesions. Few references are learned by heart if this goes on
+    for long; the frozen network (anchor), early stopping on left-out references and the distance
+    to the nearest reference stand against that.
+
+    Args:
+        images: (n, C, X, Y) in [-1, 1], on the network's device.
+        maps: their masks as the network is given them (n, 2K-1, X, Y).
+        batch_size: references in each loss.
+        dropout: probability of leaving a mask out, as in stage 1.
+        flip_x, flip_y: whether the anatomy may be mirrored along the axis.
+    """
+
+    def __init__(
+        self,
+        images: Tensor,
+        maps: Tensor,
+        *,
+        batch_size: int,
+        dropout: float = 0.1,
+        flip_x: bool = False,
+        flip_y: bool = False,
+    ) -> None:
+        self.images = images
+        self.maps = maps.to(images)
+        self.batch_size = batch_size
+        self.dropout = dropout
+        self.flips = [dim for dim, allowed in ((2, flip_x), (3, flip_y)) if allowed]
+
+    def __call__(self, network: nn.Module, generator: torch.Generator) -> Tensor:
+        """Mean of |v - (x_1 - x_0)|^2; times, noise and choice come from the generator."""
+        count, device = self.batch_size, self.images.device
+        chosen = torch.randint(len(self.images), (count,), generator=generator)
+        image, maps = self.images[chosen], self.maps[chosen]
+        for dim in self.flips:
+            flipped = (torch.rand(count, 1, 1, 1, generator=generator) < 0.5).to(device)
+            image = torch.where(flipped, image.flip(dim), image)
+            maps = torch.where(flipped, maps.flip(dim), maps)
+        t = mixed_time(count, generator).to(device)
+        noise = torch.randn(image.shape, generator=generator).to(device)
+        path = linear_path(noise, image, t)
+        condition = drop_condition({"condition": maps}, self.dropout, generator)
+        velocity = network(path.x_t, t, **condition)
+        return (velocity.float() - path.velocity).square().mean()
