@@ -42,6 +42,7 @@ class AlignUpdate:
         faithfulness: weight of `mask_agreement`.
         noise: standard deviation of the noise that encoder and segmenter look through.
         micro_batch: samples connected at a time.
+        reward_weight: of the reward against the other terms.
         matching: flow matching on the references, or None.
         matching_weight: of its loss; 0 for none.
         clip: largest norm of the gradient.
@@ -63,6 +64,7 @@ class AlignUpdate:
         faithfulness: float,
         noise: float,
         micro_batch: int,
+        reward_weight: float = 1.0,
         matching: ReferenceMatching | None = None,
         matching_weight: float = 0.0,
         clip: float = 1.0,
@@ -78,6 +80,7 @@ class AlignUpdate:
         self.sampling = sampling
         self.anchor = anchor
         self.faithfulness = faithfulness
+        self.reward_weight = reward_weight
         self.matching = matching
         self.matching_weight = matching_weight
         self.noise = noise
@@ -132,6 +135,7 @@ class AlignUpdate:
         noise = torch.randn(x.shape, generator=self.generator).to(x.device)
         seen = x + self.noise * noise
         loss, values = self.reward(seen)
+        loss = self.reward_weight * loss
         values = {"loss": self.reward.total(values), **values}
         if self.faithfulness:
             mask = mask_agreement(self.segmenter, seen, labels, self.num_classes)
