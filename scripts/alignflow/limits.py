@@ -52,6 +52,10 @@ NUMBERS = {
     "draws": COUNT,
     "largest_draw": Number(2, whole=True),
     "neighbours": COUNT,
+    "anchor": Number(0),
+    "faithfulness": Number(0),
+    "matching": Number(0),
+    "reward_weight": Number(0),
 }
 CHOICES = {
     "solver": tuple(STEPS),
@@ -61,7 +65,7 @@ CHOICES = {
     "init": ("random", "source"),
     "inferer_mode": ("resize", "sliding"),
 }
-SWITCHES = ("foreground_only", "mlflow", "native_size")
+SWITCHES = ("foreground_only", "mirror_x", "mirror_y", "mlflow", "native_size")
 
 
 def check_limits(config: Mapping[str, Any]) -> None:

@@ -105,6 +105,14 @@ def test_micro_batches_give_the_gradient_of_the_whole_batch(network, segmenter, 
             torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-5)
 
 
+def test_reward_without_weight_moves_nothing(network, segmenter, bank):
+    before = state(network)
+    run = Run(network, segmenter, bank, reward_weight=0.0)
+    run.trainer.run()
+    assert torch.equal(state(network), before)
+    assert run.trainer.state.output["loss"] > 0
+
+
 def test_anchor_holds_the_network_back(network, segmenter, bank):
     moved = []
     for anchor in (0.0, 1e4):

@@ -117,6 +117,13 @@ def test_every_gradient_runs(three_class_models, site, align, tmp_path, method):
     assert len(curve) == 2
 
 
+def test_references_can_be_matched_without_a_reward(three_class_models, site, align, tmp_path):
+    """The reward's weight scales its gradient, not what is measured."""
+    align(three_class_models, site, tmp_path, matching=1.0, reward_weight=0.0, parameters="all")
+    curve = json.loads((tmp_path / "align.json").read_text())["curve"]
+    assert len(curve) == 4 and curve[0]["left_out"] > 0
+
+
 def test_low_rank_updates_are_saved_as_a_plain_network(
     three_class_models, site, align, infer, tmp_path
 ):
