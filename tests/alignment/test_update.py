@@ -3,6 +3,7 @@ from functools import partial
 
 import pytest
 import torch
+from ignite.engine import Events
 from monai.engines import SupervisedTrainer
 from monai.inferers import SimpleInferer
 from torch.utils.data import DataLoader
@@ -17,16 +18,21 @@ from alignflow.alignment.site import split_references
 from alignflow.alignment.statistics import colour
 from alignflow.alignment.update import AlignUpdate
 from alignflow.device import Precision
+from alignflow.flow.ema import EMA
 from alignflow.flow.sampler import FlowSampler
 
 
 class Run:
     """An alignment of the small network to bright images."""
 
-    def __init__(self, network, segmenter, bank, references=None, lr=1e-2, **options):
+    def __init__(
+        self, network, segmenter, bank, references=None, lr=1e-2, ema_decay=0.0, **options
+    ):
         self.precision = Precision("cpu", "fp32")
-        self.sampler = FlowSampler(network, steps=4, method="euler", guidance=1.5)
         frozen = copy.deepcopy(network)
+        chosen = choose_parameters(network, "modulation")
+        self.ema = EMA(network, ema_decay)
+        self.sampler = FlowSampler(self.ema.module, steps=4, method="euler", guidance=1.5)
         self.samples = FixedSamples(
             bank, count=8, channels=1, precision=self.precision, device="cpu"
         )
@@ -40,6 +46,7 @@ class Run:
         settings = {"anchor": 0.0, "faithfulness": 0.0, "micro_batch": 4} | options
         self.update = AlignUpdate(
             frozen=frozen,
+            ema=self.ema,
             reward=self.reward,
             scheme=GradientScheme(steps=4, active=2),
             segmenter=segmenter,
@@ -60,7 +67,6 @@ class Run:
             lowest_spread=0.0,
             largest_dice_loss=1.0,
         )
-        chosen = choose_parameters(network, "modulation")
         self.trainer = SupervisedTrainer(
             device=torch.device("cpu"),
             max_epochs=3,
@@ -161,7 +167,7 @@ def test_best_weights_are_put_back(network, segmenter, bank):
     before = state(network)
     run.trainer.run()
     if run.monitor.best_epoch == 0:
-        torch.testing.assert_close(state(network), before)
+        torch.testing.assert_close(state(run.sampler.network), before)
     best = min(run.monitor.curve, key=lambda v: v["left_out"])
     assert run.monitor.curve[run.monitor.best_epoch] is best
     again = run.monitor.measure()
@@ -190,3 +196,24 @@ def test_state_goes_on_where_it_was(network, segmenter, bank):
     content = [run.reward.terms["colour_rbf"].queue.content for run in (one, other)]
     assert torch.equal(*content)
     assert other.monitor.curve == one.monitor.curve
+
+
+def test_what_is_kept_is_the_average_of_the_weights(network, segmenter, bank):
+    """d = min(decay, (1 + n) / (10 + n)), the first update copies."""
+    run = Run(network, segmenter, bank, ema_decay=0.95, lr=1e-3)
+    run.monitor.patience = 0
+    visited = []
+    run.trainer.add_event_handler(
+        Events.ITERATION_COMPLETED, lambda engine: visited.append(state(network).clone())
+    )
+    averaged = []
+    run.trainer.add_event_handler(
+        Events.EPOCH_COMPLETED, lambda engine: averaged.append(state(run.sampler.network).clone())
+    )
+    run.trainer.run()
+    expected = visited[0]
+    for n, weights in enumerate(visited[1:], start=1):
+        d = min(0.95, (1 + n) / (10 + n))
+        expected = d * expected + (1 - d) * weights
+    torch.testing.assert_close(averaged[-1], expected)
+    assert not torch.equal(averaged[-1], visited[-1])

@@ -14,6 +14,7 @@ from alignflow.alignment.masks import mask_agreement
 from alignflow.alignment.matching import ReferenceMatching
 from alignflow.alignment.reward import SetReward
 from alignflow.device import Precision
+from alignflow.flow.ema import EMA
 from alignflow.flow.guidance import guided_velocity
 from alignflow.flow.solver import Velocity
 
@@ -30,6 +31,7 @@ class AlignUpdate:
 
     Args:
         frozen: the velocity network of stage 1.
+        ema: average of the trained network's weights, updated after each step.
         reward: fitted distances to the references.
         scheme: which solver steps carry a gradient.
         segmenter: frozen, of the source.
@@ -53,6 +55,7 @@ class AlignUpdate:
         self,
         *,
         frozen: nn.Module,
+        ema: EMA,
         reward: SetReward,
         scheme: GradientScheme,
         segmenter: nn.Module,
@@ -71,6 +74,7 @@ class AlignUpdate:
         seed: int = 0,
     ) -> None:
         self.frozen = frozen.eval().requires_grad_(False)
+        self.ema = ema
         self.reward = reward
         self.scheme = scheme
         self.segmenter = segmenter.eval().requires_grad_(False)
@@ -117,6 +121,7 @@ class AlignUpdate:
             engine.terminate()
             return values
         self.precision.step(engine.network, engine.optimizer, self.clip)
+        self.ema.update_parameters(engine.network)
         return values
 
     def roll_out(self, network: nn.Module, noise: Tensor, maps: Tensor, plan: Plan) -> Visited:
