@@ -101,7 +101,8 @@ def test_trained_bundle(benchmark, models, tmp_path, capsys):
         assert row["dopri5_evaluations"] > 10 and row["largest_value"] > 1
         for method in ("heun", "midpoint"):
             few, many = (row["differences"][method][n] for n in ("5", "20"))
-            assert 0 < many["rms"] < few["rms"] / 8 and many["max"] < 0.05
+            # four times the steps: 16 for order 2 in the limit, 4 for order 1
+            assert 0 < many["rms"] < few["rms"] / 6 and many["max"] < 0.05
     assert "image, heun" in capsys.readouterr().out
 
 

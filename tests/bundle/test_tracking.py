@@ -22,7 +22,7 @@ def tracked(train, three_class_dataset, tmp_path_factory):
     output = tmp_path_factory.mktemp("tracked")
     with pytest.MonkeyPatch.context() as patch:
         # every 10 s by default, longer than this training
-        patch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.05")
+        patch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.01")
         train(three_class_dataset, output, mlflow=True, seed=3)
     return output
 
