@@ -45,8 +45,10 @@ def models(tmp_path):
     masks = torch.zeros(5, 1, 16, 16, dtype=torch.uint8)
     for k, mask in enumerate(masks):
         mask[0, 4 : 8 + k, 5:12] = 1
-    image = write_network(tmp_path / "model.pt", data_channels=1, condition_channels=3)
-    mask = write_network(tmp_path / "mask_model.pt", data_channels=1, vector_size=5)
+    # smooth in t: at time_scale 1000 random weights ripple faster than 20 steps follow
+    smooth = {"data_channels": 1, "time_scale": 10.0}
+    image = write_network(tmp_path / "model.pt", condition_channels=3, **smooth)
+    mask = write_network(tmp_path / "mask_model.pt", vector_size=5, **smooth)
     source = SourceSpec(
         channels=1,
         labels={"background": 0.0, "square": 1.0},
@@ -101,8 +103,7 @@ def test_trained_bundle(benchmark, models, tmp_path, capsys):
         assert row["dopri5_evaluations"] > 10 and row["largest_value"] > 1
         for method in ("heun", "midpoint"):
             few, many = (row["differences"][method][n] for n in ("5", "20"))
-            # four times the steps: 16 for order 2 in the limit, 4 for order 1
-            assert 0 < many["rms"] < few["rms"] / 6 and many["max"] < 0.05
+            assert 0 < many["rms"] < few["rms"] / 8 and many["max"] < 0.05
     assert "image, heun" in capsys.readouterr().out
 
 
