@@ -46,7 +46,7 @@ class AlignUpdate:
         micro_batch: samples connected at a time.
         reward_weight: of the reward against the other terms.
         matching: flow matching on the references, or None.
-        matching_weight: of its loss; 0 for none.
+        matching_weight: of its loss.
         clip: largest norm of the gradient.
         seed: of plans and noise.
     """
@@ -112,7 +112,7 @@ class AlignUpdate:
         for v, (_, m), g in zip(visited, parts, gradient.split(self.micro_batch), strict=True):
             share = len(m) / len(sample)
             values["anchor"] += share * self.backward(engine.network, m, plan, v, g, share)
-        if self.matching is not None and self.matching_weight:
+        if self.matching is not None:
             values["matching"] = self.match(self.matching, engine.network)
         finite = torch.isfinite(gradient).all() and all(map(_is_finite, values.values()))
         if not finite:
