@@ -43,6 +43,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
+from common import command_line, save
 from monai.bundle import ConfigParser
 from monai.data import Dataset
 from monai.engines import SupervisedTrainer
@@ -55,7 +56,6 @@ from alignflow.alignment.site import Split
 from alignflow.alignment.statistics import colour, layout
 from alignflow.device import Precision, tune_allocator
 from alignflow.errors import print_input_errors_as_one_line
-from alignflow.files import replacing
 from alignflow.flow.guidance import guided_velocity
 from alignflow.flow.sampler import FlowSampler
 from alignflow.flow.solver import Velocity, integrate
@@ -100,17 +100,13 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         measure, show = PARTS[name]
         result[name] = measure(args)
         show(result[name])
-    if args.output:
-        with replacing(args.output) as temporary:
-            temporary.write_text(json.dumps(result, indent=1, default=str) + "\n")
+    save(result, args.output)
     return result
 
 
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line(__doc__)
     add = parser.add_argument
     add("--only", nargs="+", choices=list(PARTS), default=list(PARTS), help="parts (default all)")
     add("--draws", type=int, default=16, help="of the active steps, for the cosine (default 16)")

@@ -21,7 +21,6 @@ On one CPU thread a 64 px image flow takes most of an hour; --dtype float32 is 7
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Callable, Sequence
 from functools import partial
 from importlib.metadata import version
@@ -30,13 +29,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from common import command_line, save
 from monai.networks.schedulers import RFlowScheduler
 from torch import Tensor
 from torchdiffeq import odeint
 
 from alignflow.device import Precision, default_device, tune_allocator
 from alignflow.errors import InputError, print_input_errors_as_one_line
-from alignflow.files import replacing
 from alignflow.flow.guidance import Condition, guided_velocity
 from alignflow.flow.sampler import FlowSampler
 from alignflow.flow.solver import STEPS, Velocity, integrate
@@ -69,17 +68,13 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         result["weights_sha256"] = weight_hashes(args.model_dir)
         result["trained"] = trained(args)
         print_trained(result["trained"])
-    if args.output:
-        with replacing(args.output) as temporary:
-            temporary.write_text(json.dumps(result, indent=1, default=str) + "\n")
+    save(result, args.output)
     return result
 
 
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line(__doc__)
     add = parser.add_argument
     add("--model_dir", help="models of a trained bundle; without it, no trained flow is measured")
     add("--device", default=default_device())

@@ -17,7 +17,6 @@ it comes, and with `tune_allocator`, which our workflows call and which helps MO
 from __future__ import annotations
 
 import argparse
-import json
 import multiprocessing
 import os
 import platform
@@ -35,6 +34,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from common import command_line, save
 from ignite.engine import Engine, Events
 from monai.bundle import ConfigParser
 from monai.data import DataLoader, Dataset
@@ -48,7 +48,6 @@ from torch import Tensor
 
 from alignflow.device import Precision, default_device, tune_allocator
 from alignflow.errors import InputError, print_input_errors_as_one_line
-from alignflow.files import replacing
 from alignflow.inference.writing import versions
 
 CONFIG = Path(__file__).parents[1] / "bundle" / "configs" / "train.json"
@@ -88,17 +87,13 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
             },
         }
     print_tables(result)
-    if args.output:
-        with replacing(args.output) as temporary:
-            temporary.write_text(json.dumps(result, indent=1, default=str) + "\n")
+    save(result, args.output)
     return result
 
 
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line(__doc__)
     add = parser.add_argument
     add("--device", default=default_device())
     add("--rounds", type=int, default=8, help="timed blocks of each arm (default 8)")

@@ -13,6 +13,7 @@ FOLDER = Path(__file__).parents[2] / "benchmarks"
 @pytest.fixture
 def load_benchmark(monkeypatch):
     """load_benchmark("train_step") is benchmarks/train_step.py as a module."""
+    monkeypatch.syspath_prepend(FOLDER)
 
     def load(name):
         spec = importlib.util.spec_from_file_location(f"benchmark_{name}", FOLDER / f"{name}.py")
