@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from alignflow.data.mirroring import mirror_at_random, mirrored_dims
 from alignflow.flow.guidance import drop_condition
-from alignflow.flow.path import linear_path
+from alignflow.flow.matching import flow_matching_loss
 from alignflow.flow.time import mixed_time
 
 
@@ -41,20 +42,15 @@ class ReferenceMatching:
         self.maps = maps.to(images)
         self.batch_size = batch_size
         self.dropout = dropout
-        self.flips = [dim for dim, allowed in ((2, flip_x), (3, flip_y)) if allowed]
+        self.dims = mirrored_dims(flip_x, flip_y)
 
     def __call__(self, network: nn.Module, generator: torch.Generator) -> Tensor:
         """Mean of |v - (x_1 - x_0)|^2; times, noise and choice come from the generator."""
         count, device = self.batch_size, self.images.device
         chosen = torch.randint(len(self.images), (count,), generator=generator)
-        image, maps = self.images[chosen], self.maps[chosen]
-        for dim in self.flips:
-            flipped = (torch.rand(count, 1, 1, 1, generator=generator) < 0.5).to(device)
-            image = torch.where(flipped, image.flip(dim), image)
-            maps = torch.where(flipped, maps.flip(dim), maps)
+        pairs = [self.images[chosen], self.maps[chosen]]
+        image, maps = mirror_at_random(pairs, self.dims, generator)
         t = mixed_time(count, generator).to(device)
         noise = torch.randn(image.shape, generator=generator).to(device)
-        path = linear_path(noise, image, t)
         condition = drop_condition({"condition": maps}, self.dropout, generator)
-        velocity = network(path.x_t, t, **condition)
-        return (velocity.float() - path.velocity).square().mean()
+        return flow_matching_loss(network, noise, image, t, condition)

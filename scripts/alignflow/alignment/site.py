@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from alignflow.alignment.masks import effective_size, seen_masks, site_descriptions
+from alignflow.data.mirroring import mirror_at_random, mirrored_dims
 from alignflow.data.references import References
 from alignflow.errors import InputError
 from alignflow.inference.masks import MaskGenerator
@@ -62,10 +63,8 @@ def views(
         seed: of flips and noise.
     """
     generator = torch.Generator().manual_seed(seed)
-    seen = images.repeat(count, 1, 1, 1)
-    for dim, allowed in ((2, flip_x), (3, flip_y)):
-        chosen = (torch.rand(len(seen), generator=generator) < 0.5) & allowed
-        seen[chosen] = seen[chosen].flip(dim)
+    repeated = images.repeat(count, 1, 1, 1)
+    [seen] = mirror_at_random([repeated], mirrored_dims(flip_x, flip_y), generator)
     return seen + noise * torch.randn(seen.shape, generator=generator).to(seen.device)
 
 

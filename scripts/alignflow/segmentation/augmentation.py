@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from alignflow.data.mirroring import mirror_at_random
+
 
 class BatchAugmentation:
     """Flips, colour and affine maps, drawn for each image of a batch by itself.
@@ -74,10 +76,7 @@ class BatchAugmentation:
         """Views of image (B, C, X, Y) in [-1, 1] and label (B, 1, X, Y), of the same types."""
         if self.crop is not None:
             image, label = self._cropped(image, label, self.crop)
-        for axis in (2, 3):
-            flipped = self._chosen(image, self.flip)
-            image = torch.where(flipped, image.flip(axis), image)
-            label = torch.where(flipped, label.flip(axis), label)
+        image, label = mirror_at_random([image, label], (2, 3), self.generator, self.flip)
         if self.rotate or self.zoom:
             image, label = self._affine(image, label)
         image = self._coloured(image)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from monai.engines import SupervisedEvaluator, SupervisedTrainer
@@ -12,11 +12,10 @@ from torch import Tensor
 from alignflow.device import Precision
 from alignflow.flow.ema import EMA
 from alignflow.flow.guidance import Condition, drop_condition
-from alignflow.flow.path import linear_path
+from alignflow.flow.matching import Loss, flow_matching_loss
 from alignflow.training.targets import Batch
 
 Target = Callable[[Batch], tuple[Tensor, Condition]]
-Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 class FlowUpdate:
@@ -111,11 +110,13 @@ def velocity_loss(
     t: Tensor,
     condition: Condition,
 ) -> Tensor:
-    """Loss between the network's velocity on the linear path and the path's own."""
+    """`flow_matching_loss` on the engine's device, with its inferer."""
     device = engine.state.device
     noise, data, t = noise.to(device), data.to(device, non_blocking=True), t.to(device)
     condition = {name: c.to(device, non_blocking=True) for name, c in condition.items()}
-    path = linear_path(noise, data, t)
+
+    def network(x: Tensor, t: Tensor, **given: Tensor) -> Tensor:
+        return cast("Tensor", engine.inferer(x, engine.network, t, **given))
+
     with precision.autocast():
-        velocity = engine.inferer(path.x_t, engine.network, t, **condition)
-    return loss_function(velocity.float(), path.velocity)
+        return flow_matching_loss(network, noise, data, t, condition, loss_function)
