@@ -175,7 +175,11 @@ def say(text: str) -> None:
     print(f"{time.strftime('%H:%M:%S')} {text}", flush=True)
 
 
-def write_json(path: Path, content: Any) -> None:
-    """Whole or not at all."""
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Whole or not at all; a line for each key, since scores of hundreds of images are lists."""
+    lines = (
+        f"{json.dumps(name)}: {json.dumps(value, default=str, allow_nan=False)}"
+        for name, value in content.items()
+    )
     with replacing(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=1, default=str, allow_nan=False) + "\n")
+        temporary.write_text("{\n" + ",\n".join(lines) + "\n}\n")
