@@ -126,7 +126,9 @@ def test_refinement_changes_nothing_at_first_and_keeps_the_shape():
 def test_refinement_sees_across_patches():
     """Shifted by one pixel it does the same one pixel on, which a patch's own channels cannot."""
     network = perturbed(refine=8)
-    x = torch.randn(1, 1, 16, 16)
-    inputs = torch.cat([x, x, torch.full_like(x, 0.5)], dim=1)
-    moved = network.refine(inputs.roll(1, dims=3))
-    torch.testing.assert_close(moved[..., 3:-2], network.refine(inputs).roll(1, 3)[..., 3:-2])
+    inputs, embedding = torch.zeros(1, 2, 24, 24), torch.randn(1, 128)
+    inputs[..., 10:14, 10:14] = torch.randn(4, 4)
+    moved = network.refine(inputs.roll(1, dims=3), embedding).roll(-1, 3)
+    torch.testing.assert_close(moved[..., 8:-8], network.refine(inputs, embedding)[..., 8:-8])
+    earlier = network.refine(inputs, 0 * embedding)
+    assert (moved - earlier)[..., 8:-8].abs().max() > 1e-3

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import gcd
+from typing import cast
 
 import torch
 from monai.networks.nets import DiffusionModelUNet
+from monai.networks.nets.diffusion_model_unet import (
+    DiffusionUNetResnetBlock,
+    get_timestep_embedding,
+)
 from torch import Tensor, nn
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
@@ -35,9 +41,7 @@ class VelocityUNet(nn.Module):
         time_scale: radians by which the fastest sinusoid of the time embedding turns from t = 0 to
             1. MONAI's embedding is laid out for 1000. There a trained velocity ripples a little in
             t, faster than 100 solver steps follow; at 100 it does not, with no gain at 10 steps.
-        refine: channels of two convolutions at full resolution behind the patches, 0 for none. Each
-            pixel of a patch has an output channel of its own, whose errors show as a fine grid; the
-            convolutions see the pixels as neighbours, at a small part of the UNet's cost.
+        refine: channels of a `Refinement` at full resolution behind the patches, 0 for none.
 
     Raises:
         InputError: arguments that do not go together.
@@ -94,9 +98,8 @@ class VelocityUNet(nn.Module):
             raise InputError(f"network: {error}; correct its arguments in the config") from error
         self.refine = None
         if refine:
-            self.refine = _refinement(
-                2 * data_channels + condition_channels + 1, refine, data_channels
-            )
+            inputs = 2 * data_channels + condition_channels
+            self.refine = Refinement(inputs, refine, data_channels, 4 * channels[0])
         if vector_size:
             # MONAI embeds an integer class here; whatever is called with `class_labels` and gives
             # a time embedding's width fits as well.
@@ -121,16 +124,19 @@ class VelocityUNet(nn.Module):
         if x.shape[-1] % self.divisor or x.shape[-2] % self.divisor:
             raise ValueError(f"image size {tuple(x.shape[-2:])} is not divisible by {self.divisor}")
         seen = x if condition is None else torch.cat([x, condition], dim=1)
-        x = pixel_unshuffle(seen, self.patch)
-        if x.is_cuda:
+        blocks = pixel_unshuffle(seen, self.patch)
+        if blocks.is_cuda:
             # Tensor cores want channels last; on a CPU it makes bf16 GroupNorm's backward pass
             # thirteen times slower, and the whole training step by a fifth.
-            x = x.contiguous(memory_format=torch.channels_last)
-        v = pixel_shuffle(self.unet(x, t * self.time_scale, class_labels=vector), self.patch)
+            blocks = blocks.contiguous(memory_format=torch.channels_last)
+        times = t * self.time_scale
+        v = pixel_shuffle(self.unet(blocks, times, class_labels=vector), self.patch)
         if self.refine is None:
             return v
-        times = t.view(-1, 1, 1, 1).expand(-1, 1, *v.shape[2:])
-        return v + self.refine(torch.cat([v, seen, times.to(v)], dim=1))
+        embedding = get_timestep_embedding(times, self.unet.block_out_channels[0])
+        data = x + (1 - t).view(-1, 1, 1, 1) * v
+        given = [data, v] if condition is None else [data, v, condition]
+        return v + self.refine(torch.cat(given, dim=1), self.unet.time_embed(embedding.to(v)))
 
 
 def size_divisor(patch: int, channels: Sequence[int]) -> int:
@@ -138,12 +144,42 @@ def size_divisor(patch: int, channels: Sequence[int]) -> int:
     return patch * 2 ** (len(channels) - 1)
 
 
-def _refinement(inputs: int, width: int, outputs: int) -> nn.Module:
-    """Two convolutions that change nothing at first (zero-initialised)."""
-    last = nn.Conv2d(width, outputs, 3, padding=1)
-    nn.init.zeros_(last.weight)
-    nn.init.zeros_(last.bias)  # type: ignore[arg-type]
-    return nn.Sequential(nn.Conv2d(inputs, width, 3, padding=1), nn.SiLU(), last)
+class Refinement(nn.Module):
+    """What patches miss: residual blocks at full resolution, to be added to the velocity.
+
+    Each pixel of a patch has an output channel of its own, whose errors show as a grain, most of
+    all near t = 1, where the velocity is what little noise is left, many times enlarged. These
+    convolutions see pixels as neighbours. They change nothing at first (zero-initialised).
+
+    Args:
+        inputs: channels of data prediction x + (1 - t) v, velocity v and condition together.
+        width: channels of the blocks.
+        outputs: channels of the velocity.
+        embedding: width of the time embedding.
+        blocks: how many, of two convolutions each.
+    """
+
+    def __init__(
+        self, inputs: int, width: int, outputs: int, embedding: int, blocks: int = 2
+    ) -> None:
+        super().__init__()
+        groups = gcd(width, max(1, width // 4))  # of 4 channels or more, see norm_num_groups
+        self.first = nn.Conv2d(inputs, width, 3, padding=1)
+        self.blocks = nn.ModuleList(
+            DiffusionUNetResnetBlock(2, width, embedding, norm_num_groups=groups)
+            for _ in range(blocks)
+        )
+        last = nn.Conv2d(width, outputs, 3, padding=1)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)  # type: ignore[arg-type]
+        self.last = nn.Sequential(nn.GroupNorm(groups, width), nn.SiLU(), last)
+
+    def forward(self, seen: Tensor, embedding: Tensor) -> Tensor:
+        """Correction (B, outputs, X, Y) from (B, inputs, X, Y) and (B, embedding)."""
+        features = self.first(seen)
+        for block in self.blocks:
+            features = block(features, embedding)
+        return cast("Tensor", self.last(features))
 
 
 def _vector_embedding(size: int, width: int) -> nn.Module:
