@@ -56,6 +56,10 @@ NUMBERS = {
     "faithfulness": Number(0),
     "matching": Number(0),
     "reward_weight": Number(0),
+    "held_out": COUNT,
+    "teacher_seed": Number(0, 2**32 - 1, whole=True),
+    "feature_weight": Number(0),
+    "huber_delta": Number(1e-6),
 }
 CHOICES = {
     "solver": tuple(STEPS),

@@ -22,6 +22,8 @@ logger = logging.getLogger(__name__)
 
 FILE = "stage1.json"
 WEIGHTS = {"image": "model.pt", "mask": "mask_model.pt", "segmenter": "segmenter.pt"}
+STUDENTS = {"image": "student", "mask": "mask_student"}
+"""Of distilled bundles: student_4.pt holds the image flow's student of four steps."""
 READING = {
     "percentiles",
     "scope",
@@ -146,6 +148,8 @@ def read_record(path: Path) -> dict[str, Any]:
 
 
 def weight_hashes(directory: str) -> dict[str, str]:
-    """SHA-256 of each weight file that exists in the folder."""
+    """SHA-256 of each weight file that exists in the folder, students included."""
     paths = [Path(directory) / name for name in WEIGHTS.values()]
+    for name in STUDENTS.values():
+        paths += sorted(Path(directory).glob(f"{name}_*.pt"))
     return {path.name: sha256(path) for path in paths if path.is_file()}

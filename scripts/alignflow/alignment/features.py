@@ -43,13 +43,18 @@ class EncoderFeatures(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Features (B, D) of images (B, C, X, Y) in [-1, 1]; D is twice the layers' channels."""
+        maps = self.maps(images)
+        means = [m.mean(dim=(2, 3)) for m in maps]
+        spreads = [(m.var(dim=(2, 3)) + 1e-6).sqrt() for m in maps]
+        return torch.cat([*means, *spreads], dim=1)
+
+    def maps(self, images: Tensor) -> list[Tensor]:
+        """Outputs (B, D, x, y) of the layers, float32, for images (B, C, X, Y) in [-1, 1]."""
         self.found.clear()
         self.network(images)
         maps = [self.found[name].float() for name in self.layers]
         self.found.clear()
-        means = [m.mean(dim=(2, 3)) for m in maps]
-        spreads = [(m.var(dim=(2, 3)) + 1e-6).sqrt() for m in maps]
-        return torch.cat([*means, *spreads], dim=1)
+        return maps
 
     def _keep(self, name: str):  # type: ignore[no-untyped-def]
         def hook(module: nn.Module, inputs: object, output: Tensor) -> None:

@@ -83,15 +83,23 @@ class MaskGenerator:
                 break
         return torch.stack([labels[index] for index in indices])
 
-    @torch.no_grad()
     def draw(self, indices: list[int], attempt: int) -> Tensor:
         """Raw masks of one attempt, uint8 (B, 1, X, Y)."""
+        distance = self.distances(*self.start(indices, attempt))
+        return from_distance(self.smooth(distance), self.stage1.scheme)
+
+    def start(self, indices: list[int], attempt: int = 0) -> tuple[Tensor, Tensor]:
+        """Noise (B, K-1, X, Y) and descriptions (B, 1 + 4 (K-1)) of pairs by number."""
         shape = (self.stage1.num_classes - 1, *self.stage1.image_size)
         noise = pair_noise(self.seed, indices, "mask", shape, attempt)
-        vector = torch.stack([self.describe(index, attempt) for index in indices])
+        return noise, torch.stack([self.describe(index, attempt) for index in indices])
+
+    @torch.no_grad()
+    def distances(self, noise: Tensor, vector: Tensor) -> Tensor:
+        """Distance maps float32 (B, K-1, X, Y) that the flow makes of noise and description."""
         with self.precision.autocast():
             distance = self.sampler(noise.to(self.device), vector=vector.to(self.device))
-        return from_distance(self.smooth(distance.float().cpu()), self.stage1.scheme)
+        return distance.float().cpu()
 
     def describe(self, index: int, attempt: int) -> Tensor:
         """The vector condition (1 + 4 (K - 1),) of one pair."""

@@ -1,0 +1,165 @@
+"""Couplings of noise and data: what a teacher makes of which noise, drawn once."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from monai.data import Dataset
+from torch import Tensor
+from tqdm import tqdm
+
+from alignflow.device import Precision
+from alignflow.errors import InputError
+from alignflow.files import replacing
+from alignflow.flow.sampler import FlowSampler
+from alignflow.inference.masks import MaskGenerator
+from alignflow.inference.noise import pair_noise
+from alignflow.stage1 import Stage1
+from alignflow.training.checkpoint import Identity
+
+logger = logging.getLogger(__name__)
+
+Tensors = dict[str, Tensor]
+
+
+class ImageCoupling(Dataset):
+    """Pairs (noise, image) of the image flow, each for a mask of the mask flow.
+
+    Source: rectified flow's coupling (Z_0, Z_1), Liu et al., arXiv 2209.03003, sec. 2.1.
+    Item: {"noise" (C, X, Y), "data" (C, X, Y), "condition" (2K-1, X, Y)}. Images and masks lie in
+    memory and on disk; noise is a function of the pair's number, and maps of the mask.
+
+    Args:
+        stage1: record of the generator.
+        masks: draws masks; its seed should not be one that inference is used with.
+        sampler: the teacher.
+        precision: autocast of sampling.
+        device: of the teacher.
+        count: pairs.
+        directory: keeps them, see `drawn_once`.
+        identity: what they depend on.
+    """
+
+    def __init__(
+        self,
+        *,
+        stage1: Stage1,
+        masks: MaskGenerator,
+        sampler: FlowSampler,
+        precision: Precision,
+        device: str,
+        count: int,
+        directory: str,
+        identity: dict[str, Any],
+    ) -> None:
+        self.stage1 = stage1
+        self.masks = masks
+        self.sampler = sampler
+        self.precision = precision
+        self.device = device
+        drawn = drawn_once(directory, count, self.draw, identity, "teacher's images")
+        self.images, self.labels = drawn["data"], drawn["label"]
+        super().__init__(range(count))
+
+    @torch.no_grad()
+    def draw(self, indices: list[int]) -> Tensors:
+        """Images float32 (B, C, X, Y) and masks uint8 (B, 1, X, Y) of pairs by number."""
+        label = self.masks(indices)
+        maps = self.stage1.condition(label).to(self.device)
+        with self.precision.autocast():
+            image = self.sampler(self.noise(indices).to(self.device), condition=maps)
+        return {"data": image.float().cpu(), "label": label}
+
+    def noise(self, indices: list[int]) -> Tensor:
+        """x_0 (B, C, X, Y) of pairs by number."""
+        shape = (self.stage1.source.channels, *self.stage1.image_size)
+        return pair_noise(self.masks.seed, indices, "image", shape)
+
+    def __getitem__(self, index: int) -> Tensors:  # type: ignore[override]
+        condition = self.stage1.condition(self.labels[index][None])[0]
+        [noise] = self.noise([index])
+        return {"noise": noise, "data": self.images[index], "condition": condition}
+
+
+class MaskCoupling(Dataset):
+    """Pairs (noise, distance maps) of the mask flow, each for a description.
+
+    Item: {"noise" (K-1, X, Y), "data" (K-1, X, Y), "vector" (1 + 4 (K-1),)}. Nothing is rejected:
+    what post-processing would refuse, the student may draw as the teacher does.
+
+    Args:
+        masks: the teacher with its descriptions.
+        count, directory, identity: see `ImageCoupling`.
+    """
+
+    def __init__(
+        self, *, masks: MaskGenerator, count: int, directory: str, identity: dict[str, Any]
+    ) -> None:
+        self.masks = masks
+        self.drawn = drawn_once(directory, count, self.draw, identity, "teacher's masks")
+        super().__init__(range(count))
+
+    def draw(self, indices: list[int]) -> Tensors:
+        """Distance maps (B, K-1, X, Y) and descriptions of pairs by number."""
+        noise, vector = self.masks.start(indices)
+        return {"data": self.masks.distances(noise, vector), "vector": vector}
+
+    def __getitem__(self, index: int) -> Tensors:  # type: ignore[override]
+        [noise], _ = self.masks.start([index])
+        return {"noise": noise} | {name: drawn[index] for name, drawn in self.drawn.items()}
+
+
+def drawn_once(
+    directory: str | Path,
+    count: int,
+    draw: Callable[[list[int]], Tensors],
+    identity: dict[str, Any],
+    name: str,
+    part: int = 64,
+) -> Tensors:
+    """Tensors of pairs 0 to `count` - 1, one row each, drawn unless they lie in the folder.
+
+    They are written in parts, each whole or not at all: a stopped run goes on at the next one.
+
+    Args:
+        directory: for the parts, created.
+        count: pairs.
+        draw: gives the tensors of pairs by number.
+        identity: JSON-able facts that they depend on, kept beside them.
+        name: shown before the progress bar.
+        part: pairs in a file.
+
+    Raises:
+        InputError: the folder holds pairs of other facts, or a damaged part.
+    """
+    folder = Path(directory)
+    facts = folder / "coupling.json"
+    if facts.is_file():
+        Identity(identity, folder).load_state_dict(json.loads(facts.read_text()))
+    else:
+        with replacing(facts) as temporary:
+            temporary.write_text(json.dumps(identity, indent=1) + "\n")
+    parts = []
+    for start in tqdm(range(0, count, part), desc=name, unit="part"):
+        path = folder / f"part-{start // part:05d}.pt"
+        if not path.is_file():
+            drawn = draw(list(range(start, min(start + part, count))))
+            with replacing(path) as temporary:
+                torch.save(drawn, temporary)
+        parts.append(_read(path))
+    return {key: torch.cat([one[key] for one in parts]) for key in parts[0]}
+
+
+def _read(path: Path) -> Tensors:
+    try:
+        content: Tensors = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, EOFError, RuntimeError) as error:
+        raise InputError(
+            f"'{path}': cannot be read ({type(error).__name__}); delete it, it is drawn again"
+        ) from error
+    return content

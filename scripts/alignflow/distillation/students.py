@@ -1,0 +1,145 @@
+"""The distilled bundle: teacher and students in one folder, with what was measured of them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from alignflow.config import running_config
+from alignflow.distillation.update import DistillUpdate
+from alignflow.errors import InputError
+from alignflow.files import replacing
+from alignflow.flow.sampler import FlowSampler
+from alignflow.inference.weights import load_sampler
+from alignflow.inference.writing import versions
+from alignflow.pictures import image_tiles, save_sheet, y_points_up
+from alignflow.stage1 import STUDENTS, WEIGHTS, Stage1, weight_hashes
+
+FILE = "distill.json"
+COLUMNS = 12
+
+
+def student_file(model_dir: str, flow: str, steps: int | None) -> str:
+    """Weights of a flow: of its student of so many steps, or, for None, of the flow itself.
+
+    `Stage1.load` compares the files of a bundle with the hashes in its record.
+
+    Args:
+        model_dir: a bundle; students lie in one that `distill` wrote.
+        flow: "image" or "mask".
+        steps: solver steps of the student.
+
+    Raises:
+        InputError: no such student.
+    """
+    if steps is None:
+        return str(Path(model_dir) / WEIGHTS[flow])
+    path = Path(model_dir) / f"{STUDENTS[flow]}_{steps}.pt"
+    if not path.is_file():
+        found = sorted(p.name for p in path.parent.glob(f"{STUDENTS[flow]}_*.pt"))
+        raise InputError(
+            f"'{model_dir}': no {path.name}, its students are: {', '.join(found) or 'none'}; run "
+            'distill and set model_dir to its output_dir, or config "student" and "mask_student" '
+            "to null"
+        )
+    return str(path)
+
+
+def require_whole_path(student: int | None, start_time: float, guidance: float) -> None:
+    """Raise `InputError` on settings of the solver that a student of fixed steps cannot follow."""
+    if student is not None and (start_time > 0 or guidance != 1):
+        raise InputError(
+            f'config "student": {student} goes its whole path in steps of its own, with the '
+            'guidance that it was distilled with; leave "start_time" at 0 and "image_guidance" at '
+            '1, or set "student" to null'
+        )
+
+
+def save_distilled(
+    stage1: Stage1,
+    model_dir: str,
+    output_dir: str,
+    students: dict[str, dict[str, dict[str, Any]]],
+) -> None:
+    """Copy the teacher beside its students and write the record of both.
+
+    Args:
+        stage1: record of the teacher.
+        model_dir: its bundle.
+        output_dir: with the students' weights.
+        students: of each flow, what `measured` tells of each.
+    """
+    folder = Path(output_dir)
+    for name in WEIGHTS.values():
+        with replacing(folder / name) as temporary:
+            shutil.copyfile(Path(model_dir) / name, temporary)
+    stage1.save(output_dir)
+    record = {
+        "students": students,
+        "teacher_sha256": weight_hashes(model_dir),
+        "config": running_config(),
+        "versions": versions(),
+    }
+    with replacing(folder / FILE) as temporary:
+        temporary.write_text(json.dumps(record, indent=1, default=str) + "\n")
+
+
+def measured(
+    network: nn.Module,
+    path: str,
+    steps: Sequence[int],
+    update: DistillUpdate,
+    held_out: Dataset[dict[str, Tensor]],
+    device: str,
+) -> dict[str, dict[str, Any]]:
+    """Losses of each student on held-out pairs of the coupling, by its number of steps.
+
+    Args:
+        network: of the teacher's architecture; its weights are replaced.
+        path: of the students' weights without their end, see `Students`.
+        steps: of the students.
+        update: whose losses are meant.
+        held_out: items as the update takes them.
+        device: to compute on.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for count in steps:
+        student = load_sampler(network, f"{path}_{count}.pt", device, steps=count, method="euler")
+        update.steps = count
+        with torch.no_grad():
+            values = [
+                update.losses(student.network, batch, device)[1]
+                for batch in DataLoader(held_out, batch_size=len(held_out))  # type: ignore[arg-type]
+            ]
+        found[str(count)] = {"held_out": {k: round(v, 5) for k, v in values[0].items()}}
+    return found
+
+
+@torch.no_grad()
+def picture(
+    network: nn.Module,
+    output_dir: str,
+    steps: Sequence[int],
+    held_out: Dataset[dict[str, Tensor]],
+    stage1: Stage1,
+    device: str,
+) -> None:
+    """`distill.png`: the teacher's images, and below them each student's from the same noise."""
+    items = [held_out[i] for i in range(min(COLUMNS, len(held_out)))]  # type: ignore[arg-type]
+    noise, data, maps = (
+        torch.stack([item[name] for item in items]) for name in ("noise", "data", "condition")
+    )
+    rows = [image_tiles(data)]
+    for count in steps:
+        weights = student_file(output_dir, "image", count)
+        student: FlowSampler = load_sampler(network, weights, device, steps=count, method="euler")
+        rows.append(image_tiles(student(noise.to(device), condition=maps.to(device)).cpu()))
+    path = Path(output_dir) / "distill.png"
+    save_sheet(path, rows, columns=COLUMNS, y_up=y_points_up(stage1.source))
