@@ -34,10 +34,11 @@ def test_times_come_from_the_generator_alone():
 
 
 @pytest.mark.parametrize("share", [0.0, 0.2, 1.0])
-def test_mixed_times_have_the_density_of_the_mixture(share):
-    t = mixed_time(40_000, generator(), uniform_share=share).double()
+@pytest.mark.parametrize(("mean", "std"), [(0.0, 1.0), (1.2, 1.2)])
+def test_mixed_times_have_the_density_of_the_mixture(share, mean, std):
+    t = mixed_time(40_000, generator(), mean=mean, std=std, uniform_share=share).double()
     middle, end = (t > 0.4) & (t < 0.6), t > 0.98
-    normal = torch.distributions.Normal(0, 1)
+    normal = torch.distributions.Normal(mean, std)
     logit = torch.logit(torch.tensor([0.4, 0.6, 0.98]))
     low, high, late = normal.cdf(logit).tolist()
     expected = [share * 0.2 + (1 - share) * (high - low), share * 0.02 + (1 - share) * (1 - late)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import logging
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,8 +21,6 @@ from alignflow.inference.masks import MaskGenerator
 from alignflow.inference.noise import pair_noise
 from alignflow.stage1 import Stage1
 from alignflow.training.checkpoint import Identity
-
-logger = logging.getLogger(__name__)
 
 Tensors = dict[str, Tensor]
 
@@ -158,7 +156,7 @@ def drawn_once(
 def _read(path: Path) -> Tensors:
     try:
         content: Tensors = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, EOFError, RuntimeError) as error:
+    except (OSError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
         raise InputError(
             f"'{path}': cannot be read ({type(error).__name__}); delete it, it is drawn again"
         ) from error

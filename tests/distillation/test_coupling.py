@@ -1,0 +1,53 @@
+import json
+
+import pytest
+import torch
+
+from alignflow.distillation.coupling import drawn_once
+from alignflow.errors import InputError
+
+
+class Counting:
+    """Row k holds k; remembers what was asked for."""
+
+    def __init__(self, stop_at=None):
+        self.asked = []
+        self.stop_at = stop_at
+
+    def __call__(self, indices):
+        if self.stop_at in indices:
+            raise KeyboardInterrupt
+        self.asked += indices
+        return {"data": torch.tensor(indices).float()[:, None]}
+
+
+def test_rows_are_in_order_and_drawn_once(tmp_path):
+    draw = Counting()
+    first = drawn_once(tmp_path, 10, draw, {"seed": 1}, "pairs", part=4)
+    assert first["data"][:, 0].tolist() == list(range(10))
+    assert draw.asked == list(range(10))
+    again = drawn_once(tmp_path, 10, Counting(stop_at=0), {"seed": 1}, "pairs", part=4)
+    assert torch.equal(first["data"], again["data"])
+
+
+def test_a_stopped_run_goes_on_at_the_next_part(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        drawn_once(tmp_path, 10, Counting(stop_at=9), {}, "pairs", part=4)
+    draw = Counting()
+    assert len(drawn_once(tmp_path, 10, draw, {}, "pairs", part=4)["data"]) == 10
+    assert draw.asked == [8, 9]
+    assert not list(tmp_path.glob(".partial*"))
+
+
+def test_pairs_of_another_teacher_are_refused(tmp_path):
+    drawn_once(tmp_path, 4, Counting(), {"teacher": "a", "seed": 1}, "pairs")
+    assert json.loads((tmp_path / "coupling.json").read_text()) == {"teacher": "a", "seed": 1}
+    with pytest.raises(InputError, match="other teacher"):
+        drawn_once(tmp_path, 4, Counting(), {"teacher": "b", "seed": 1}, "pairs")
+
+
+def test_a_damaged_part_is_named(tmp_path):
+    drawn_once(tmp_path, 4, Counting(), {}, "pairs")
+    (tmp_path / "part-00000.pt").write_bytes(b"no tensors")
+    with pytest.raises(InputError, match=r"part-00000\.pt.*delete it"):
+        drawn_once(tmp_path, 4, Counting(), {}, "pairs")
