@@ -60,6 +60,7 @@ NUMBERS = {
     "teacher_seed": Number(0, 2**32 - 1, whole=True),
     "feature_weight": Number(0),
     "huber_delta": Number(1e-6),
+    "tolerance": Number(0),
 }
 CHOICES = {
     "solver": tuple(STEPS),
@@ -68,6 +69,7 @@ CHOICES = {
     "keep": ("last", "best"),
     "init": ("random", "source"),
     "inferer_mode": ("resize", "sliding"),
+    "backend_precision": ("fp32", "bf16", "fp16"),
 }
 SWITCHES = ("foreground_only", "mirror_x", "mirror_y", "mlflow", "native_size")
 

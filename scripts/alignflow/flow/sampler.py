@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from alignflow.flow.guidance import guided_velocity
@@ -67,3 +68,22 @@ class ImageSampler(FlowSampler):
         """Image from the concatenation of noise and condition maps."""
         channels = self.network.data_channels
         return super().forward(x[:, :channels], condition=x[:, channels:])
+
+
+class MaskSampler(FlowSampler):
+    """The mask flow behind one input tensor, see `with_planes`.
+
+    forward: cat(noise (B, K-1, X, Y), description (B, 1 + 4 (K-1), X, Y)) -> distance maps
+    (B, K-1, X, Y).
+    """
+
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+        """Distance maps from the concatenation of noise and description."""
+        channels = self.network.data_channels
+        return super().forward(x[:, :channels], vector=x[:, channels:, 0, 0])
+
+
+def with_planes(noise: Tensor, vector: Tensor) -> Tensor:
+    """Noise (B, C, X, Y), and each entry of the vector (B, D) as a constant channel behind it."""
+    planes = vector[:, :, None, None].expand(-1, -1, *noise.shape[2:])
+    return torch.cat([noise, planes], dim=1)

@@ -1,0 +1,172 @@
+"""Samplers that run outside torch, called like those inside."""
+
+from __future__ import annotations
+
+import os
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from alignflow.errors import InputError
+from alignflow.flow.sampler import FlowSampler, MaskSampler, with_planes
+
+BACKENDS = {
+    "torch": (),
+    "onnxruntime": ("onnxruntime",),
+    "openvino": ("openvino",),
+    "tensorrt": ("tensorrt", "polygraphy"),
+}
+"""Packages that each back end needs besides torch."""
+
+
+def sampler_on(
+    backend: str, sampler: nn.Module, weights: str, precision: str, device: str
+) -> nn.Module:
+    """The sampler that a back end runs.
+
+    Args:
+        backend: one of `BACKENDS`.
+        sampler: in torch; taken as it is for "torch", and as TensorRT's source.
+        weights: its file: `export` writes `student_4.onnx` beside `student_4.pt`.
+        precision: "fp32", "bf16" or "fp16", as far as the back end knows them.
+        device: of the sampler.
+
+    Raises:
+        InputError: an unknown back end, its packages or its file are missing, or it needs a GPU.
+    """
+    require_backend(backend, device)
+    if backend == "torch":
+        return sampler.to(device)
+    path = Path(weights).with_suffix(".onnx")
+    if backend == "tensorrt":
+        return on_tensorrt(sampler.to(device), path, precision)
+    if not path.is_file():
+        raise InputError(
+            f"config \"backend\": {backend}, but there is no '{path}'; run export first"
+        )
+    return (OnnxSampler if backend == "onnxruntime" else OpenVinoSampler)(path, precision)
+
+
+def require_backend(backend: str, device: str) -> None:
+    """Raise `InputError` where a back end cannot run here, with what to install."""
+    if backend not in BACKENDS:
+        raise InputError(f'config "backend": {backend!r}; set one of {", ".join(BACKENDS)}')
+    if backend == "tensorrt" and not torch.cuda.is_available():
+        raise InputError('config "backend": tensorrt needs an NVIDIA GPU; set onnxruntime')
+    missing = [name for name in BACKENDS[backend] if find_spec(name) is None]
+    if missing:
+        extra = "tensorrt" if backend == "tensorrt" else "export"
+        raise InputError(
+            f'config "backend": {backend} needs {", ".join(missing)}; '
+            f"pip install 'alignflow[{extra}]'"
+        )
+    if backend in ("onnxruntime", "openvino") and torch.device(device).type != "cpu":
+        raise InputError(
+            f'config "backend": {backend} runs on the CPU here; set device to cpu, '
+            "or backend to torch or tensorrt"
+        )
+
+
+def mask_sampler_on(
+    backend: str, sampler: FlowSampler, weights: str, precision: str, device: str
+) -> nn.Module:
+    """The same for the mask flow, called with noise and vector as a `FlowSampler` is."""
+    if backend == "torch":
+        return sampler.to(device)
+    whole = MaskSampler(sampler.network, steps=sampler.steps, method=sampler.method).eval()
+    return VectorInput(sampler_on(backend, whole, weights, precision, device))
+
+
+class VectorInput(nn.Module):
+    """Hands noise and vector to a sampler of one input.
+
+    Args:
+        sampler: called like `MaskSampler`.
+    """
+
+    def __init__(self, sampler: nn.Module) -> None:
+        super().__init__()
+        self.sampler = sampler
+
+    def forward(self, noise: Tensor, vector: Tensor) -> Tensor:
+        """Distance maps (B, K-1, X, Y) from noise of that shape and descriptions (B, D)."""
+        return cast("Tensor", self.sampler(with_planes(noise, vector)))
+
+
+class OnnxSampler(nn.Module):
+    """An ONNX file in onnxruntime, on the CPU, with as many threads as torch has.
+
+    Args:
+        path: of the file.
+        precision: "fp32", that of the file.
+
+    Raises:
+        InputError: another precision.
+    """
+
+    def __init__(self, path: Path, precision: str = "fp32") -> None:
+        super().__init__()
+        if precision != "fp32":
+            raise InputError(
+                f'config "backend_precision": {precision}; onnxruntime runs fp32, openvino bf16'
+            )
+        runtime: Any = import_module("onnxruntime")
+        options = runtime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        self.session = runtime.InferenceSession(
+            str(path), options, providers=["CPUExecutionProvider"]
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Samples (B, C, X, Y) from noise and condition (B, D, X, Y)."""
+        name = self.session.get_inputs()[0].name
+        [sample] = self.session.run(None, {name: x.float().numpy()})
+        return torch.from_numpy(sample)
+
+
+class OpenVinoSampler(nn.Module):
+    """An ONNX file in OpenVINO, on the CPU, with as many threads as torch has.
+
+    Args:
+        path: of the file.
+        precision: "fp32" or "bf16", which a CPU with AMX computes several times faster.
+
+    Raises:
+        InputError: another precision.
+    """
+
+    HINTS = {"fp32": "f32", "bf16": "bf16"}
+
+    def __init__(self, path: Path, precision: str = "fp32") -> None:
+        super().__init__()
+        if precision not in self.HINTS:
+            raise InputError(
+                f'config "backend_precision": {precision}; openvino runs fp32 or bf16 here'
+            )
+        # its telemetry would ask for the network
+        os.environ.setdefault("OPENVINO_TELEMETRY_OPT_OUT", "1")
+        openvino: Any = import_module("openvino")
+        settings = {
+            "INFERENCE_PRECISION_HINT": self.HINTS[precision],
+            "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+            "PERFORMANCE_HINT": "LATENCY",
+        }
+        self.model = openvino.Core().compile_model(str(path), "CPU", settings)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Samples (B, C, X, Y) from noise and condition (B, D, X, Y)."""
+        return torch.from_numpy(self.model(x.float().numpy())[0].copy())
+
+
+def on_tensorrt(sampler: nn.Module, path: Path, precision: str) -> nn.Module:
+    """A sampler whose forward MONAI's `trt_compile` replaces by an engine built at the first call.
+
+    The engine lies beside the weights as `STEM.trt.plan` and is built again when they change.
+    """
+    compile_ = import_module("monai.networks.trt_compiler").trt_compile
+    compiled: nn.Module = compile_(sampler, str(path.with_suffix(".trt")), {"precision": precision})
+    return compiled

@@ -1,0 +1,56 @@
+"""A sampler as an ONNX file."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from alignflow.errors import InputError
+from alignflow.files import replacing
+
+INPUT = "x"
+"""Name of the one input: noise and condition, see `ImageSampler` and `MaskSampler`."""
+
+
+def write_onnx(sampler: nn.Module, example: Tensor, path: str | Path) -> None:
+    """Export a sampler, its steps unrolled, weights inside the file, batches of any size.
+
+    Args:
+        sampler: in eval mode, of one input.
+        example: an input (B, D, X, Y) with B of at least 2; X and Y are fixed by it.
+        path: of the file.
+
+    Raises:
+        InputError: the exporter's packages are missing, or it knows an operation not.
+    """
+    try:
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise InputError(
+            "export: the packages onnx and onnxscript are missing; pip install 'alignflow[export]'"
+        ) from error
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    with warnings.catch_warnings(), replacing(path) as temporary:
+        warnings.simplefilter("ignore")
+        try:
+            torch.onnx.export(
+                sampler,
+                (example,),
+                str(temporary),
+                input_names=[INPUT],
+                output_names=["sample"],
+                dynamic_shapes=({0: torch.export.Dim("batch")},),
+                dynamo=True,
+                external_data=False,
+                verbose=False,
+            )
+        except torch.onnx.errors.OnnxExporterError as error:
+            cause = error.__cause__ or error
+            raise InputError(
+                f"export: torch cannot write this network as ONNX ({str(cause)[:300]}); "
+                "leave the backend at torch"
+            ) from error
