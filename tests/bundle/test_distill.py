@@ -116,6 +116,30 @@ def test_infer_takes_a_student(distilled, infer, tmp_path, student, mask_student
     assert set(WRITTEN) < set(provenance["weights_sha256"])
 
 
+def test_monais_own_export_takes_a_student(distilled, prepared, shell, tmp_path):
+    line = [sys.executable, "-m", "monai.bundle", "ckpt_export", "network_def"]
+    options = {
+        "filepath": tmp_path / "student.ts",
+        "ckpt_file": distilled / "student_2.pt",
+        "meta_file": "configs/metadata.json",
+        "config_file": "configs/inference.json",
+        "model_dir": distilled,
+        "student": 2,
+        "use_trace": True,
+        "input_shape": "[1, 6, 16, 16]",
+    }
+    for key, value in options.items():
+        line += [f"--{key}", str(value)]
+    done = shell(line)
+    assert done.returncode == 0, done.stderr[-2000:]
+    made = prepared("inference", model_dir=str(distilled), output_dir=str(tmp_path), student=2)
+    network = made.parser.get_parsed_content("network_def").eval()
+    network.load_state_dict(weights(distilled, "student_2.pt"))
+    x = torch.randn(3, 6, 16, 16)
+    with torch.no_grad():
+        torch.testing.assert_close(torch.jit.load(tmp_path / "student.ts")(x), network(x))
+
+
 def test_killed_in_each_part(distilled, three_class_models, kill_at, shell, tmp_path):
     line = [sys.executable, "-m", "monai.bundle", "run", "distill"]
     folders = {"model_dir": three_class_models, "output_dir": tmp_path}
