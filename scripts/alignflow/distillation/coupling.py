@@ -118,7 +118,7 @@ def drawn_once(
     draw: Callable[[list[int]], Tensors],
     identity: dict[str, Any],
     name: str,
-    part: int = 64,
+    part: int = 16,
 ) -> Tensors:
     """Tensors of pairs 0 to `count` - 1, one row each, drawn unless they lie in the folder.
 
@@ -130,7 +130,7 @@ def drawn_once(
         draw: gives the tensors of pairs by number.
         identity: JSON-able facts that they depend on, kept beside them.
         name: shown before the progress bar.
-        part: pairs in a file.
+        part: pairs drawn at once, and in a file.
 
     Raises:
         InputError: the folder holds pairs of other facts, or a damaged part.
