@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,13 +36,15 @@ def require_other_folder(output_dir: str, model_dir: str) -> None:
         )
 
 
-def save_bundle(site: Stage1, model_dir: str, output_dir: str) -> None:
-    """Write the site's record, and the weights that alignment left alone, beside model.pt."""
-    for name in WEIGHTS.values():
-        if name != WEIGHTS["image"]:
+def save_bundle(
+    stage1: Stage1, model_dir: str, output_dir: str, trained: Sequence[str] = ("image",)
+) -> None:
+    """Write a record, and copies of the weights that were not `trained`, beside those that were."""
+    for flow, name in WEIGHTS.items():
+        if flow not in trained:
             with replacing(Path(output_dir) / name) as temporary:
                 shutil.copyfile(Path(model_dir) / name, temporary)
-    site.save(output_dir)
+    stage1.save(output_dir)
 
 
 class SaveAlignment:

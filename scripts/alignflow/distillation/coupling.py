@@ -108,7 +108,7 @@ class MaskCoupling(Dataset):
         return {"data": self.masks.distances(noise, vector), "vector": vector}
 
     def __getitem__(self, index: int) -> Tensors:  # type: ignore[override]
-        [noise], _ = self.masks.start([index])
+        [noise] = self.masks.noise([index])
         return {"noise": noise} | {name: drawn[index] for name, drawn in self.drawn.items()}
 
 

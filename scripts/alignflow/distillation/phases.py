@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
-import torch
 from ignite.engine import Engine, Events
 
 from alignflow.distillation.update import DistillUpdate
 from alignflow.errors import InputError
-from alignflow.files import replacing
 from alignflow.flow.ema import EMA
 from alignflow.flow.sampler import FlowSampler
+from alignflow.training.weights import SaveWeights
 
 
 class Phases:
@@ -82,7 +80,7 @@ class Students:
         self.phases = phases
         self.update = update
         self.ema = ema
-        self.path = Path(path)
+        self.path = path
 
     def attach(self, engine: Engine) -> None:
         """Register at both ends of an epoch."""
@@ -99,7 +97,6 @@ class Students:
         """Write the student of a phase that ends, in the form that samplers load."""
         steps, _, last = self.phases.phase(engine.state.epoch)
         if engine.state.epoch == last:
-            state = FlowSampler(self.ema.module, steps=steps).state_dict()
-            path = self.path.with_name(f"{self.path.name}_{steps}.pt")
-            with replacing(path) as temporary:
-                torch.save({name: value.cpu() for name, value in state.items()}, temporary)
+            SaveWeights(FlowSampler(self.ema.module, steps=steps), f"{self.path}_{steps}.pt")(
+                engine
+            )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from alignflow.alignment.saving import save_bundle
 from alignflow.config import running_config
 from alignflow.distillation.update import DistillUpdate
 from alignflow.errors import InputError
@@ -76,24 +76,21 @@ def save_distilled(
         output_dir: with the students' weights.
         students: of each flow, what `measured` tells of each.
     """
-    folder = Path(output_dir)
-    for name in WEIGHTS.values():
-        with replacing(folder / name) as temporary:
-            shutil.copyfile(Path(model_dir) / name, temporary)
-    stage1.save(output_dir)
+    save_bundle(stage1, model_dir, output_dir, trained=())
     record = {
         "students": students,
         "teacher_sha256": weight_hashes(model_dir),
         "config": running_config(),
         "versions": versions(),
     }
-    with replacing(folder / FILE) as temporary:
+    with replacing(Path(output_dir) / FILE) as temporary:
         temporary.write_text(json.dumps(record, indent=1, default=str) + "\n")
 
 
 def measured(
     network: nn.Module,
-    path: str,
+    output_dir: str,
+    flow: str,
     steps: Sequence[int],
     update: DistillUpdate,
     held_out: Dataset[dict[str, Tensor]],
@@ -103,22 +100,22 @@ def measured(
 
     Args:
         network: of the teacher's architecture; its weights are replaced.
-        path: of the students' weights without their end, see `Students`.
+        output_dir: with the students' weights.
+        flow: "image" or "mask".
         steps: of the students.
         update: whose losses are meant.
         held_out: items as the update takes them.
         device: to compute on.
     """
+    [batch] = DataLoader(held_out, batch_size=len(held_out))  # type: ignore[arg-type]
     found: dict[str, dict[str, Any]] = {}
     for count in steps:
-        student = load_sampler(network, f"{path}_{count}.pt", device, steps=count, method="euler")
+        weights = student_file(output_dir, flow, count)
+        student = load_sampler(network, weights, device, steps=count, method="euler")
         update.steps = count
         with torch.no_grad():
-            values = [
-                update.losses(student.network, batch, device)[1]
-                for batch in DataLoader(held_out, batch_size=len(held_out))  # type: ignore[arg-type]
-            ]
-        found[str(count)] = {"held_out": {k: round(v, 5) for k, v in values[0].items()}}
+            values = update.losses(student.network, batch, device)[1]
+        found[str(count)] = {"held_out": {name: round(v, 5) for name, v in values.items()}}
     return found
 
 

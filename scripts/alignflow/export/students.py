@@ -20,6 +20,7 @@ from alignflow.files import replacing, sha256
 from alignflow.flow.sampler import FlowSampler, ImageSampler, MaskSampler, with_planes
 from alignflow.inference.masks import MaskGenerator
 from alignflow.inference.noise import pair_noise
+from alignflow.inference.weights import load_sampler
 from alignflow.inference.writing import versions
 from alignflow.networks.velocity import VelocityUNet
 from alignflow.stage1 import STUDENTS, Stage1
@@ -93,9 +94,8 @@ def unrolled(stage1: Stage1, flow: str, steps: int, weights: Path) -> FlowSample
         "image": (ImageSampler, stage1.image_network),
         "mask": (MaskSampler, stage1.mask_network),
     }[flow]
-    sampler: FlowSampler = kind(VelocityUNet(**arguments), steps=steps, method="euler")
-    sampler.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
-    return sampler.eval()
+    network = VelocityUNet(**arguments)
+    return load_sampler(network, str(weights), "cpu", steps=steps, method="euler", kind=kind)
 
 
 def check_inputs(stage1: Stage1, masks: MaskGenerator, flow: str, count: int) -> Tensor:

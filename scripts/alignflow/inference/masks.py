@@ -90,9 +90,13 @@ class MaskGenerator:
 
     def start(self, indices: list[int], attempt: int = 0) -> tuple[Tensor, Tensor]:
         """Noise (B, K-1, X, Y) and descriptions (B, 1 + 4 (K-1)) of pairs by number."""
+        vector = torch.stack([self.describe(index, attempt) for index in indices])
+        return self.noise(indices, attempt), vector
+
+    def noise(self, indices: list[int], attempt: int = 0) -> Tensor:
+        """x_0 (B, K-1, X, Y) of pairs by number."""
         shape = (self.stage1.num_classes - 1, *self.stage1.image_size)
-        noise = pair_noise(self.seed, indices, "mask", shape, attempt)
-        return noise, torch.stack([self.describe(index, attempt) for index in indices])
+        return pair_noise(self.seed, indices, "mask", shape, attempt)
 
     @torch.no_grad()
     def distances(self, noise: Tensor, vector: Tensor) -> Tensor:

@@ -16,11 +16,12 @@ def load_sampler(
     steps: int,
     method: str = "heun",
     guidance: float = 1.0,
+    kind: type[FlowSampler] = FlowSampler,
 ) -> FlowSampler:
-    """A `FlowSampler` around `network` with the weights that training wrote, in eval mode.
+    """A `kind` of sampler around `network` with the weights that training wrote, in eval mode.
 
     `Stage1.load` has checked that the file belongs to the record, and so fits the network.
     """
-    sampler = FlowSampler(network, steps=steps, method=method, guidance=guidance)
+    sampler = kind(network, steps=steps, method=method, guidance=guidance)
     sampler.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
     return sampler.to(device).eval()
