@@ -8,6 +8,8 @@ from ignite.engine import Engine
 from torch import nn
 
 from alignflow.device import Precision
+from alignflow.distillation.loss import StudentLoss
+from alignflow.distillation.methods import Unrolled
 from alignflow.distillation.phases import Phases, Students
 from alignflow.distillation.update import DistillUpdate
 from alignflow.errors import InputError
@@ -43,7 +45,9 @@ def test_refused(steps, epochs):
 def test_weights_are_written_as_each_phase_ends(tmp_path):
     network = nn.Linear(2, 2)
     ema, seen = EMA(network, 0.5), []
-    update = DistillUpdate(precision=Precision("cpu", "fp32"), ema=ema)
+    update = DistillUpdate(
+        method=Unrolled(), loss=StudentLoss(), precision=Precision("cpu", "fp32"), ema=ema
+    )
 
     def step(engine, batch):
         seen.append(update.steps)

@@ -71,8 +71,8 @@ class Students:
 
     Args:
         phases: of the training.
-        update: is told the steps.
-        ema: average of the trained network, begun anew with each phase.
+        update: is told the steps, and when a phase begins.
+        ema: average of the trained network.
         path: of the weights without their end: `PATH_4.pt` for the student of four steps.
     """
 
@@ -91,7 +91,7 @@ class Students:
         """Choose the steps of the epoch."""
         self.update.steps, first, _ = self.phases.phase(engine.state.epoch)
         if engine.state.epoch == first:
-            self.ema.n_averaged.zero_()  # the first update copies the weights
+            self.update.begin(self.update.steps)
 
     def end(self, engine: Engine) -> None:
         """Write the student of a phase that ends, in the form that samplers load."""

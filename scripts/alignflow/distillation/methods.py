@@ -1,0 +1,126 @@
+"""What a student of few steps is trained on: the teacher's end points, or shorter steps.
+
+Each method gives, for a batch of the coupling, what the student makes of a state and what it should
+have made. Both are modules, so that a checkpoint holds what they keep between steps.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from alignflow.errors import InputError
+from alignflow.flow.guidance import Condition, guided_velocity
+from alignflow.flow.path import linear_path
+from alignflow.flow.sampler import FlowSampler
+
+Lesson = tuple[Tensor, Tensor, Tensor | float]
+"""Made and wanted data (B, C, X, Y) in float32, and the scale of errors, see `StudentLoss`."""
+
+
+class Unrolled(nn.Module):
+    """Euler steps, unrolled, against what the teacher made of the same noise.
+
+    Both ends of the coupling are given, so that this is plain regression (Luhman and Luhman, arXiv
+    2101.02388; InstaFlow, Liu et al., arXiv 2309.06380, eq. 5).
+    """
+
+    def begin(self, steps: int, student: nn.Module) -> None:
+        """A phase begins; nothing is kept of the one before."""
+
+    def forward(
+        self, network: nn.Module, noise: Tensor, data: Tensor, condition: Condition, steps: int
+    ) -> Lesson:
+        """What the student makes of the coupling's noise, and the coupling's data."""
+        made = FlowSampler(network, steps=steps, method="euler")(noise, **condition)
+        return made.float(), data, 1.0
+
+
+class Progressive(nn.Module):
+    """One step of the student against several of the teacher, then of the student before it.
+
+    From a state of the path, x_t = (1 - t) x_0 + t x_1 with t on the student's grid, noise that is
+    new each time and data of the coupling, the student's one step is to end where the shorter ones
+    do (Salimans and Ho, arXiv 2202.00512, alg. 2, for the linear path). Errors in pixels are those
+    of the velocity.
+
+    Args:
+        teacher: velocity network.
+        steps: Euler steps of the teacher from noise to data.
+        guidance: of the teacher.
+        seed: of noise and times.
+    """
+
+    def __init__(
+        self, teacher: nn.Module, steps: int = 16, guidance: float = 1.0, seed: int = 0
+    ) -> None:
+        super().__init__()
+        self.before = copy.deepcopy(teacher).eval().requires_grad_(False)
+        self.before_steps = steps
+        self.guidance = guidance
+        self.student_steps: int | None = None
+        self.generator = torch.Generator().manual_seed(seed)
+
+    def begin(self, steps: int, student: nn.Module) -> None:
+        """A phase begins: the student of the last one becomes the teacher of this one."""
+        if self.student_steps is not None:
+            self.before.load_state_dict(student.state_dict())
+            self.before_steps, self.guidance = self.student_steps, 1.0
+        self.student_steps = steps
+
+    def forward(
+        self, network: nn.Module, noise: Tensor, data: Tensor, condition: Condition, steps: int
+    ) -> Lesson:
+        """The student's prediction of the data from a state, and that of the shorter steps."""
+        shape, draws = data.shape, self.generator
+        noise = torch.randn(shape, generator=draws).to(data)
+        t = (torch.randint(steps, (len(data),), generator=draws) / steps).to(data)
+        x = linear_path(noise, data, t).x_t
+        rest = (1 - t).view(-1, 1, 1, 1)
+        wanted = x + rest * self.velocity(x, t, condition, steps)
+        made = x + rest * network(x, t, **condition).float()
+        return made, wanted, 1 / rest
+
+    @torch.no_grad()
+    def velocity(self, x: Tensor, t: Tensor, condition: Condition, steps: int) -> Tensor:
+        """Mean velocity of the shorter steps over one step of the student from (x, t)."""
+        velocity = guided_velocity(self.before, condition, self.guidance)
+        count = max(self.before_steps // steps, 1)
+        length, end = 1 / (count * steps), x
+        for i in range(count):
+            end = end + length * velocity(end, t + i * length).float()
+        return (end - x) * steps
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """What a checkpoint needs beside the weights."""
+        return {
+            "before_steps": self.before_steps,
+            "guidance": self.guidance,
+            "student_steps": self.student_steps,
+            "generator": self.generator.get_state(),
+        }
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Take it up."""
+        self.before_steps = state["before_steps"]
+        self.guidance = state["guidance"]
+        self.student_steps = state["student_steps"]
+        self.generator.set_state(state["generator"].cpu())
+
+
+def method_named(
+    name: str, teacher: nn.Module, steps: int, guidance: float = 1.0, seed: int = 0
+) -> Unrolled | Progressive:
+    """The method of that name; the other arguments are those of `Progressive`.
+
+    Raises:
+        InputError: an unknown name.
+    """
+    if name == "unrolled":
+        return Unrolled()
+    if name == "progressive":
+        return Progressive(teacher, steps, guidance, seed)
+    raise InputError(f'config "method": {name!r}; set "progressive" or "unrolled"')
