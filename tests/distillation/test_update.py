@@ -4,6 +4,7 @@ from monai.engines import SupervisedTrainer
 from torch import nn
 
 from alignflow.alignment.features import EncoderFeatures
+from alignflow.alignment.reward import SetReward
 from alignflow.device import Precision
 from alignflow.distillation.loss import StudentLoss, feature_loss
 from alignflow.distillation.methods import Progressive, Unrolled, method_named
@@ -57,21 +58,21 @@ def test_loss_is_zero_for_what_the_student_draws_itself(steps):
     ).detach()
     term = update(network, encoder=encoder(), feature_weight=1.0)
     term.steps = steps
-    loss, values = term.losses(term.method, network, batch(data, noise, condition), "cpu")
-    assert loss.item() == pytest.approx(0, abs=1e-6)
+    values = term.errors(network, batch(data, noise, condition), "cpu")
+    assert values["loss"] == pytest.approx(0, abs=1e-6)
     assert values.keys() == {"loss", "pixels", "features"}
     term.steps = steps + 1
-    assert term.losses(term.method, network, batch(data, noise, condition), "cpu")[0] > 1e-3
+    assert term.errors(network, batch(data, noise, condition), "cpu")["loss"] > 1e-3
 
 
 def test_pixels_are_hubers_loss_over_delta():
     """One Euler step from 0 ends at the condition: errors of .04 and .5, delta .1."""
     noise, error = torch.zeros(1, 1, 1, 2), torch.tensor([0.04, 0.5]).view(1, 1, 1, 2)
     given = batch(0 * error, noise, error)
-    loss, values = update(Field(), delta=0.1).losses(Unrolled(), Field(), given, "cpu")
+    values = update(Field(), delta=0.1).errors(Field(), given, "cpu")
     expected = (0.5 * 0.04**2 / 0.1 + (0.5 - 0.05)) / 2
     assert values["pixels"] == pytest.approx(expected)
-    assert loss.item() == pytest.approx(expected)
+    assert values["loss"] == pytest.approx(expected)
 
 
 def test_feature_loss_is_relative_and_has_no_gradient_in_the_teacher():
@@ -179,6 +180,27 @@ def test_progressive_resumes_with_its_teacher_and_noise():
     assert other.before_steps == 2 and other.guidance == 1.0
     for mine, again in zip(method(Field(), *given), other(Field(), *given), strict=True):
         torch.testing.assert_close(mine, again)
+
+
+def mean_and_spread(x):
+    return torch.cat([x.mean(dim=(2, 3)), x.std(dim=(2, 3))], dim=1)
+
+
+def test_the_set_distance_joins_as_a_phase_finishes():
+    """Regression on the noise itself holds a student at a = 0; a brighter set draws it away."""
+    noise, nothing = torch.rand(16, 1, 8, 8) + 1, torch.zeros(16, 1, 8, 8)
+    reward = SetReward({"statistics": mean_and_spread}, kernels=["linear"], queue_size=0)
+    reward.fit(noise, 2 * noise)
+    network = Field(0.0)
+    term = update(network)
+    term.reward = reward
+    given = [batch(noise, noise, nothing)]
+    train(network, term, given, 20)
+    assert network.a.item() == pytest.approx(0, abs=1e-3)
+    term.finishing, term.reward_weight = True, 10.0
+    train(network, term, given, 100)
+    assert network.a.item() > 0.5
+    assert reward.distance(noise * (1 + network.a.detach()), 2 * noise)["statistics_linear"] < 0.3
 
 
 def test_unknown_method_is_named():

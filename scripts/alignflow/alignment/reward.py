@@ -158,6 +158,16 @@ class SetReward:
         """Weighted sum of the terms: 1 before alignment."""
         return sum(term.weight * values[name] for name, term in self.terms.items())
 
+    def state_dict(self) -> dict[str, Tensor | None]:
+        """What the queues hold, by term."""
+        return {name: term.queue.content for name, term in self.terms.items()}
+
+    def load_state_dict(self, state: Mapping[str, Tensor | None]) -> None:
+        """Take it up; the terms themselves are fitted anew."""
+        for name, content in state.items():
+            term = self.terms[name]
+            term.queue.content = None if content is None else content.to(term.centre.device)
+
     def _features(self, images: Tensor) -> dict[str, Tensor]:
         """Standardised features of each space, computed once for all of its kernels."""
         first = {name.rsplit("_", 1)[0]: term for name, term in reversed(self.terms.items())}

@@ -182,20 +182,17 @@ class AlignUpdate:
 
     def state_dict(self) -> dict[str, Any]:
         """Generator, loss scaling and queues."""
-        queues = {name: term.queue.content for name, term in self.reward.terms.items()}
         return {
             "generator": self.generator.get_state(),
             "precision": self.precision.state_dict(),
-            "queues": queues,
+            "queues": self.reward.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up what a checkpoint holds."""
         self.generator.set_state(state["generator"].cpu())
         self.precision.load_state_dict(state["precision"])
-        for name, content in state["queues"].items():
-            term = self.reward.terms[name]
-            term.queue.content = None if content is None else content.to(term.centre.device)
+        self.reward.load_state_dict(state["queues"])
 
 
 def _is_finite(value: float) -> bool:

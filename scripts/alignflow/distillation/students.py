@@ -13,7 +13,6 @@ from torch.utils.data import DataLoader, Dataset
 
 from alignflow.alignment.saving import save_bundle
 from alignflow.config import running_config
-from alignflow.distillation.methods import Unrolled
 from alignflow.distillation.update import DistillUpdate
 from alignflow.errors import InputError
 from alignflow.files import replacing
@@ -114,8 +113,7 @@ def measured(
         weights = student_file(output_dir, flow, count)
         student = load_sampler(network, weights, device, steps=count, method="euler")
         update.steps = count
-        with torch.no_grad():
-            values = update.losses(Unrolled(), student.network, batch, device)[1]
+        values = update.errors(student.network, batch, device)
         found[str(count)] = {"held_out": {name: round(v, 5) for name, v in values.items()}}
     return found
 

@@ -8,9 +8,10 @@ import torch
 from monai.engines import SupervisedEvaluator, SupervisedTrainer
 from torch import Tensor, nn
 
+from alignflow.alignment.reward import SetReward
 from alignflow.device import Precision
 from alignflow.distillation.loss import StudentLoss
-from alignflow.distillation.methods import Progressive, Unrolled
+from alignflow.distillation.methods import Lesson, Progressive, Unrolled
 from alignflow.flow.ema import EMA
 
 Batch = dict[str, Tensor]
@@ -25,10 +26,14 @@ class DistillUpdate:
         loss: between the two.
         precision: autocast and loss scaling.
         ema: average of the trained network's weights, updated after each step.
+        reward: distance to the set of the teacher's images, which joins the loss of the unrolled
+            steps while a phase finishes; or None.
+        reward_weight: of it.
         clip: largest norm of the gradient.
 
     Attributes:
         steps: of the student; set by `Students`.
+        finishing: whether the phase is in its last epochs; set by `Students`.
     """
 
     def __init__(
@@ -38,14 +43,19 @@ class DistillUpdate:
         loss: StudentLoss,
         precision: Precision,
         ema: EMA,
+        reward: SetReward | None = None,
+        reward_weight: float = 1.0,
         clip: float = 1.0,
     ) -> None:
         self.method = method
         self.loss = loss
         self.precision = precision
         self.ema = ema
+        self.reward = reward
+        self.reward_weight = reward_weight
         self.clip = clip
         self.steps = 1
+        self.finishing = False
 
     def begin(self, steps: int) -> None:
         """A phase begins, of a student of so many steps, from the average of the last one."""
@@ -53,35 +63,53 @@ class DistillUpdate:
         self.ema.n_averaged.zero_()  # the first update copies the weights
 
     def __call__(self, engine: SupervisedTrainer, batch: Batch) -> dict[str, float]:
-        """Train on one batch; returns {"loss", "pixels", "features"}."""
+        """Train on one batch; returns {"loss", "pixels", "features", "set"}."""
         engine.network.train()
-        loss, values = self.losses(self.method, engine.network, batch, engine.state.device)
+        method = Unrolled() if self.finishing else self.method
+        made, wanted, scale = self.lesson(method, engine.network, batch, engine.state.device)
+        loss, values = self.loss(made, wanted, scale)
+        if self.finishing and self.reward is not None:
+            distance, terms = self.reward(made)
+            loss = loss + self.reward_weight * distance
+            values["set"] = self.reward.total(terms)
         self.precision.optimiser_step(loss, engine.network, engine.optimizer, self.clip)
         self.ema.update_parameters(engine.network)
         return values
 
-    def losses(
+    def lesson(
         self,
         method: Unrolled | Progressive,
         network: nn.Module,
         batch: Batch,
         device: torch.device | str,
-    ) -> tuple[Tensor, dict[str, float]]:
-        """The loss of the student with `network`, and its parts."""
+    ) -> Lesson:
+        """What the student with `network` makes, and what it should."""
         moved = {name: value.to(device, non_blocking=True) for name, value in batch.items()}
         noise, data = moved.pop("noise"), moved.pop("data")
         with self.precision.autocast():
-            made, wanted, scale = method(network, noise, data, moved, self.steps)
-        return self.loss(made, wanted, scale)
+            return method(network, noise, data, moved, self.steps)
+
+    @torch.no_grad()
+    def errors(
+        self, network: nn.Module, batch: Batch, device: torch.device | str
+    ) -> dict[str, float]:
+        """Losses of the unrolled student with `network` against the teacher."""
+        return self.loss(*self.lesson(Unrolled(), network, batch, device))[1]
 
     def state_dict(self) -> dict[str, Any]:
-        """Loss scaling, and what the method keeps; the steps follow from the epoch."""
-        return {"precision": self.precision.state_dict(), "method": self.method.state_dict()}
+        """Loss scaling, and what method and reward keep; the steps follow from the epoch."""
+        return {
+            "precision": self.precision.state_dict(),
+            "method": self.method.state_dict(),
+            "reward": self.reward.state_dict() if self.reward else {},
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take it up where a checkpoint left it."""
         self.precision.load_state_dict(state["precision"])
         self.method.load_state_dict(state["method"])
+        if self.reward:
+            self.reward.load_state_dict(state["reward"])
 
 
 class DistillValidation:
@@ -90,7 +118,6 @@ class DistillValidation:
     def __init__(self, update: DistillUpdate) -> None:
         self.update = update
 
-    @torch.no_grad()
     def __call__(self, engine: SupervisedEvaluator, batch: Batch) -> dict[str, float]:
         """Evaluate one batch; returns what `DistillUpdate` does."""
-        return self.update.losses(Unrolled(), engine.network, batch, engine.state.device)[1]
+        return self.update.errors(engine.network, batch, engine.state.device)
