@@ -66,7 +66,8 @@ NUMBERS = {
     "tolerance": Number(0),
 }
 CHOICES = {
-    "solver": tuple(STEPS),
+    "image_solver": tuple(STEPS),
+    "mask_solver": tuple(STEPS),
     "augmentation": ("plain", "strong"),
     "schedule": ("mixed", "synthetic_first"),
     "keep": ("last", "best"),

@@ -171,7 +171,7 @@ def test_broken_dataset_json(assert_refused, nifti_dataset):
         ({"image_size": 16}, ["image_size", "two whole numbers"]),
         ({"batch_size": 0}, ["batch_size", "at least 1"]),
         ({"foreground_only": "false"}, ["foreground_only", "True or False"]),
-        ({"solver": "rk4"}, ["solver", "rk4", "heun"]),
+        ({"image_solver": "rk4"}, ["image_solver", "rk4", "heun"]),
         ({"mask_scheme": "nest"}, ["scheme", "nest", "nested"]),
         ({"modality": "XRAY"}, ["modality", "XRAY", "CT"]),
         ({"window": [300, -200]}, ["window", "lower one first"]),
