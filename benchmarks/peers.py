@@ -31,10 +31,10 @@ from sampler.speed import (
     block_of,
     compare,
     load,
+    memory,
     other_backends,
     possible,
     print_place,
-    print_rows,
     print_verdict,
     random_input,
 )
@@ -187,13 +187,19 @@ def agreement(args: argparse.Namespace) -> dict[str, float]:
 
 
 def print_tables(result: dict[str, Any]) -> None:
-    """A table for each of MONAI's arms."""
+    """A row for each arm, with how many times as fast as each of MONAI's it is (medians)."""
     print_place(result)
+    for number, peer in enumerate(result["ratios"], start=1):
+        print(f"({number}) times as fast as {peer}")
+    columns = "".join(f"{f'({n})':>8}" for n in range(1, len(result["ratios"]) + 1))
+    print(f"\n{'arm':32}{'images/s':>10}{columns}{'peak MiB':>10}{'above imports':>15}")
+    for name, row in result["arms"].items():
+        times = "".join(f"{found[name]['median']:8.2f}" for found in result["ratios"].values())
+        print(f"{name:32}{row['images_per_second']:10.2f}{times}{memory(row)}")
+    print()
     for peer, found in result["ratios"].items():
-        print_rows(result["arms"], found, peer)
         if "RFlow" in peer:
-            print_verdict(found, result["arguments"]["device"])
-        print()
+            print_verdict(found, result["arguments"]["device"], peer)
     same = result["agreement"]
     print(
         f"{same['steps']} steps of RFlowScheduler differ from our Euler's by at most "

@@ -302,9 +302,10 @@ def print_table(result: dict[str, Any]) -> None:
     """A row for each sampler."""
     real, encoder = result["real"]["images"], result["encoder"]["name"]
     count, base = result["arguments"]["count"], result["baseline"]
-    print(f"\n{count} pairs, {real} real images, encoder {encoder}; ratio and fall to {base}")
-    heads = ("evaluations", "KID", "95%", "to teacher", "ratio", "95%", "Dice", "fall")
-    widths = (12, 9, 18, 11, 8, 14, 8, 9)
+    print(f"\n{count} pairs, {real} real images, encoder {encoder}; ratio and fall to {base},")
+    print(f"last column: ratio of KID to {DEFAULT_TEACHER}")
+    heads = ("evaluations", "KID", "95%", "to teacher", "ratio", "95%", "Dice", "fall", "ratio")
+    widths = (12, 9, 18, 11, 8, 14, 8, 9, 8)
     print(f"{'sampler':32}" + "".join(f"{h:>{w}}" for h, w in zip(heads, widths, strict=True)))
     for name, row in result["arms"].items():
         kid, found = row["kid"], row["against"][base]
@@ -317,6 +318,7 @@ def print_table(result: dict[str, Any]) -> None:
             f"{number(found['kid_ratio']['low'])}-{number(found['kid_ratio']['high'])}",
             f"{row['dice']['mean']:.3f}",
             f"{found['dice_fall']['value']:.4f}",
+            number(row["against"][str(DEFAULT_TEACHER)]["kid_ratio"]["value"]),
         )
         print(f"{name:32}" + "".join(f"{c:>{w}}" for c, w in zip(cells, widths, strict=True)))
 

@@ -162,7 +162,7 @@ def compare(arms: Sequence[Any], prepare_arm: Any, args: argparse.Namespace) -> 
     place = machine(args.device)
     with workers(arms, prepare_arm, args) as running:
         take_turns(running.values(), args.rounds)
-        rows = {str(arm): row(worker, args) for arm, worker in running.items()}
+        rows = {str(arm): figures(worker, args) for arm, worker in running.items()}
     found = {name: version(name) for name in PACKAGES if find_spec(name)}
     return {
         "arguments": vars(args),
@@ -173,7 +173,7 @@ def compare(arms: Sequence[Any], prepare_arm: Any, args: argparse.Namespace) -> 
     }
 
 
-def row(worker: Worker, args: argparse.Namespace) -> dict[str, Any]:
+def figures(worker: Worker, args: argparse.Namespace) -> dict[str, Any]:
     """Figures of an arm; ends its process."""
     memory = worker.stop()
     above = None
@@ -196,8 +196,18 @@ def against(reference: Any, rows: dict[str, dict[str, Any]]) -> dict[str, dict[s
 def print_table(result: dict[str, Any]) -> None:
     """A row for each arm."""
     print_place(result)
-    print_rows(result["arms"], result["ratios"], result["reference"])
-    print_verdict(result["ratios"], result["arguments"]["device"])
+    reference = result["reference"]
+    print(f"times as fast as {reference}")
+    heads = (
+        f"{'images/s':>10}{'median':>9}{'min':>9}{'max':>9}{'peak MiB':>10}{'above imports':>15}"
+    )
+    print(f"{'arm':32}{heads}")
+    for name, row in result["arms"].items():
+        found = result["ratios"][name]
+        times = "".join(f"{found[key]:9.2f}" for key in ("median", "min", "max"))
+        print(f"{name:32}{row['images_per_second']:10.2f}{times}{memory(row)}")
+    print()
+    print_verdict(result["ratios"], result["arguments"]["device"], reference)
 
 
 def print_place(result: dict[str, Any]) -> None:
@@ -207,29 +217,22 @@ def print_place(result: dict[str, Any]) -> None:
     print(f"{where}; batch {args['batch_size']}\n")
 
 
-def print_rows(
-    rows: dict[str, dict[str, Any]], found: dict[str, dict[str, Any]], reference: str
-) -> None:
-    """Speed and memory of each arm, and how many times as fast as the reference it is."""
-    print(f"times as fast as {reference}")
-    heads = ("images/s", "median", "min", "max", "peak MiB", "above imports")
-    print(f"{'arm':40}" + "".join(f"{head:>{max(9, len(head) + 1)}}" for head in heads))
-    for name, one in rows.items():
-        times = "".join(f"{found[name][key]:9.2f}" for key in ("median", "min", "max"))
-        peak, above = (
-            "-" if one[key] is None else f"{one[key]:.0f}"
-            for key in ("peak_mib", "peak_above_imports_mib")
-        )
-        print(f"{name:40}{one['images_per_second']:9.2f}{times}{peak:>9}{above:>14}")
+def memory(row: dict[str, Any]) -> str:
+    """The two columns of memory."""
+    peak, above = (
+        "-" if row[key] is None else f"{row[key]:.0f}"
+        for key in ("peak_mib", "peak_above_imports_mib")
+    )
+    return f"{peak:>10}{above:>15}"
 
 
-def print_verdict(found: dict[str, dict[str, Any]], device: str) -> None:
+def print_verdict(found: dict[str, dict[str, Any]], device: str, reference: str) -> None:
     """The one-step student on the fastest CPU back end against what is asked of it."""
     students = {n: one["median"] for n, one in found.items() if n.startswith("student 1,")}
     if students and "cuda" not in device:
         best = max(students, key=lambda name: students[name])
         verdict = "holds" if students[best] >= LEAST_RATIO else "does not hold"
-        times = f"{students[best]:.1f} times as fast"
+        times = f"{students[best]:.1f} times as fast as {reference}"
         print(f"{best}: {times}; at least {LEAST_RATIO:g}: {verdict}")
 
 
