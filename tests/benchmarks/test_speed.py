@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import time
 
 import pytest
 import torch
@@ -57,8 +58,20 @@ def test_monais_arms_evaluate_the_network_as_often_as_they_say(peers, options):
 
 def test_seconds_of_a_block_are_those_of_an_image(speed):
     calls = []
-    found = speed.seconds_per_image(calls.append, torch.zeros(4, 1), 0.02)
-    assert found * 4 * len(calls) == pytest.approx(0.02, rel=0.5) and len(calls) > 1
+
+    def draw(x):
+        calls.append(x)
+        time.sleep(0.05)
+
+    begun = time.perf_counter()
+    found = speed.seconds_per_image(draw, torch.zeros(4, 1), 0.08)
+    passed = time.perf_counter() - begun
+    # the clock's own rounding
+    assert 0.08 < 4 * len(calls) * found + 1e-3 and 0.05 / 4 < found + 1e-3
+    assert 4 * len(calls) * found <= passed and len(calls) in (1, 2)
+    calls.clear()
+    speed.seconds_per_image(draw, torch.zeros(4, 1), 0.0)
+    assert len(calls) == 1
 
 
 def test_ratios_are_those_of_the_rounds(speed):
