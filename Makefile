@@ -63,7 +63,8 @@ test: $(READY) ## run the fast tests
 bench: $(READY) ## run the quick benchmarks, see benchmarks/README.md
 	@"$(PY)" benchmarks/solver.py
 	@"$(PY)" benchmarks/train_step.py --rounds 3 --steps 2
-	@echo "left out: stage1_quality and real_data, which need data (see benchmarks/README.md)"
+	@echo "left out: stage1_quality and real_data, which need data, and sampler and peers,"
+	@echo "which need a distilled bundle (see benchmarks/README.md)"
 
 lint: $(READY) ## ruff (lint, format) and mypy
 	@.venv/bin/ruff check .

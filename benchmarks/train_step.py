@@ -17,24 +17,19 @@ it comes, and with `tune_allocator`, which our workflows call and which helps MO
 from __future__ import annotations
 
 import argparse
-import multiprocessing
-import os
-import platform
-import re
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from functools import partial
-from multiprocessing.connection import Connection
 from pathlib import Path
-from statistics import median
+from statistics import mean, median
 from typing import Any
 
 import numpy as np
 import torch
 from common import command_line, save
+from common.machine import machine
+from common.workers import Worker, ratios, take_turns, workers
 from ignite.engine import Engine, Events
 from monai.bundle import ConfigParser
 from monai.data import DataLoader, Dataset
@@ -71,20 +66,19 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     # On a GPU the host's allocator does not matter.
     names = list(COMPARISONS) if on_cpu else ["each as it comes"]
     arms = list(dict.fromkeys(arm for name in names for arm in COMPARISONS[name]))
-    load = os.getloadavg() if hasattr(os, "getloadavg") else None
-    with workers(arms, args) as running:
-        parameters = {arm[0]: worker.parameters for arm, worker in running.items()}
+    place = machine(args.device) | {"precision_of_ours": Precision(args.device).precision}
+    with workers(arms, prepare, args) as running:
+        parameters = {arm[0]: worker.facts for arm, worker in running.items()}
         check_parameters(parameters, args.tolerance)
-        take_turns(running, args.rounds)
+        take_turns(running.values(), args.rounds)
+        seconds = {arm: block_means(worker) for arm, worker in running.items()}
         result = {
             "arguments": vars(args),
-            "machine": machine(args.device) | {"load_average_before": load},
+            "machine": place,
             "versions": versions(),
             "parameters": parameters,
-            "arms": {label(arm): worker.report() for arm, worker in running.items()},
-            "ratios": {
-                name: ratios(*(running[arm].blocks for arm in COMPARISONS[name])) for name in names
-            },
+            "arms": {label(a): report(worker, args.device) for a, worker in running.items()},
+            "ratios": {name: ratios(*(seconds[a] for a in COMPARISONS[name])) for name in names},
         }
     print_tables(result)
     save(result, args.output)
@@ -245,8 +239,8 @@ def run_block(trainer: SupervisedTrainer, clock: Clock) -> list[float]:
     return clock.steps
 
 
-def serve(connection: Connection, arm: Arm, args: argparse.Namespace) -> None:
-    """A worker: a block for each "block" it receives, then its peak memory for "stop"."""
+def prepare(arm: Arm, args: argparse.Namespace) -> tuple[Callable[[], list[float]], int]:
+    """An arm's block, and the number of its network's parameters."""
     whose, tuned = arm
     if tuned:
         tune_allocator()
@@ -256,95 +250,26 @@ def serve(connection: Connection, arm: Arm, args: argparse.Namespace) -> None:
         trainer = TRAINERS[whose](args, Path(folder))
     clock = Clock(args.device)
     clock.attach(trainer)
-    before = resident_mib("VmRSS")
-    connection.send(sum(p.numel() for p in trainer.network.parameters()))
-    while connection.recv() == "block":
-        connection.send(run_block(trainer, clock))
-    connection.send(peak_mib(args.device, before))
+    count = sum(p.numel() for p in trainer.network.parameters())
+    return partial(run_block, trainer, clock), count
 
 
-def peak_mib(device: str, before: float | None) -> float | None:
-    """Peak memory in MiB: allocated on the GPU, or resident above what was so before step 1."""
-    if "cuda" in device:
-        return torch.cuda.max_memory_allocated(device) / 2**20
-    peak = resident_mib("VmHWM")
-    return None if peak is None or before is None else peak - before
+def block_means(worker: Worker) -> list[float]:
+    """Mean seconds of a step, block by block."""
+    return [mean(block) for block in worker.blocks]
 
 
-def resident_mib(line: str) -> float | None:
-    """A line of /proc/self/status in MiB, None where there is no such file.
-
-    Not `ru_maxrss`: a new process inherits its parent's.
-    """
-    status = Path("/proc/self/status")
-    if not status.is_file():
-        return None
-    found = re.search(rf"^{line}:\s+(\d+) kB", status.read_text(), re.MULTILINE)
-    return None if found is None else int(found[1]) / 1024
-
-
-@dataclass
-class Worker:
-    """The parent's end of an arm's process."""
-
-    process: Any
-    connection: Connection
-    parameters: int
-    steps: list[list[float]] = field(default_factory=list)
-
-    def block(self) -> list[float]:
-        """Let it run one block."""
-        self.connection.send("block")
-        return self.connection.recv()
-
-    @property
-    def blocks(self) -> list[float]:
-        """Mean seconds of a step, block by block."""
-        return [sum(block) / len(block) for block in self.steps]
-
-    def report(self) -> dict[str, Any]:
-        """What the JSON holds of this arm; ends the process."""
-        self.connection.send("stop")
-        peak = self.connection.recv()
-        return {
-            "seconds_per_step": median(self.blocks),
-            "seconds_of_steps": self.steps,
-            "peak_memory_mib": peak,
-        }
-
-
-@contextmanager
-def workers(arms: Sequence[Arm], args: argparse.Namespace) -> Iterator[dict[Arm, Worker]]:
-    """A process for each arm, with the allocator of a fresh shell; ended with the block."""
-    context = multiprocessing.get_context("spawn")
-    hidden = [name for name in os.environ if name.startswith(("MALLOC_", "GLIBC_TUNABLES"))]
-    kept = {name: os.environ.pop(name) for name in hidden}
-    running: dict[Arm, Worker] = {}
-    try:
-        for arm in arms:
-            ours, theirs = context.Pipe()
-            process = context.Process(target=serve, args=(theirs, arm, args), daemon=True)
-            process.start()
-            theirs.close()  # so that a worker that dies is seen as the end of its messages
-            running[arm] = Worker(process, ours, parameters=ours.recv())
-        yield running
-    except EOFError:
-        raise SystemExit("error: an arm's process ended early; its message stands above") from None
-    finally:
-        os.environ.update(kept)
-        for worker in running.values():
-            worker.process.terminate()
-            worker.process.join()
-
-
-def take_turns(running: dict[Arm, Worker], rounds: int) -> None:
-    """One block of each arm a round, the first round to warm up, every other one backwards."""
-    order = list(running.values())
-    for worker in order:
-        worker.block()
-    for number in range(rounds):
-        for worker in order if number % 2 == 0 else reversed(order):
-            worker.steps.append(worker.block())
+def report(worker: Worker, device: str) -> dict[str, Any]:
+    """What the JSON holds of an arm; ends its process."""
+    memory = worker.stop()
+    peak, before = memory["peak"], memory["prepared"]
+    if "cuda" not in device:
+        peak = None if peak is None or before is None else peak - before
+    return {
+        "seconds_per_step": median(block_means(worker)),
+        "seconds_of_steps": worker.blocks,
+        "peak_memory_mib": peak,
+    }
 
 
 # -- results ---------------------------------------------------------------------------------------
@@ -358,25 +283,6 @@ def check_parameters(counts: dict[str, int], tolerance: float) -> None:
             f"--monai_channels: {counts['monai']:,} parameters, {ratio:.3f} times our "
             f"{counts['ours']:,}; choose channels that bring it within {tolerance:g}"
         )
-
-
-def ratios(slower: list[float], faster: list[float]) -> dict[str, Any]:
-    """How many times faster, round by round."""
-    pairs = [a / b for a, b in zip(slower, faster, strict=True)]
-    return {"median": median(pairs), "min": min(pairs), "max": max(pairs), "rounds": pairs}
-
-
-def machine(device: str) -> dict[str, Any]:
-    """Where it was measured."""
-    cpuinfo = Path("/proc/cpuinfo")
-    text = cpuinfo.read_text() if cpuinfo.is_file() else ""
-    model = re.search(r"^model name\s*: (.+)$", text, re.MULTILINE)
-    return {
-        "cpu": model[1] if model else platform.processor(),
-        "cores": os.cpu_count(),
-        "gpu": torch.cuda.get_device_name(device) if "cuda" in device else None,
-        "precision_of_ours": Precision(device).precision,
-    }
 
 
 def label(arm: Arm) -> str:

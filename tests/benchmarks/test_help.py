@@ -4,7 +4,9 @@ from pathlib import Path
 
 import pytest
 
-NAMES = sorted(path.stem for path in (Path(__file__).parents[2] / "benchmarks").glob("*.py"))
+FOLDER = Path(__file__).parents[2] / "benchmarks"
+SCRIPTS = [*FOLDER.glob("*.py"), *FOLDER.glob("sampler/*.py")]
+NAMES = sorted(path.relative_to(FOLDER).with_suffix("").as_posix() for path in SCRIPTS)
 
 
 @pytest.mark.parametrize("name", NAMES)
