@@ -11,6 +11,7 @@ from torch.nn.functional import huber_loss
 
 from alignflow.alignment.features import EncoderFeatures
 from alignflow.device import Precision
+from alignflow.distributed import mean
 from alignflow.flow.ema import EMA
 from alignflow.flow.sampler import FlowSampler
 
@@ -113,5 +114,5 @@ def feature_loss(encoder: EncoderFeatures, made: Tensor, data: Tensor) -> Tensor
     with torch.no_grad():
         wanted = encoder.maps(data)
     pairs = zip(encoder.maps(made), wanted, strict=True)
-    terms = [(m - w).abs().mean() / w.abs().mean().clamp_min(1e-6) for m, w in pairs]
+    terms = [(m - w).abs().mean() / mean(w.abs().mean()).clamp_min(1e-6) for m, w in pairs]
     return torch.stack(terms).mean()
