@@ -81,7 +81,8 @@ def save_config(path: str) -> None:
 def settings() -> dict[str, Any]:
     """The plain values at the top of the running config: what a run is remembered by."""
     plain = (str, int, float, bool, type(None))
-    values = {k: v for k, v in running_config().items() if isinstance(v, (*plain, list))}
+    config = {k: v for k, v in running_config().items() if not k.startswith("_")}
+    values = {k: v for k, v in config.items() if isinstance(v, (*plain, list))}
     return {k: v for k, v in values.items() if not str(v).startswith(("$", "@", "['$", "['@"))}
 
 

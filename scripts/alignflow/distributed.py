@@ -146,7 +146,8 @@ def from_first(values: dict[str, float]) -> dict[str, float]:
     """The values that process 0 has: GPUs differ in the last digit, decisions must not."""
     if world() == 1:
         return values
-    numbers = cast("Tensor", idist.broadcast(torch.tensor([*values.values()]).double()))
+    numbers = torch.tensor(list(values.values()), dtype=torch.float64)
+    numbers = cast("Tensor", idist.broadcast(numbers))
     return dict(zip(values, numbers.tolist(), strict=True))
 
 
