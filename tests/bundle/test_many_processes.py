@@ -262,14 +262,14 @@ def references(tmp_path_factory):
 
 @pytest.mark.parametrize("parameters", ["modulation", pytest.param("lora", marks=pytest.mark.slow)])
 def test_alignment_gradient_of_two_processes_is_that_of_one(
-    three_class_models, references, run_config, finished, tmp_path, parameters
+    three_class_models, references, run_config, finished, bundle, tmp_path, parameters
 ):
     """Four updates with every term: set distances with queues, masks, anchor, matching."""
     one, two = tmp_path / "one", tmp_path / "two"
     folders = {"model_dir": str(three_class_models), "reference_dir": str(references)}
     settings = ALIGNMENT | folders | {"parameters": parameters}
     run_config("align", "train", "align", settings | {"output_dir": str(one)})
-    finished(written("align", "align", settings | {"output_dir": two}))
+    finished(written("align", "align", settings | {"output_dir": two, "bundle_root": bundle}))
     ours, theirs = last_state(one, "align"), last_state(two, "align")
     g = gradients(ours)
     assert g.abs().max() > 1e-2
