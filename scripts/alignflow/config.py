@@ -10,10 +10,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from pydoc import locate
 from typing import Any
 
+import ignite.distributed as idist
 from monai.bundle import ComponentLocator, ConfigParser
 from monai.utils import set_determinism
 
 from alignflow.device import tune_allocator
+from alignflow.distributed import require_joining
 from alignflow.errors import InputError, print_input_errors_as_one_line
 from alignflow.files import replacing
 from alignflow.limits import check_limits
@@ -34,14 +36,15 @@ def begin(workflows: Sequence[str], seed: int) -> None:
         seed: of Python, NumPy and torch.
 
     Raises:
-        InputError: on a key without effect, an argument that its target does not take, or a value
-            out of range.
+        InputError: on a key without effect, an argument that its target does not take, a value
+            out of range, or several processes that nothing joins.
     """
     print_input_errors_as_one_line()
     config = running_config()
     check_keys(config, workflows)
     check_arguments(config)
     check_limits(config)
+    require_joining(config)
     tune_allocator()
     set_determinism(seed=seed)
 
@@ -68,6 +71,7 @@ def running_parser() -> ConfigParser:
     raise RuntimeError("not called from an expression of a bundle config")
 
 
+@idist.one_rank_only()
 def save_config(path: str) -> None:
     """Write the running config, overrides included, as JSON."""
     with replacing(path) as temporary:
@@ -77,7 +81,8 @@ def save_config(path: str) -> None:
 def settings() -> dict[str, Any]:
     """The plain values at the top of the running config: what a run is remembered by."""
     plain = (str, int, float, bool, type(None))
-    values = {k: v for k, v in running_config().items() if isinstance(v, (*plain, list))}
+    config = {k: v for k, v in running_config().items() if not k.startswith("_")}
+    values = {k: v for k, v in config.items() if isinstance(v, (*plain, list))}
     return {k: v for k, v in values.items() if not str(v).startswith(("$", "@", "['$", "['@"))}
 
 

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+import ignite.distributed as idist
 import torch
 from torch import Tensor
 
@@ -85,6 +86,7 @@ class Stage1:
         distance = [to_distance(m, self.num_classes, self.clip, self.scheme) for m in label]
         return condition_maps(label, torch.stack(distance), self.num_classes)
 
+    @idist.one_rank_only()
     def save(self, directory: str) -> None:
         """Write the record with the hashes of the weights that lie beside it."""
         record = {name: value for name, value in asdict(self).items() if name != "source"}

@@ -54,3 +54,16 @@ def test_every_epoch_of_a_run_has_its_own_order(build):
     run.sampler.__class__ = Recorder
     run.trainer.run()
     assert seen == [1, 2, 3]
+
+
+@given(sizes, st.integers(1, 5), st.integers(1, 4), st.integers(1, 4), seeds)
+def test_processes_share_each_batch_of_the_order(size, steps, each, world, epoch):
+    batch = each * world
+    whole = order(size, steps * batch, 0, epoch)
+    for rank in range(world):
+        sampler = EpochSampler(size, steps * batch, 0, rank, world)
+        sampler.set_epoch(epoch)
+        own = list(sampler)
+        assert len(own) == len(sampler) == steps * each
+        for k in range(steps):
+            assert own[k * each : (k + 1) * each] == whole[k * batch : (k + 1) * batch][rank::world]

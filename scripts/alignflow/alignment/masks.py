@@ -8,6 +8,7 @@ import torch
 from monai.networks.utils import one_hot
 from torch import Tensor, nn
 
+from alignflow.distributed import gather
 from alignflow.masks.conditions import FIELDS, describe
 from alignflow.masks.postprocess import MaskPostprocess
 
@@ -69,6 +70,8 @@ def mask_agreement(
 ) -> Tensor:
     """1 - soft Dice over the batch of the frozen segmenter's classes with the masks; scalar.
 
+    The batch is that of all processes; the gradient is that of this one's images.
+
     Args:
         segmenter: logits (B, K, X, Y).
         images: (B, C, X, Y) in [-1, 1].
@@ -77,8 +80,8 @@ def mask_agreement(
     """
     probability = segmenter(images).float().softmax(dim=1)[:, 1:]
     target = one_hot(labels, num_classes)[:, 1:].to(probability)
-    overlap = (probability * target).sum(dim=(0, 2, 3))
-    total = (probability + target).sum(dim=(0, 2, 3))
+    overlap = gather((probability * target).sum(dim=(2, 3))).sum(dim=0)
+    total = gather((probability + target).sum(dim=(2, 3))).sum(dim=0)
     return 1 - ((2 * overlap + 1) / (total + 1)).mean()
 
 

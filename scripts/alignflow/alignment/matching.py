@@ -52,5 +52,6 @@ class ReferenceMatching:
         image, maps = mirror_at_random(pairs, self.dims, generator)
         t = mixed_time(count, generator).to(device)
         noise = torch.randn(image.shape, generator=generator).to(device)
-        condition = drop_condition({"condition": maps}, self.dropout, generator)
+        dropped = torch.rand(count, generator=generator) < self.dropout
+        condition = drop_condition({"condition": maps}, dropped)
         return flow_matching_loss(network, noise, image, t, condition)

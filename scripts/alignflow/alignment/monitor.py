@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from alignflow.alignment.reward import SetReward
 from alignflow.alignment.sampling import FixedSamples
 from alignflow.alignment.site import Split
+from alignflow.distributed import from_first
 from alignflow.evaluation.faithfulness import dice_table, image_scores
 from alignflow.flow.sampler import FlowSampler
 
@@ -116,13 +117,14 @@ class Monitor:
         self.own_spread = self.own_spread or self._spread_of_references(found)
         left_out = split.fitted if split.left_out is None else split.left_out
         scores = dice_table(self.segmenter, images, self.samples.labels, self.num_classes)
-        return {
+        values = {
             "left_out": reward.total(reward.distance(images, left_out)),
             "fitted": reward.total(reward.distance(images, split.fitted)),
             "spread": mean_pairwise(found) / self.own_spread,
             "nearest": self._nearest(found),
             "dice": float(image_scores(scores).mean()),
         }
+        return from_first(values)
 
     def _spread_of_references(self, unaligned: Tensor) -> float:
         """Mean pairwise feature distance; that of the unaligned samples for one reference."""

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from alignflow.alignment.distance import Kernel, energy, linear, median_distance, mmd2, rbf, witness
 from alignflow.alignment.queue import FeatureQueue
+from alignflow.distributed import gather
 from alignflow.errors import InputError
 
 FeatureSpace = Callable[[Tensor], Tensor]
@@ -120,14 +121,15 @@ class SetReward:
         """Loss whose gradient is that of the sum, and the value of each term.
 
         Args:
-            images: (B, C, X, Y) with a gradient. Their features join the queues.
+            images: (B, C, X, Y) with a gradient; of several processes each gives its share. The
+                features of all are compared, and join the queues.
 
         Returns:
             The loss (its value means nothing, see `witness`), and name -> MMD^2 over batch and
             queue in units of its start.
         """
         loss, values = images.new_zeros(()), {}
-        features = self._features(images)
+        features = {space: gather(x) for space, x in self._features(images).items()}
         for name, term in self.terms.items():
             x = features[name.rsplit("_", 1)[0]]
             seen = term.queue.content

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import ignite.distributed as idist
 import numpy as np
 from ignite.engine import Engine, Events
 from torch import Tensor
@@ -36,6 +37,7 @@ def require_other_folder(output_dir: str, model_dir: str) -> None:
         )
 
 
+@idist.one_rank_only()
 def save_bundle(
     stage1: Stage1, model_dir: str, output_dir: str, trained: Sequence[str] = ("image",)
 ) -> None:
@@ -96,6 +98,7 @@ class SaveAlignment:
         """Register at COMPLETED, behind the monitor."""
         engine.add_event_handler(Events.COMPLETED, self)
 
+    @idist.one_rank_only()
     def __call__(self, engine: Engine) -> None:
         """Write both files."""
         self.picture()

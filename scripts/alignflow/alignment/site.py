@@ -14,6 +14,7 @@ from tqdm import tqdm
 from alignflow.alignment.masks import effective_size, seen_masks, site_descriptions
 from alignflow.data.mirroring import mirror_at_random, mirrored_dims
 from alignflow.data.references import References
+from alignflow.distributed import rank
 from alignflow.errors import InputError
 from alignflow.inference.masks import MaskGenerator
 from alignflow.masks.conditions import FIELDS, describe
@@ -123,7 +124,7 @@ class MaskBank(Dataset):
     ) -> None:
         items = []
         starts = range(0, count, batch_size)
-        for start in tqdm(starts, desc="drawing masks", unit="batch"):
+        for start in tqdm(starts, desc="drawing masks", unit="batch", disable=rank() > 0):
             labels = masks(list(range(start, min(start + batch_size, count))))
             items += [_item(label, stage1) for label in labels]
         super().__init__(items)

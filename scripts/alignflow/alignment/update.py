@@ -14,9 +14,11 @@ from alignflow.alignment.masks import mask_agreement
 from alignflow.alignment.matching import ReferenceMatching
 from alignflow.alignment.reward import SetReward
 from alignflow.device import Precision
+from alignflow.distributed import adding_up, everywhere, mean, share, world
 from alignflow.flow.ema import EMA
 from alignflow.flow.guidance import guided_velocity
 from alignflow.flow.solver import Velocity
+from alignflow.networks.velocity import VelocityUNet
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +29,8 @@ class AlignUpdate:
     Two passes (gradient caching, Gao et al., arXiv 2101.06983): samples of the whole batch are made
     without a gradient, and the reward's gradient with respect to all of them is taken; then micro-
     batches are connected to the network and receive their part of it. So the set distance sees the
-    whole batch, at the memory of a micro-batch.
+    whole batch, at the memory of a micro-batch. Of several processes each makes its share of the
+    samples; noise and plans are drawn for the whole batch, and the set distance gathers features.
 
     Args:
         frozen: the velocity network of stage 1.
@@ -54,7 +57,7 @@ class AlignUpdate:
     def __init__(
         self,
         *,
-        frozen: nn.Module,
+        frozen: VelocityUNet,
         ema: EMA,
         reward: SetReward,
         scheme: GradientScheme,
@@ -73,7 +76,8 @@ class AlignUpdate:
         clip: float = 1.0,
         seed: int = 0,
     ) -> None:
-        self.frozen = frozen.eval().requires_grad_(False)
+        self.frozen = frozen
+        self.frozen.eval().requires_grad_(False)
         self.ema = ema
         self.reward = reward
         self.scheme = scheme
@@ -99,8 +103,7 @@ class AlignUpdate:
         """
         device = engine.state.device
         maps, labels = batch["condition"].to(device), batch["label"].to(device)
-        shape = (len(maps), engine.network.data_channels, *maps.shape[2:])
-        noise = torch.randn(shape, generator=self.generator).to(device)
+        noise = self.draw_noise((len(maps), self.frozen.data_channels, *maps.shape[2:]), device)
         plan = self.scheme.draw(self.generator)
         engine.network.eval()
         parts = list(zip(noise.split(self.micro_batch), maps.split(self.micro_batch), strict=True))
@@ -109,13 +112,17 @@ class AlignUpdate:
         gradient, values = self.reward_gradient(sample, labels)
         engine.optimizer.zero_grad(set_to_none=True)
         values["anchor"] = 0.0
-        for v, (_, m), g in zip(visited, parts, gradient.split(self.micro_batch), strict=True):
-            share = len(m) / len(sample)
-            values["anchor"] += share * self.backward(engine.network, m, plan, v, g, share)
+        gradients = gradient.split(self.micro_batch)
+        for k, (v, (_, m), g) in enumerate(zip(visited, parts, gradients, strict=True), start=1):
+            weight = len(m) / len(sample)
+            with adding_up(engine.network, self.matching is None and k == len(parts)):
+                anchor = self.backward(engine.network, m, plan, v, g, weight)
+            values["anchor"] += weight * anchor
+        values["anchor"] = mean(values["anchor"])
         if self.matching is not None:
             values["matching"] = self.match(self.matching, engine.network)
-        finite = torch.isfinite(gradient).all() and all(map(_is_finite, values.values()))
-        if not finite:
+        finite = bool(torch.isfinite(gradient).all()) and all(map(_is_finite, values.values()))
+        if not everywhere(finite):
             logger.error("step %d: the reward is not finite; stopped", engine.state.iteration)
             engine.optimizer.zero_grad(set_to_none=True)
             engine.terminate()
@@ -134,11 +141,19 @@ class AlignUpdate:
         guided = guided_velocity(network, {"condition": maps}, self.guidance)
         return lambda x, t: guided(x, t).float()
 
+    def draw_noise(self, shape: tuple[int, ...], device: torch.device) -> Tensor:
+        """Standard normal noise for this process's samples (B, ...)."""
+        whole = (shape[0] * world(), *shape[1:])
+        return share(torch.randn(whole, generator=self.generator)).to(device)
+
     def reward_gradient(self, sample: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, float]]:
-        """Gradient of reward and mask term with respect to all samples, and their values."""
+        """Gradient of reward and mask term with respect to all samples, and their values.
+
+        Of several processes each gets that of its own samples, `world()` times as large: the mean
+        over processes, which DistributedDataParallel takes, is then the gradient of the whole.
+        """
         x = sample.detach().requires_grad_()
-        noise = torch.randn(x.shape, generator=self.generator).to(x.device)
-        seen = x + self.noise * noise
+        seen = x + self.noise * self.draw_noise(tuple(x.shape), x.device)
         loss, values = self.reward(seen)
         loss = self.reward_weight * loss
         values = {"loss": self.reward.total(values), **values}
@@ -146,7 +161,7 @@ class AlignUpdate:
             mask = mask_agreement(self.segmenter, seen, labels, self.num_classes)
             loss = loss + self.faithfulness * mask
             values["mask"] = float(mask.detach())
-        (gradient,) = torch.autograd.grad(loss, x)
+        (gradient,) = torch.autograd.grad(world() * loss, x)
         return gradient, values
 
     def backward(
@@ -156,19 +171,22 @@ class AlignUpdate:
         plan: Plan,
         visited: Visited,
         gradient: Tensor,
-        share: float,
+        weight: float,
     ) -> float:
-        """Hand a micro-batch, a share of the batch, its gradient; returns its anchor's value."""
+        """Hand a micro-batch its gradient; returns its anchor's value.
+
+        `weight` is the micro-batch's part of the samples.
+        """
         with self.precision.autocast():
             sample, seen = connect(self.velocity(network, maps), visited, plan)
             anchor = sum((self.distance(x, t, v, maps) for x, t, v in seen), sample.new_zeros(()))
         anchor = anchor / len(seen)
-        loss = (sample * gradient).sum() + self.anchor * anchor * share
+        loss = (sample * gradient).sum() + self.anchor * anchor * weight
         self.precision.backward(loss)
         return float(anchor.detach())
 
     def match(self, matching: ReferenceMatching, network: nn.Module) -> float:
-        """Add the gradient of flow matching on the references; returns its loss."""
+        """Add the gradient of flow matching on the references, the same in each process."""
         with self.precision.autocast():
             loss = matching(network, self.generator)
         self.precision.backward(self.matching_weight * loss)

@@ -27,6 +27,7 @@ from alignflow.data.labels import (
 )
 from alignflow.data.slices import unique_geometries
 from alignflow.data.spec import SourceSpec, output_suffixes, writable_dtype
+from alignflow.distributed import rank
 from alignflow.errors import InputError
 from alignflow.masks.class_index import Scheme
 from alignflow.masks.distance import to_distance
@@ -162,7 +163,8 @@ def load_cases(
 
     with ThreadPoolExecutor(max(1, num_workers)) as pool:
         results = pool.map(attempt, data)
-        shown = tqdm(results, total=len(data), desc="reading", unit="file", disable=not progress)
+        hidden = not progress or rank() > 0
+        shown = tqdm(results, total=len(data), desc="reading", unit="file", disable=hidden)
         loaded = list(shown)
     raise_problems([str(result) for result in loaded if isinstance(result, InputError)])
     return [result for result in loaded if isinstance(result, LoadedCase)]

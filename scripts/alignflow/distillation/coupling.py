@@ -8,12 +8,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import ignite.distributed as idist
 import torch
 from monai.data import Dataset
 from torch import Tensor
 from tqdm import tqdm
 
 from alignflow.device import Precision
+from alignflow.distributed import rank, world
 from alignflow.errors import InputError
 from alignflow.files import replacing
 from alignflow.flow.sampler import FlowSampler
@@ -123,6 +125,7 @@ def drawn_once(
     """Tensors of pairs 0 to `count` - 1, one row each, drawn unless they lie in the folder.
 
     They are written in parts, each whole or not at all: a stopped run goes on at the next one.
+    Several processes draw their share of the parts, and each reads all of them.
 
     Args:
         directory: for the parts, created.
@@ -139,17 +142,18 @@ def drawn_once(
     facts = folder / "coupling.json"
     if facts.is_file():
         Identity(identity, folder).load_state_dict(json.loads(facts.read_text()))
-    else:
+    elif rank() == 0:
         with replacing(facts) as temporary:
             temporary.write_text(json.dumps(identity, indent=1) + "\n")
-    parts = []
-    for start in tqdm(range(0, count, part), desc=name, unit="part"):
-        path = folder / f"part-{start // part:05d}.pt"
-        if not path.is_file():
-            drawn = draw(list(range(start, min(start + part, count))))
-            with replacing(path) as temporary:
+    paths = [folder / f"part-{k:05d}.pt" for k in range(-(-count // part))]
+    own = range(rank(), len(paths), world())
+    for k in tqdm(own, desc=name, unit="part", disable=rank() > 0):
+        if not paths[k].is_file():
+            drawn = draw(list(range(k * part, min((k + 1) * part, count))))
+            with replacing(paths[k]) as temporary:
                 torch.save(drawn, temporary)
-        parts.append(_read(path))
+    idist.barrier()
+    parts = [_read(path) for path in paths]
     return {key: torch.cat([one[key] for one in parts]) for key in parts[0]}
 
 

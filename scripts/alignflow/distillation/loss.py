@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn.functional import huber_loss
 
 from alignflow.alignment.features import EncoderFeatures
+from alignflow.distributed import mean
 
 
 class StudentLoss:
@@ -59,5 +60,5 @@ def feature_loss(encoder: EncoderFeatures, made: Tensor, wanted: Tensor) -> Tens
     with torch.no_grad():
         targets = encoder.maps(wanted)
     pairs = zip(encoder.maps(made), targets, strict=True)
-    terms = [(m - w).abs().mean() / w.abs().mean().clamp_min(1e-6) for m, w in pairs]
+    terms = [(m - w).abs().mean() / mean(w.abs().mean()).clamp_min(1e-6) for m, w in pairs]
     return torch.stack(terms).mean()

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from alignflow.distributed import share, world
 from alignflow.errors import InputError
 from alignflow.flow.guidance import Condition, guided_velocity
 from alignflow.flow.path import linear_path
@@ -75,9 +76,9 @@ class Progressive(nn.Module):
         self, network: nn.Module, noise: Tensor, data: Tensor, condition: Condition, steps: int
     ) -> Lesson:
         """The student's prediction of the data from a state, and that of the shorter steps."""
-        shape, draws = data.shape, self.generator
-        noise = torch.randn(shape, generator=draws).to(data)
-        t = (torch.randint(steps, (len(data),), generator=draws) / steps).to(data)
+        count, draws = world() * len(data), self.generator
+        noise = share(torch.randn((count, *data.shape[1:]), generator=draws)).to(data)
+        t = share(torch.randint(steps, (count,), generator=draws) / steps).to(data)
         x = linear_path(noise, data, t).x_t
         rest = (1 - t).view(-1, 1, 1, 1)
         wanted = x + rest * self.velocity(x, t, condition, steps)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import ignite.distributed as idist
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
@@ -62,6 +63,7 @@ def require_whole_path(student: int | None, start_time: float, guidance: float) 
         )
 
 
+@idist.one_rank_only()
 def save_distilled(
     stage1: Stage1,
     model_dir: str,
@@ -118,6 +120,7 @@ def measured(
     return found
 
 
+@idist.one_rank_only()
 @torch.no_grad()
 def picture(
     network: nn.Module,

@@ -12,6 +12,7 @@ from alignflow.alignment.reward import SetReward
 from alignflow.device import Precision
 from alignflow.distillation.loss import StudentLoss
 from alignflow.distillation.methods import Lesson, Progressive, Unrolled
+from alignflow.distributed import world
 from alignflow.flow.ema import EMA
 
 Batch = dict[str, Tensor]
@@ -70,7 +71,8 @@ class DistillUpdate:
         loss, values = self.loss(made, wanted, scale)
         if self.finishing and self.reward is not None:
             distance, terms = self.reward(made)
-            loss = loss + self.reward_weight * distance
+            # it is that of the whole batch, where the other losses are means of a process's share
+            loss = loss + self.reward_weight * world() * distance
             values["set"] = self.reward.total(terms)
         self.precision.optimiser_step(loss, engine.network, engine.optimizer, self.clip)
         self.ema.update_parameters(engine.network)

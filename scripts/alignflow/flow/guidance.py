@@ -11,15 +11,11 @@ Condition = dict[str, Tensor]
 """Keyword arguments of a velocity network; an all-zero tensor means 'not given'."""
 
 
-def drop_condition(
-    condition: Condition, probability: float, generator: torch.Generator
-) -> Condition:
-    """Zero the condition of each sample with `probability`, all of its tensors together."""
-    if not condition:
-        return condition
-    first = next(iter(condition.values()))
-    keep = (torch.rand(len(first), generator=generator) >= probability).to(first)
-    return {name: c * keep.view(-1, *[1] * (c.dim() - 1)) for name, c in condition.items()}
+def drop_condition(condition: Condition, dropped: Tensor) -> Condition:
+    """Zero the condition of the samples where `dropped`, bool (B,), all of its tensors together."""
+    return {
+        name: c * (~dropped).to(c).view(-1, *[1] * (c.dim() - 1)) for name, c in condition.items()
+    }
 
 
 def guided_velocity(network: nn.Module, condition: Condition, weight: float) -> Velocity:

@@ -10,6 +10,7 @@ from monai.networks.layers import GaussianFilter
 from torch import Tensor, nn
 
 from alignflow.device import Precision
+from alignflow.distributed import collect
 from alignflow.flow.sampler import FlowSampler
 from alignflow.inference.noise import pair_generator, pair_noise
 from alignflow.masks.conditions import jitter
@@ -113,10 +114,13 @@ class MaskGenerator:
         return flagged(jitter(bank[chosen], generator, self.jitter_scale))[0]
 
     def report(self) -> dict[str, object]:
-        """Counts for the provenance."""
+        """Counts for the provenance, those of all processes added up."""
+        counts = collect((self.drawn, self.rejected, self.taken_anyway))
+        drawn, all_rejected, all_taken = zip(*counts, strict=True)
+        rejected: Counter[str] = sum(all_rejected, Counter())
         return {
-            "drawn": self.drawn,
-            "rejected": dict(sorted(self.rejected.items())),
-            "rejection_rate": sum(self.rejected.values()) / max(self.drawn, 1),
-            "taken_after_last_attempt": sorted(self.taken_anyway),
+            "drawn": sum(drawn),
+            "rejected": dict(sorted(rejected.items())),
+            "rejection_rate": sum(rejected.values()) / max(sum(drawn), 1),
+            "taken_after_last_attempt": sorted(sum(all_taken, [])),
         }

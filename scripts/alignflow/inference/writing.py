@@ -9,6 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import ignite.distributed as idist
 import monai
 import torch
 from ignite.engine import Events
@@ -20,6 +21,7 @@ from alignflow.config import running_config
 from alignflow.data.intensity import unscale
 from alignflow.data.spec import Geometry
 from alignflow.data.writer import write_image, write_label
+from alignflow.distributed import collect, rank
 from alignflow.errors import InputError
 from alignflow.files import replacing
 from alignflow.inference.masks import MaskGenerator
@@ -36,14 +38,14 @@ class WritePairs:
     `output_dir/images/pair_00000.*` and `output_dir/labels/pair_00000.*` form a data set that
     stage 1 itself can read, with `dataset.json` for the source's classes and modality;
     `contact_sheet.png` shows the first pairs; `provenance.json`, written last, tells how they were
-    made.
+    made. Of several processes each writes its pairs, and the first one the rest.
 
     Args:
         stage1: record of the generator: formats, window, label values, geometries.
         masks: whose rejections are reported.
         output_dir: receives the files; pairs of an earlier run in it are replaced.
         model_dir: whose weights' hashes are recorded.
-        total: number of pairs.
+        total: number of pairs that this process writes.
         seed: of the run; chooses the geometry of each pair.
         native_size: write on the grid of a source slice, else on the generator's own.
         sheet_size: pairs on the contact sheet.
@@ -72,10 +74,10 @@ class WritePairs:
         self.seed = seed
         self.native_size = native_size
         self.sheet_size = sheet_size
-        self.shown: list[tuple[torch.Tensor, torch.Tensor]] = []
-        self.names: list[str] = []
+        self.shown: list[tuple[int, torch.Tensor, torch.Tensor]] = []
+        self.written: list[int] = []
         # With a delay the bar first shows at the first batch, and not above an error before it.
-        self.bar = tqdm(total=total, desc="pairs", unit="pair", delay=1e-3)
+        self.bar = tqdm(total=total, desc="pairs", unit="pair", delay=1e-3, disable=rank() > 0)
         # The handlers run far from the config's expression, so the config is taken here.
         self.config = running_config()
 
@@ -85,6 +87,7 @@ class WritePairs:
         engine.add_event_handler(Events.ITERATION_COMPLETED, self.write_batch)
         engine.add_event_handler(Events.COMPLETED, self.finish)
 
+    @idist.one_rank_only(with_barrier=True)
     def clear(self, engine: SupervisedEvaluator) -> None:
         """Remove what an earlier run wrote: its provenance is not that of the pairs to come."""
         (self.output_dir / "provenance.json").unlink(missing_ok=True)
@@ -99,19 +102,19 @@ class WritePairs:
             geometry = batch["geometry"][i] if "geometry" in batch else self.geometry(index)
             self.write_pair(index, image, label, geometry)
             if len(self.shown) < self.sheet_size:
-                self.shown.append((image, label))
+                self.shown.append((index, image, label))
         self.bar.update(len(output["index"]))
 
     def write_pair(
         self, index: int, image: torch.Tensor, label: torch.Tensor, geometry: Geometry
     ) -> None:
         """Write one pair: image (C, X, Y) in [-1, 1], label (1, X, Y) class indices."""
-        source, name = self.stage1.source, f"pair_{index:05d}"
+        source, name = self.stage1.source, pair_name(index)
         native = unscale(image, *source.window)
         images, labels = self.output_dir / "images", self.output_dir / "labels"
         write_image(native, images / name, source, geometry, self.native_size)
         write_label(label, labels / name, source, geometry, self.native_size)
-        self.names.append(name)
+        self.written.append(index)
 
     def geometry(self, index: int) -> Geometry:
         """The grid of a random source slice, chosen by seed and number of the pair."""
@@ -122,15 +125,24 @@ class WritePairs:
     def finish(self, engine: SupervisedEvaluator) -> None:
         """Write contact sheet, description of the data set and provenance."""
         self.bar.close()
-        images, labels = (torch.stack(parts) for parts in zip(*self.shown, strict=True))
+        # What all have written; each of these calls is one that all processes must make.
+        self.shown = sorted(sum(collect(self.shown), []), key=lambda pair: pair[0])
+        self.written = sorted(sum(collect(self.written), []))
+        self.write_rest(self.masks.report())
+
+    @idist.one_rank_only()
+    def write_rest(self, masks: dict[str, object]) -> None:
+        """The files that tell of all pairs, with the report of their masks."""
+        _, *shown = zip(*self.shown[: self.sheet_size], strict=True)
+        images, labels = (torch.stack(parts) for parts in shown)
         rows = [image_tiles(images), outline_tiles(images, labels), mask_tiles(labels)]
         y_up = y_points_up(self.stage1.source)
         save_sheet(self.output_dir / "contact_sheet.png", rows, columns=8, y_up=y_up)
         self.write_json("dataset.json", self.description())
-        self.write_json("provenance.json", self.provenance())
+        self.write_json("provenance.json", self.provenance(masks))
         logger.info(
             "wrote %d pairs, contact_sheet.png and provenance.json to '%s'",
-            len(self.names),
+            len(self.written),
             self.output_dir,
         )
 
@@ -145,19 +157,24 @@ class WritePairs:
         modality = {"0": source.modality}
         return {"synthetic": True, "modality": modality, "labels": source.labels}
 
-    def provenance(self) -> dict[str, Any]:
+    def provenance(self, masks: dict[str, object]) -> dict[str, Any]:
         """How the pairs were made; holds no time, so that equal commands give equal bytes."""
         return {
             "synthetic": True,
-            "pairs": self.names,
+            "pairs": [pair_name(index) for index in self.written],
             "seed": self.seed,
             "config": self.config,
             "weights_sha256": weight_hashes(self.model_dir),
-            "masks": self.masks.report(),
+            "masks": masks,
             "intensity_window": list(self.stage1.source.window),
             "labels": self.stage1.source.labels,
             "versions": versions(),
         }
+
+
+def pair_name(index: int) -> str:
+    """File name of a pair, without suffix."""
+    return f"pair_{index:05d}"
 
 
 def pair_files(folder: Path) -> list[Path]:

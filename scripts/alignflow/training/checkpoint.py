@@ -7,6 +7,7 @@ import pickle
 from pathlib import Path
 from typing import Any
 
+import ignite.distributed as idist
 import torch
 from ignite.engine import Engine, Events
 from ignite.handlers import Checkpoint, DiskSaver
@@ -20,7 +21,8 @@ class ExactResume:
     """Handler: loads the newest checkpoint at the start, saves one every `interval` epochs.
 
     Files are written under a temporary name and renamed (MONAI's CheckpointSaver writes in place,
-    so that a kill during the save leaves half a file); the newest two are kept.
+    so that a kill during the save leaves half a file); the newest two are kept. Of several
+    processes the first one saves, and all load.
 
     Args:
         directory: where checkpoints live, created.
@@ -73,6 +75,7 @@ class ExactResume:
             InputError: if it cannot be read, or is another run's.
         """
         found = checkpoints(self.directory, self.prefix)
+        idist.barrier()  # else the first process might save before another one has looked
         if not found:
             return
         path, last_epoch = found[-1], engine.state.max_epochs

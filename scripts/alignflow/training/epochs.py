@@ -21,16 +21,20 @@ class EpochSampler(Sampler[int]):
         size: length of the dataset.
         draws: indices in one epoch (steps times batch size).
         seed: of the order; the epoch is set with `set_epoch`.
+        rank, world: of several processes; each iterates over every `world`-th index from `rank`
+            on, of the order that a single one sees.
     """
 
-    def __init__(self, size: int, draws: int, seed: int = 0) -> None:
+    def __init__(self, size: int, draws: int, seed: int = 0, rank: int = 0, world: int = 1) -> None:
         self.size = size
         self.draws = draws
         self.seed = seed
+        self.rank = rank
+        self.world = world
         self.epoch = 0
 
     def __len__(self) -> int:
-        return self.draws
+        return self.draws // self.world
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch whose order the next iteration gives."""
@@ -40,13 +44,14 @@ class EpochSampler(Sampler[int]):
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
         passes = -(-self.draws // self.size)
         order = torch.cat([torch.randperm(self.size, generator=generator) for _ in range(passes)])
-        return iter(order[: self.draws].tolist())
+        return iter(order[self.rank : self.draws : self.world].tolist())
 
 
 class EpochSeed:
     """Handler: at each epoch's start, everything that draws at random is seeded by (seed, epoch).
 
     A run resumed at an epoch therefore sees the batches and augmentations of the uninterrupted one.
+    Processes that share a batch augment it each in its own way.
     """
 
     def __init__(
@@ -64,7 +69,7 @@ class EpochSeed:
         """Seed for the epoch that starts."""
         epoch = engine.state.epoch
         self.sampler.set_epoch(epoch)
-        seed = (self.seed * 1_000_003 + epoch) % 2**32
+        seed = (self.seed * 1_000_003 + epoch + 500_009 * self.sampler.rank) % 2**32
         set_determinism(seed=seed)
         if self.augmentation is not None:
             self.augmentation.set_random_state(seed=seed)

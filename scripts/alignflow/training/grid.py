@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import ignite.distributed as idist
 import torch
 from ignite.engine import Engine, Events
 
@@ -68,6 +69,7 @@ class SampleGrid:
         """Register on a validator, whose epoch MONAI's ValidationHandler sets to the trainer's."""
         engine.add_event_handler(Events.COMPLETED, self)
 
+    @idist.one_rank_only()
     @torch.no_grad()
     def __call__(self, engine: Engine) -> None:
         """Sample and write the picture."""

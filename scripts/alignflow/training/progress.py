@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ignite.distributed as idist
 from ignite.engine import Events
 from monai.engines import Workflow
 from tqdm import tqdm
@@ -29,6 +30,7 @@ class Progress:
         engine.add_event_handler(Events.EPOCH_COMPLETED, self.report)
         engine.add_event_handler(Events.COMPLETED, self.stop)
 
+    @idist.one_rank_only()
     def start(self, engine: Workflow) -> None:
         """Open the bar where a resumed run stands."""
         total = engine.state.max_epochs * engine.state.epoch_length

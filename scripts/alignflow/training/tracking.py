@@ -6,6 +6,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
+import ignite.distributed as idist
 from ignite.engine import Engine, Events
 from mlflow.entities import Run
 from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
@@ -19,7 +20,8 @@ class Tracking(MLFlowHandler):
     A training that takes up a checkpoint goes on in the MLflow run that was killed; parameters
     that it has already logged are left as they are, since MLflow refuses to log them again with
     other values. MONAI's handler takes up whatever unfinished run has the same name, that of other
-    data or other settings too, and opens a run for a training that is complete.
+    data or other settings too, and opens a run for a training that is complete. Of several
+    processes the first one alone tracks.
 
     Args:
         output_dir: of the training; tells its runs from others of the same name.
@@ -36,6 +38,8 @@ class Tracking(MLFlowHandler):
         system_metrics: bool = True,
         **options: Any,
     ) -> None:
+        if idist.get_rank() > 0:
+            return  # not even a client: it would create the store's tables at the same time
         # MLflow tells of its tables and threads in the middle of the progress bar.
         logging.getLogger("mlflow").setLevel(logging.WARNING)
         super().__init__(
@@ -46,6 +50,7 @@ class Tracking(MLFlowHandler):
         self.system_metrics = system_metrics
         self.monitor: SystemMetricsMonitor | None = None
 
+    @idist.one_rank_only()
     def attach(self, engine: Engine) -> None:
         """Register MONAI's events; an exception closes the system metrics' thread."""
         super().attach(engine)

@@ -10,6 +10,7 @@ from monai.engines import SupervisedEvaluator, SupervisedTrainer
 from torch import Tensor
 
 from alignflow.device import Precision
+from alignflow.distributed import share, world
 from alignflow.flow.ema import EMA
 from alignflow.flow.guidance import Condition, drop_condition
 from alignflow.flow.matching import Loss, flow_matching_loss
@@ -22,7 +23,8 @@ class FlowUpdate:
     """Conditional flow matching: regress v(x_t, t | c) on x_1 - x_0 (arXiv 2210.02747, eq. 23).
 
     All randomness comes from one CPU generator, so that every device sees the same noise, and that
-    the checkpoint of this object (generator, loss scaling) makes a resumed run exact.
+    the checkpoint of this object (generator, loss scaling) makes a resumed run exact. Each of
+    several processes draws for the whole batch and uses its share.
 
     Args:
         target: picks data and condition from a batch, see `alignflow.training.targets`.
@@ -54,14 +56,16 @@ class FlowUpdate:
         self.generator = torch.Generator().manual_seed(seed)
 
     def __call__(self, engine: SupervisedTrainer, batch: Batch) -> dict[str, float]:
-        """Train on one batch; returns {"loss": of the velocity}."""
+        """Train on one batch, or this process's share of it; returns {"loss": of the velocity}."""
         data, condition = self.target(batch)
-        condition = drop_condition(condition, self.condition_dropout, self.generator)
-        t = self.sample_time(len(data), self.generator)
-        noise = torch.randn(data.shape, generator=self.generator)
+        size = len(data) * world()
+        dropped = torch.rand(size, generator=self.generator) < self.condition_dropout
+        t = self.sample_time(size, self.generator)
+        noise = torch.randn((size, *data.shape[1:]), generator=self.generator)
+        condition = drop_condition(condition, share(dropped))
         engine.network.train()
         loss = velocity_loss(
-            engine, engine.loss_function, self.precision, noise, data, t, condition
+            engine, engine.loss_function, self.precision, share(noise), data, share(t), condition
         )
         self.precision.optimiser_step(loss, engine.network, engine.optimizer, self.clip)
         self.ema.update_parameters(engine.network)

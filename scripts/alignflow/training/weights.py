@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import ignite.distributed as idist
 import torch
 from ignite.engine import Engine, Events
 from torch import nn
@@ -30,8 +31,9 @@ class SaveWeights:
         """Register at COMPLETED."""
         engine.add_event_handler(Events.COMPLETED, self)
 
+    @idist.one_rank_only(with_barrier=True)
     def __call__(self, engine: Engine) -> None:
-        """Write."""
+        """Write; no process goes on before the file is there."""
         state = {name: value.cpu() for name, value in plain_state(self.module).items()}
         with replacing(self.path) as temporary:
             torch.save(state, temporary)
