@@ -94,7 +94,7 @@ def our_arms(args: argparse.Namespace) -> list[Arm]:
     students = students_of(args.model_dir, "image")
     in_torch = [Arm(n, student=True) for n in students]
     beyond = other_backends(students[-1], args.device) if students else []
-    return [Arm(args.steps), Arm(10, "heun"), *in_torch, *beyond]
+    return [Arm(args.steps), Arm(8), *in_torch, *beyond]
 
 
 def prepare(arm: Arm | MonaiArm, args: argparse.Namespace) -> tuple[Callable[[], float], None]:

@@ -60,7 +60,7 @@ from alignflow.stage1 import Stage1, weight_hashes
 
 METHODS = ("euler", "heun")
 BASELINE = Arm(50)
-DEFAULT_TEACHER = Arm(10, "heun")
+DEFAULT_TEACHER = Arm(8)
 BACKENDS = {
     "onnxruntime": ("onnxruntime", "fp32"),
     "openvino": ("openvino", "fp32"),

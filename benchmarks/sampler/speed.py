@@ -85,7 +85,7 @@ def wanted(args: argparse.Namespace) -> list[Arm]:
     students = students_of(args.model_dir, "image")
     if not students:
         raise InputError(f"model_dir '{args.model_dir}': no students; run distill to its end")
-    teachers = [REFERENCE, Arm(50, precision="bf16"), Arm(10, "heun")]
+    teachers = [REFERENCE, Arm(50, precision="bf16"), Arm(8)]
     in_torch = [Arm(n, student=True, precision=p) for n in students for p in ("fp32", "bf16")]
     return list(dict.fromkeys([*teachers, *in_torch, *other_backends(students[-1], args.device)]))
 
