@@ -26,7 +26,7 @@ class Worker:
 
     process: Any
     connection: Connection
-    facts: Any = None
+    facts: Any
     blocks: list[Any] = field(default_factory=list)
 
     def block(self) -> Any:
@@ -77,9 +77,7 @@ def workers(arms: Sequence[Arm], prepare: Prepare, args: Any) -> Iterator[dict[A
                 )
                 process.start()
                 theirs.close()  # so that a worker that dies is seen as the end of its messages
-                running[arm] = Worker(process, ours)
-        for worker in running.values():
-            worker.facts = worker.connection.recv()
+                running[arm] = Worker(process, ours, facts=ours.recv())
         yield running
     except EOFError:
         raise SystemExit("error: an arm's process ended early; its message stands above") from None

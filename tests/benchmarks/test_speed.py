@@ -103,6 +103,36 @@ def test_untrained_bundle(speed, tmp_path):
         speed.main(["--model_dir", str(tmp_path), *TINY])
 
 
+def test_the_table_of_peers_has_the_ratios_to_each_of_monais_arms(peers, capsys):
+    seconds = {
+        "MONAI RFlow 30, as it comes": 8.0,
+        "MONAI RFlow 30, tuned": 4.0,
+        "student 1, x": 0.125,
+    }
+    rows = {
+        name: {
+            "seconds_per_image": [s],
+            "images_per_second": 1 / s,
+            "peak_mib": 512.0,
+            "peak_above_imports_mib": None,
+        }
+        for name, s in seconds.items()
+    }
+    result = {
+        "machine": {"gpu": None, "cpu": "processor", "cores": 2},
+        "arguments": {"batch_size": 4, "device": "cpu"},
+        "arms": rows,
+        "ratios": {name: peers.against(name, rows) for name in seconds if "MONAI" in name},
+        "agreement": {"steps": 10, "largest": 1e-6, "std": 0.5},
+    }
+    peers.print_tables(result)
+    lines = capsys.readouterr().out.splitlines()
+    [row] = [line for line in lines if line.startswith("student 1, x  ")]
+    assert row.split()[3:] == ["8.00", "64.00", "32.00", "512", "-"]
+    verdicts = [line.rsplit(": ", 1)[1] for line in lines if "at least 40" in line]
+    assert verdicts == ["holds", "does not hold"]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["speed", "peers"])
 def test_whole_run(name, request, options, tmp_path):
