@@ -69,7 +69,9 @@ class EpochSeed:
         """Seed for the epoch that starts."""
         epoch = engine.state.epoch
         self.sampler.set_epoch(epoch)
-        seed = (self.seed * 1_000_003 + epoch + 500_009 * self.sampler.rank) % 2**32
+        # samplers that no override shares out among processes have no rank
+        rank = getattr(self.sampler, "rank", 0)
+        seed = (self.seed * 1_000_003 + epoch + 500_009 * rank) % 2**32
         set_determinism(seed=seed)
         if self.augmentation is not None:
             self.augmentation.set_random_state(seed=seed)
