@@ -17,9 +17,10 @@ from tqdm import tqdm
 
 from alignflow import __version__
 from alignflow.config import running_config
+from alignflow.data.dicom_masks import require_highdicom
 from alignflow.data.intensity import unscale
 from alignflow.data.spec import Geometry
-from alignflow.data.writer import write_image, write_label
+from alignflow.data.writer import write_dicom_pair, write_image, write_label
 from alignflow.errors import InputError
 from alignflow.files import replacing
 from alignflow.inference.masks import MaskGenerator
@@ -46,10 +47,13 @@ class WritePairs:
         total: number of pairs.
         seed: of the run; chooses the geometry of each pair.
         native_size: write on the grid of a source slice, else on the generator's own.
+        output_format: None for the format of the source (NIfTI where that is DICOM), or "dicom":
+            `pair_00000.dcm`, an image and the segmentation that refers to it.
         sheet_size: pairs on the contact sheet.
 
     Raises:
-        InputError: if `output_dir` holds another data set.
+        InputError: if `output_dir` holds another data set, or the format is none of these or needs
+            a package that is missing.
     """
 
     def __init__(
@@ -62,6 +66,7 @@ class WritePairs:
         total: int,
         seed: int = 0,
         native_size: bool = True,
+        output_format: str | None = None,
         sheet_size: int = 32,
     ) -> None:
         self.stage1 = stage1
@@ -71,6 +76,12 @@ class WritePairs:
         self.model_dir = model_dir
         self.seed = seed
         self.native_size = native_size
+        self.output_format = output_format
+        if output_format not in (None, "dicom"):
+            raise InputError(f'config "output_format": {output_format!r}; set null or "dicom"')
+        if output_format == "dicom":
+            require_highdicom()
+        self.run = json.dumps([weight_hashes(model_dir), seed])
         self.sheet_size = sheet_size
         self.shown: list[tuple[torch.Tensor, torch.Tensor]] = []
         self.names: list[str] = []
@@ -109,8 +120,12 @@ class WritePairs:
         source, name = self.stage1.source, f"pair_{index:05d}"
         native = unscale(image, *source.window)
         images, labels = self.output_dir / "images", self.output_dir / "labels"
-        write_image(native, images / name, source, geometry, self.native_size)
-        write_label(label, labels / name, source, geometry, self.native_size)
+        if self.output_format == "dicom":
+            pair = (native, label, (images, labels))
+            write_dicom_pair(*pair, source, geometry, self.run, index, self.native_size)
+        else:
+            write_image(native, images / name, source, geometry, self.native_size)
+            write_label(label, labels / name, source, geometry, self.native_size)
         self.names.append(name)
 
     def geometry(self, index: int) -> Geometry:
