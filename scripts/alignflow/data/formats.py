@@ -241,4 +241,6 @@ def _as_float32(array: np.ndarray, native_dtype: str, path: Path, what: str) -> 
 
 def _first_line(error: Exception) -> str:
     lines = str(error).strip().splitlines()
+    # ITK's errors begin with the source file that they come from.
+    lines = [line for line in lines if not line.endswith(":")] or lines
     return f"{type(error).__name__}: {lines[0][:100]}" if lines else type(error).__name__

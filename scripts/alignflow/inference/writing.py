@@ -18,6 +18,7 @@ from tqdm import tqdm
 from alignflow import __version__
 from alignflow.config import running_config
 from alignflow.data.dicom_masks import require_highdicom
+from alignflow.data.dicomweb import require_client, store
 from alignflow.data.intensity import unscale
 from alignflow.data.spec import Geometry
 from alignflow.data.writer import write_dicom_pair, write_image, write_label
@@ -49,6 +50,7 @@ class WritePairs:
         native_size: write on the grid of a source slice, else on the generator's own.
         output_format: None for the format of the source (NIfTI where that is DICOM), or "dicom":
             `pair_00000.dcm`, an image and the segmentation that refers to it.
+        dicomweb_url: server that DICOM pairs are sent to at the end (STOW-RS), or None.
         sheet_size: pairs on the contact sheet.
 
     Raises:
@@ -67,6 +69,7 @@ class WritePairs:
         seed: int = 0,
         native_size: bool = True,
         output_format: str | None = None,
+        dicomweb_url: str | None = None,
         sheet_size: int = 32,
     ) -> None:
         self.stage1 = stage1
@@ -79,8 +82,13 @@ class WritePairs:
         self.output_format = output_format
         if output_format not in (None, "dicom"):
             raise InputError(f'config "output_format": {output_format!r}; set null or "dicom"')
+        self.dicomweb_url = dicomweb_url
         if output_format == "dicom":
             require_highdicom()
+        if dicomweb_url is not None:
+            if output_format != "dicom":
+                raise InputError('config "dicomweb_url": needs "output_format" set to "dicom"')
+            require_client()
         self.run = json.dumps([weight_hashes(model_dir), seed])
         self.sheet_size = sheet_size
         self.shown: list[tuple[torch.Tensor, torch.Tensor]] = []
@@ -135,7 +143,7 @@ class WritePairs:
         return geometries[int(torch.randint(len(geometries), (1,), generator=generator))]
 
     def finish(self, engine: SupervisedEvaluator) -> None:
-        """Write contact sheet, description of the data set and provenance."""
+        """Write contact sheet, description of the data set and provenance; store DICOM pairs."""
         self.bar.close()
         images, labels = (torch.stack(parts) for parts in zip(*self.shown, strict=True))
         rows = [image_tiles(images), outline_tiles(images, labels), mask_tiles(labels)]
@@ -148,6 +156,9 @@ class WritePairs:
             len(self.names),
             self.output_dir,
         )
+        if self.dicomweb_url is not None:
+            store(self.dicomweb_url, pair_files(self.output_dir))
+            logger.info("stored them on '%s'", self.dicomweb_url)
 
     def write_json(self, name: str, content: dict[str, Any]) -> None:
         """Write `content` to a file of the output folder."""
