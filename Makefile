@@ -28,7 +28,7 @@ $(READY): pyproject.toml
 	@$(PYTHON) -m venv .venv
 	@# torch first and alone, so that TORCH_ARGS may name another index for it
 	@"$(PY)" -m pip install --quiet --disable-pip-version-check $(TORCH_ARGS) "$(TORCH)"
-	@"$(PY)" -m pip install --quiet --disable-pip-version-check -e ".[demo,test,dev,export]"
+	@"$(PY)" -m pip install --quiet --disable-pip-version-check -e ".[demo,test,dev,export,dicom]"
 	@touch $@
 
 demo: $(READY) ## install, prepare data, train, align to a simulated second scanner, write pairs

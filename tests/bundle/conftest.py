@@ -62,6 +62,24 @@ TINY_SEGMENTATION = {
     "network_def": SEGMENTER
     | {"in_channels": "$@stage1.source.channels", "out_channels": "$@stage1.num_classes"},
 }
+TINY_ALIGNMENT = {
+    "device": "cpu",
+    "mlflow": False,
+    "epochs": 3,
+    "steps_per_epoch": 2,
+    "batch_size": 4,
+    "micro_batch": 2,
+    "num_masks": 8,
+    "num_samples": 8,
+    "views": 2,
+    "solver_steps": 3,
+    "mask_steps": 2,
+    "masks::max_attempts": 2,
+    "encoder_layers": ["model.0"],
+    "lowest_spread": 0.0,
+    "largest_dice_loss": 1.0,
+    "patience": 0,
+}
 
 
 @pytest.fixture(scope="session")
@@ -137,6 +155,36 @@ def run_config():
 def segment():
     """`segment(model_dir, dataset_dir, output_dir, run_id="segment", **overrides)`: a tiny one."""
     return run_segmentation
+
+
+@pytest.fixture(scope="session")
+def align():
+    """`align(model_dir, reference_dir, output_dir, **overrides)`: a tiny alignment."""
+
+    def call(model_dir, reference_dir, output_dir, **overrides):
+        folders = {
+            "model_dir": str(model_dir),
+            "reference_dir": str(reference_dir),
+            "output_dir": str(output_dir),
+        }
+        return run(workflow("align", "train", "align", TINY_ALIGNMENT | folders | overrides))
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def align_command():
+    """`align_command(**overrides)`: the command line of a tiny alignment."""
+
+    def build(**overrides):
+        line = [sys.executable, "-m", "monai.bundle", "run", "align"]
+        for key, value in (
+            {"config_file": "configs/align.json"} | TINY_ALIGNMENT | overrides
+        ).items():
+            line += [f"--{key.replace('::', '#')}", str(value)]
+        return line
+
+    return build
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,6 @@
 import json
 import re
 import shutil
-import sys
 
 import nibabel as nib
 import numpy as np
@@ -12,25 +11,6 @@ import torch
 from PIL import Image
 
 from alignflow.stage1 import Stage1
-
-TINY = {
-    "device": "cpu",
-    "mlflow": False,
-    "epochs": 3,
-    "steps_per_epoch": 2,
-    "batch_size": 4,
-    "micro_batch": 2,
-    "num_masks": 8,
-    "num_samples": 8,
-    "views": 2,
-    "solver_steps": 3,
-    "mask_steps": 2,
-    "masks::max_attempts": 2,
-    "encoder_layers": ["model.0"],
-    "lowest_spread": 0.0,
-    "largest_dice_loss": 1.0,
-    "patience": 0,
-}
 
 
 @pytest.fixture(scope="session")
@@ -48,34 +28,6 @@ def site(tmp_path_factory):
 
 def save(path, pixels):
     nib.save(nib.Nifti1Image(pixels[..., None].astype(np.int16), np.diag([1.25, 1.25, 4, 1])), path)
-
-
-@pytest.fixture(scope="session")
-def align(run_config):
-    """`align(model_dir, reference_dir, output_dir, **overrides)`: a tiny alignment."""
-
-    def call(model_dir, reference_dir, output_dir, **overrides):
-        folders = {
-            "model_dir": str(model_dir),
-            "reference_dir": str(reference_dir),
-            "output_dir": str(output_dir),
-        }
-        return run_config("align", "train", "align", TINY | folders | overrides)
-
-    return call
-
-
-@pytest.fixture(scope="session")
-def align_command():
-    """`align_command(**overrides)`: the command line of a tiny alignment."""
-
-    def build(**overrides):
-        line = [sys.executable, "-m", "monai.bundle", "run", "align"]
-        for key, value in ({"config_file": "configs/align.json"} | TINY | overrides).items():
-            line += [f"--{key.replace('::', '#')}", str(value)]
-        return line
-
-    return build
 
 
 @pytest.fixture(scope="session")

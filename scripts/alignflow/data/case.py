@@ -73,7 +73,8 @@ def load_case(
     Raises:
         InputError: whatever `formats.load`, `check_pair` or `IntensityWindow` refuses.
     """
-    image, label = load(item["image"]), load(item["label"], is_mask=True)
+    image = load(item["image"])
+    label = load(item["label"], is_mask=True, image=image)
     check_pair(image, label, integer_label=mask_threshold is None)
     modality = intensity.modality_of(image, item.get("modality"))
     maximum = float(label.max())

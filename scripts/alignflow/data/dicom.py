@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pydicom
 from pydicom.errors import InvalidDicomError
+from pydicom.uid import RLELossless
 
 from alignflow.errors import InputError
 
@@ -27,7 +28,9 @@ TAGS = [
     "SeriesInstanceUID",
     "PhotometricInterpretation",
     "PixelRepresentation",
+    "BitsAllocated",
     "BitsStored",
+    "SamplesPerPixel",
     "RescaleSlope",
     "RescaleIntercept",
     "NumberOfFrames",
@@ -45,13 +48,13 @@ class Series:
     Attributes:
         files: one path per slice, along the normal of the slices.
         modality: (0008,0060).
-        is_monochrome1: whether low values are meant to be shown bright (PS3.3, C.7.6.3.1.2).
+        needs_copies: whether ITK would misread the files, see `readable_files`.
         inversion: None, or the number to subtract values from so that high is bright.
     """
 
     files: list[str]
     modality: str
-    is_monochrome1: bool
+    needs_copies: bool
     inversion: float | None
 
 
@@ -72,7 +75,7 @@ def find_series(path: Path) -> Series:
     return Series(
         files=[str(file) for file in headers],
         modality=str(first.get("Modality", "")),
-        is_monochrome1=is_monochrome1,
+        needs_copies=is_monochrome1 or _is_deep_colour_in_rle(first),
         inversion=_inversion(first) if is_monochrome1 else None,
     )
 
@@ -81,19 +84,29 @@ def find_series(path: Path) -> Series:
 def readable_files(series: Series) -> Iterator[list[str]]:
     """The files as ITK can read them without touching their values.
 
-    ITK inverts MONOCHROME1 by itself, quantities such as HU too, and fails where 12 bits are
-    stored, as in most radiographs. So it gets copies that call themselves MONOCHROME2.
+    ITK inverts MONOCHROME1 (low is bright; PS3.3, C.7.6.3.1.2) by itself, quantities such as HU
+    too, and fails where 12 bits are stored, as in most radiographs. So it gets copies that call
+    themselves MONOCHROME2. Colour of 16 bits in RLE it reads with its bytes mixed up, so it gets
+    copies without compression.
     """
-    if not series.is_monochrome1:
+    if not series.needs_copies:
         yield series.files
         return
     with tempfile.TemporaryDirectory() as folder:
         copies = [f"{folder}/{k:06d}.dcm" for k in range(len(series.files))]
         for file, copy in zip(series.files, copies, strict=True):
             dataset = pydicom.dcmread(file)
-            dataset.PhotometricInterpretation = "MONOCHROME2"
+            if dataset.PhotometricInterpretation == "MONOCHROME1":
+                dataset.PhotometricInterpretation = "MONOCHROME2"
+            else:
+                dataset.decompress()
             dataset.save_as(copy)
         yield copies
+
+
+def _is_deep_colour_in_rle(header: pydicom.Dataset) -> bool:
+    is_deep = header.get("SamplesPerPixel") == 3 and int(header.get("BitsAllocated") or 8) > 8
+    return is_deep and header.file_meta.get("TransferSyntaxUID") == RLELossless
 
 
 def _image_headers(path: Path) -> dict[Path, pydicom.Dataset]:
@@ -106,7 +119,7 @@ def _image_headers(path: Path) -> dict[Path, pydicom.Dataset]:
         found = ", ".join(sorted({str(h.get("Modality", "?")) for h in headers.values()}))
         raise InputError(
             f"image '{path}': no DICOM image in it (found: {found or 'no DICOM file'}); "
-            "give the image series, and masks as .nrrd, .nii.gz or .png"
+            "give the image series; SEG and RTSTRUCT serve as masks"
         )
     series = Counter(str(h.get("SeriesInstanceUID", "")) for h in images.values())
     if len(series) > 1:

@@ -14,6 +14,7 @@ from monai.data.utils import to_affine_nd
 from PIL import Image, ImageOps
 
 from alignflow.data import dicom
+from alignflow.data.dicom_masks import is_dicom_mask, read_mask
 from alignflow.errors import InputError
 
 PIL_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
@@ -42,7 +43,7 @@ def has_geometry(image: MetaTensor) -> bool:
     return image.meta["suffix"] not in PIL_SUFFIXES
 
 
-def load(path: str | Path, is_mask: bool = False) -> MetaTensor:
+def load(path: str | Path, is_mask: bool = False, image: MetaTensor | None = None) -> MetaTensor:
     """Read one image or mask file, or one folder with a DICOM series.
 
     PNG, JPEG, BMP and TIFF give (C, X, Y); NIfTI, NRRD, MetaImage and DICOM give (C, X, Y, Z) with
@@ -53,6 +54,8 @@ def load(path: str | Path, is_mask: bool = False) -> MetaTensor:
     Args:
         path: the file, or the folder of a DICOM series.
         is_mask: read as label values: one channel, palette indices.
+        image: that a mask belongs to. DICOM segmentations and structure sets are laid on its grid;
+            all else is read as it is.
 
     Returns:
         float32 tensor; `meta` has `affine` (RAS, mm; identity for PNG and its like), `native_dtype`
@@ -66,7 +69,10 @@ def load(path: str | Path, is_mask: bool = False) -> MetaTensor:
     _require_file(path, what)
     suffix = split_suffix(path)[1]
     try:
-        array, meta = _read(path, suffix, is_mask)
+        if is_mask and suffix in dicom.SUFFIXES and path.is_file() and is_dicom_mask(path):
+            array, meta = _read_dicom_mask(path, image)
+        else:
+            array, meta = _read(path, suffix, is_mask)
     except InputError:
         raise
     except Exception as error:  # each library has exceptions of its own, ITK's and PIL's are bare
@@ -149,7 +155,15 @@ def _read_dicom(path: Path) -> tuple[np.ndarray, dict[str, Any]]:
         array = series.inversion - array
     if meta["native_dtype"] in ("int32", "int64") and np.abs(array).max() < 2**15:
         meta["native_dtype"] = "int16"  # ITK goes by what a rescale may give, not by what it gave
-    return array, meta | {"modality": series.modality}
+    modality = "" if series.modality == "OT" else series.modality  # "other" states nothing
+    return array, meta | {"modality": modality}
+
+
+def _read_dicom_mask(path: Path, image: MetaTensor | None) -> tuple[np.ndarray, dict[str, Any]]:
+    shape = None if image is None else (*image.shape[1:], 1)[:3]
+    array, affine = read_mask(path, shape, None if image is None else image.affine.numpy())
+    is_small = array.min() >= 0 and array.max() < 256 and (array == array.round()).all()
+    return array, {"affine": affine, "native_dtype": "uint8" if is_small else "float32"}
 
 
 def _read_itk(files: str | list[str]) -> tuple[np.ndarray, dict[str, Any]]:
@@ -227,4 +241,6 @@ def _as_float32(array: np.ndarray, native_dtype: str, path: Path, what: str) -> 
 
 def _first_line(error: Exception) -> str:
     lines = str(error).strip().splitlines()
+    # ITK's errors begin with the source file that they come from.
+    lines = [line for line in lines if not line.endswith(":")] or lines
     return f"{type(error).__name__}: {lines[0][:100]}" if lines else type(error).__name__

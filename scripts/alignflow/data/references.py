@@ -166,7 +166,7 @@ def _check_fits(image: MetaTensor, intensity: IntensityWindow, stage1: Stage1) -
 
 def _label(image: MetaTensor, path: str, stage1: Stage1) -> Tensor:
     threshold = stage1.reading["mask_threshold"]
-    mask = load(path, is_mask=True)
+    mask = load(path, is_mask=True, image=image)
     check_pair(image, mask, integer_label=threshold is None)
     if threshold is not None:
         return (mask.as_tensor() > threshold).to(torch.uint8)

@@ -13,6 +13,8 @@ from monai.transforms import Resize
 from monai.transforms.utils import scale_affine
 from monai.utils import convert_to_tensor
 
+from alignflow.data.dicom_seg import dicom_segmentation
+from alignflow.data.dicom_writer import dicom_image, save_dicom
 from alignflow.data.formats import NIFTI_SUFFIXES, PIL_SUFFIXES, split_suffix
 from alignflow.data.intensity import to_dtype
 from alignflow.data.labels import to_native
@@ -40,12 +42,8 @@ def write_image(
     Returns:
         The path written.
     """
-    values = torch.as_tensor(image, dtype=torch.float32)
-    shape = geometry["shape"]
-    if native_size:
-        values = _resize(values, shape)
-    affine = _affine(geometry, (values.shape[1], values.shape[2]))
-    pixels = to_dtype(values.numpy(), spec.image_dtype)
+    values, affine = _place_image(image, geometry, native_size)
+    pixels = to_dtype(values, spec.image_dtype)
     return _write(pixels, Path(f"{stem}{spec.image_suffix}"), affine)
 
 
@@ -66,12 +64,61 @@ def write_label(
     Returns:
         The path written.
     """
+    classes, affine = _place_label(index, len(spec.labels), geometry, native_size)
+    pixels = to_native(classes, spec.labels, spec.label_dtype)
+    return _write(pixels[None], Path(f"{stem}{spec.label_suffix}"), affine)
+
+
+def write_dicom_pair(
+    image: np.ndarray | torch.Tensor,
+    index: np.ndarray | torch.Tensor,
+    folders: tuple[Path, Path],
+    spec: SourceSpec,
+    geometry: Geometry,
+    run: str,
+    number: int,
+    native_size: bool = True,
+) -> list[Path]:
+    """Write one generated pair as a DICOM image and a DICOM segmentation that refers to it.
+
+    Args:
+        image, index, spec, geometry, native_size: as for `write_image` and `write_label`.
+        folders: of images and of masks; both files are `pair_NUMBER.dcm`.
+        run: what tells this run from others, for the UIDs.
+        number: of the pair.
+
+    Returns:
+        The two paths.
+
+    Raises:
+        InputError: channels or a grid that DICOM has no place for, or highdicom is missing.
+    """
+    values, affine = _place_image(image, geometry, native_size)
+    classes, _ = _place_label(index, len(spec.labels), geometry, native_size)
+    known = None if geometry["affine"] is None else affine
+    dataset = dicom_image(values, known, spec, run, number)
+    # Made before either is written: a pair is whole or not there.
+    segmentation = dicom_segmentation(classes, spec.labels, dataset, run)
+    parts = zip(folders, (dataset, segmentation), strict=True)
+    return [save_dicom(part, folder / f"pair_{number:05d}.dcm") for folder, part in parts]
+
+
+def _place_image(
+    image: np.ndarray | torch.Tensor, geometry: Geometry, native_size: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    values = torch.as_tensor(image, dtype=torch.float32)
+    if native_size:
+        values = _resize(values, geometry["shape"])
+    return values.numpy(), _affine(geometry, (values.shape[1], values.shape[2]))
+
+
+def _place_label(
+    index: np.ndarray | torch.Tensor, num_classes: int, geometry: Geometry, native_size: bool
+) -> tuple[np.ndarray, np.ndarray]:
     classes = torch.as_tensor(index).reshape(index.shape[-2:]).long()
     if native_size:
-        classes = _resize_classes(classes, len(spec.labels), geometry["shape"])
-    affine = _affine(geometry, (classes.shape[0], classes.shape[1]))
-    pixels = to_native(classes.numpy(), spec.labels, spec.label_dtype)
-    return _write(pixels[None], Path(f"{stem}{spec.label_suffix}"), affine)
+        classes = _resize_classes(classes, num_classes, geometry["shape"])
+    return classes.numpy(), _affine(geometry, (classes.shape[0], classes.shape[1]))
 
 
 def _resize(values: torch.Tensor, shape: list[int]) -> torch.Tensor:

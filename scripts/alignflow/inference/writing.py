@@ -18,9 +18,11 @@ from tqdm import tqdm
 
 from alignflow import __version__
 from alignflow.config import running_config
+from alignflow.data.dicom_masks import require_highdicom
+from alignflow.data.dicomweb import require_client, store
 from alignflow.data.intensity import unscale
 from alignflow.data.spec import Geometry
-from alignflow.data.writer import write_image, write_label
+from alignflow.data.writer import write_dicom_pair, write_image, write_label
 from alignflow.distributed import collect, rank
 from alignflow.errors import InputError
 from alignflow.files import replacing
@@ -48,10 +50,14 @@ class WritePairs:
         total: number of pairs that this process writes.
         seed: of the run; chooses the geometry of each pair.
         native_size: write on the grid of a source slice, else on the generator's own.
+        output_format: None for the format of the source (NIfTI where that is DICOM), or "dicom":
+            `pair_00000.dcm`, an image and the segmentation that refers to it.
+        dicomweb_url: server that DICOM pairs are sent to at the end (STOW-RS), or None.
         sheet_size: pairs on the contact sheet.
 
     Raises:
-        InputError: if `output_dir` holds another data set.
+        InputError: if `output_dir` holds another data set, or the format is none of these or needs
+            a package that is missing.
     """
 
     def __init__(
@@ -64,6 +70,8 @@ class WritePairs:
         total: int,
         seed: int = 0,
         native_size: bool = True,
+        output_format: str | None = None,
+        dicomweb_url: str | None = None,
         sheet_size: int = 32,
     ) -> None:
         self.stage1 = stage1
@@ -73,6 +81,17 @@ class WritePairs:
         self.model_dir = model_dir
         self.seed = seed
         self.native_size = native_size
+        self.output_format = output_format
+        if output_format not in (None, "dicom"):
+            raise InputError(f'config "output_format": {output_format!r}; set null or "dicom"')
+        self.dicomweb_url = dicomweb_url
+        if output_format == "dicom":
+            require_highdicom()
+        if dicomweb_url is not None:
+            if output_format != "dicom":
+                raise InputError('config "dicomweb_url": needs "output_format" set to "dicom"')
+            require_client()
+        self.run = json.dumps([weight_hashes(model_dir), seed])
         self.sheet_size = sheet_size
         self.shown: list[tuple[int, torch.Tensor, torch.Tensor]] = []
         self.written: list[int] = []
@@ -112,8 +131,12 @@ class WritePairs:
         source, name = self.stage1.source, pair_name(index)
         native = unscale(image, *source.window)
         images, labels = self.output_dir / "images", self.output_dir / "labels"
-        write_image(native, images / name, source, geometry, self.native_size)
-        write_label(label, labels / name, source, geometry, self.native_size)
+        if self.output_format == "dicom":
+            pair = (native, label, (images, labels))
+            write_dicom_pair(*pair, source, geometry, self.run, index, self.native_size)
+        else:
+            write_image(native, images / name, source, geometry, self.native_size)
+            write_label(label, labels / name, source, geometry, self.native_size)
         self.written.append(index)
 
     def geometry(self, index: int) -> Geometry:
@@ -123,7 +146,7 @@ class WritePairs:
         return geometries[int(torch.randint(len(geometries), (1,), generator=generator))]
 
     def finish(self, engine: SupervisedEvaluator) -> None:
-        """Write contact sheet, description of the data set and provenance."""
+        """Write contact sheet, description of the data set and provenance; store DICOM pairs."""
         self.bar.close()
         # What all have written; each of these calls is one that all processes must make.
         self.shown = sorted(sum(collect(self.shown), []), key=lambda pair: pair[0])
@@ -145,6 +168,9 @@ class WritePairs:
             len(self.written),
             self.output_dir,
         )
+        if self.dicomweb_url is not None:
+            store(self.dicomweb_url, pair_files(self.output_dir))
+            logger.info("stored them on '%s'", self.dicomweb_url)
 
     def write_json(self, name: str, content: dict[str, Any]) -> None:
         """Write `content` to a file of the output folder."""

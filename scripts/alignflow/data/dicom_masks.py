@@ -1,0 +1,184 @@
+"""Masks read from DICOM: segmentations (PS3.3, A.51) and structure sets (PS3.3, A.19).
+
+Both name regions of another series by their place in space, so they are laid on its grid.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pydicom
+from skimage.draw import polygon2mask
+
+from alignflow.errors import InputError
+
+# Our own coding scheme, of classes: the code of one is its value in native masks.
+SCHEME = "99ALIGNFLOW"
+KINDS = ("SEG", "RTSTRUCT")
+ON_GRID = 0.05  # of a voxel, as `check_pair` has it
+LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
+
+
+@dataclass(frozen=True)
+class Region:
+    """One segment or structure: `inside` is bool (X, Y, Z)."""
+
+    name: str
+    value: float
+    inside: np.ndarray
+
+
+def is_dicom_mask(path: Path) -> bool:
+    """Whether a file is a segmentation or a structure set."""
+    header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["Modality"])
+    return header.get("Modality") in KINDS
+
+
+def require_highdicom() -> Any:
+    """The package highdicom.
+
+    Raises:
+        InputError: it is not installed.
+    """
+    try:
+        import highdicom
+        import highdicom.seg
+    except ImportError as error:
+        raise InputError(
+            "DICOM segmentations need highdicom; pip install 'alignflow[dicom]'"
+        ) from error
+    return highdicom
+
+
+def read_mask(
+    path: Path, shape: tuple[int, ...] | None, affine: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """One array of label values from all regions of a file.
+
+    Segments have the values that `dicom_seg` wrote them with, else their numbers; structures have
+    the numbers of their ROIs.
+
+    Args:
+        path: the file.
+        shape: (X, Y, Z) of the image that the mask belongs to; None for the file's own grid.
+        affine: of that image, RAS in mm.
+
+    Returns:
+        (1, X, Y, Z) and its affine.
+
+    Raises:
+        InputError: highdicom is missing, regions that overlap, that lie beside the image or on
+            another grid, contours that are not closed in a plane; a structure set without an image.
+    """
+    header = pydicom.dcmread(path, stop_before_pixels=True)
+    if header.Modality == "SEG":
+        found, affine = _segments(path, shape, affine)
+    elif shape is None or affine is None:
+        raise InputError(f"mask '{path}': a structure set has no grid of its own; give its image")
+    else:
+        found = list(_structures(header, path, shape, affine))
+    if not found:
+        raise InputError(f"mask '{path}': no region in it; remove it")
+    return _combined(found, path)[None], affine
+
+
+def _combined(regions: list[Region], path: Path) -> np.ndarray:
+    values = np.zeros(regions[0].inside.shape, np.float32)
+    for k, region in enumerate(regions):
+        for other in regions[:k]:
+            if (region.inside & other.inside).any():
+                raise InputError(
+                    f"mask '{path}': '{region.name}' and '{other.name}' overlap, and a pixel has "
+                    "one class; save them apart, or without the overlap"
+                )
+        values[region.inside] = region.value
+    return values
+
+
+def _segments(
+    path: Path, shape: tuple[int, ...] | None, affine: np.ndarray | None
+) -> tuple[list[Region], np.ndarray]:
+    segmentation = require_highdicom().seg.segread(path)
+    if str(segmentation.segmentation_type.value) == "FRACTIONAL":
+        raise InputError(f"mask '{path}': a fractional segmentation; save it as a binary one")
+    numbers = [n for n in segmentation.segment_numbers if n > 0]
+    array, own = _segment_array(segmentation, numbers)
+    values = _values(segmentation, numbers)
+    if shape is not None and affine is not None:
+        own = affine if own is None else own
+        array, own = _on_grid(array, own, shape, affine, path), affine
+    names = [str(segmentation.get_segment_description(n).segment_label) for n in numbers]
+    regions = [
+        Region(name, value, array[..., k].astype(bool))
+        for k, (name, value) in enumerate(zip(names, values, strict=True))
+    ]
+    return regions, LPS if own is None else own
+
+
+def _segment_array(segmentation: Any, numbers: list[int]) -> tuple[np.ndarray, np.ndarray | None]:
+    """(X, Y, Z, segments) and the RAS affine; None where the images have no place in space."""
+    if "FrameOfReferenceUID" not in segmentation:
+        source = [uids[2] for uids in segmentation.get_source_image_uids()]
+        array = segmentation.get_pixels_by_source_instance(source, segment_numbers=numbers)
+        return array.transpose(2, 1, 0, 3), None
+    volume = segmentation.get_volume(segment_numbers=numbers)
+    affine = LPS @ volume.affine[:, [2, 1, 0, 3]]
+    return volume.array.transpose(2, 1, 0, 3), affine
+
+
+def _values(segmentation: Any, numbers: list[int]) -> list[float]:
+    types = [segmentation.get_segment_description(n).segmented_property_type for n in numbers]
+    if all(kind.scheme_designator == SCHEME for kind in types):
+        return [float(kind.value) for kind in types]
+    return [float(number) for number in numbers]
+
+
+def _on_grid(
+    array: np.ndarray, own: np.ndarray, shape: tuple[int, ...], affine: np.ndarray, path: Path
+) -> np.ndarray:
+    """`array` (x, y, z, segments) moved to the grid of the image, which has the same voxels."""
+    place = np.linalg.inv(affine) @ own
+    inside = np.argwhere(array.any(axis=-1))
+    target = inside @ place[:3, :3].T + place[:3, 3]
+    nearest = np.rint(target).astype(int)
+    if np.abs(target - nearest).max(initial=0) > ON_GRID:
+        raise InputError(
+            f"mask '{path}': its voxels are not those of its image; "
+            "resample the segmentation to the image"
+        )
+    if ((nearest < 0) | (nearest >= shape)).any():
+        raise InputError(f"mask '{path}': segments beyond the image; give the image it belongs to")
+    moved = np.zeros((*shape, array.shape[-1]), bool)
+    moved[tuple(nearest.T)] = array[tuple(inside.T)]
+    return moved
+
+
+def _structures(
+    header: pydicom.Dataset, path: Path, shape: tuple[int, ...], affine: np.ndarray
+) -> Iterator[Region]:
+    names = {int(r.ROINumber): str(r.get("ROIName", "")) for r in header.StructureSetROISequence}
+    for roi in header.get("ROIContourSequence", []):
+        number = int(roi.ReferencedROINumber)
+        inside = np.zeros(shape, bool)
+        for contour in roi.get("ContourSequence", []):
+            _draw(contour, inside, affine, f"mask '{path}': structure '{names.get(number)}'")
+        yield Region(names.get(number, ""), float(number), inside)
+
+
+def _draw(contour: pydicom.Dataset, inside: np.ndarray, affine: np.ndarray, what: str) -> None:
+    """Turn over the pixels within one contour: a contour within another is a hole."""
+    if contour.ContourGeometricType not in ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR"):
+        raise InputError(f"{what}: {contour.ContourGeometricType} contour; save closed ones")
+    points = np.array(contour.ContourData, dtype=float).reshape(-1, 3)
+    world = np.c_[points, np.ones(len(points))] @ LPS
+    voxel = (world @ np.linalg.inv(affine).T)[:, :3]
+    k = round(float(voxel[:, 2].mean()))
+    if np.abs(voxel[:, 2] - k).max() > 0.5:
+        raise InputError(f"{what}: a contour that lies across the slices; save it slice by slice")
+    if not 0 <= k < inside.shape[2]:
+        raise InputError(f"{what}: contours beyond the image; give the image it belongs to")
+    inside[..., k] ^= polygon2mask(inside.shape[:2], voxel[:, :2])

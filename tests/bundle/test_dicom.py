@@ -1,0 +1,354 @@
+"""DICOM in, DICOM out: CT series with segmentations, each text in their headers a planted one."""
+
+import copy
+import gzip
+import json
+import shutil
+import socket
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import numpy as np
+import pydicom
+import pytest
+import SimpleITK as sitk
+from pydicom.datadict import DicomDictionary, keyword_for_tag
+from pydicom.dataset import FileMetaDataset
+from pydicom.sr.codedict import codes
+from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian, SegmentationStorage
+
+from alignflow.data.datalist import build_datalist, stated_labels
+from alignflow.data.dataset import SliceDataset
+from alignflow.data.dicomweb import require_client, store
+from alignflow.data.formats import load
+from alignflow.data.intensity import IntensityWindow
+
+highdicom = pytest.importorskip("highdicom")
+
+TEXTS = ("AE", "CS", "LO", "LT", "PN", "SH", "ST", "UC", "UR", "UT")
+DATE = "18770816"
+TIME = "031415.926535"
+NEEDED = {  # to read the pixels at all, or to write a segmentation of them
+    "Modality",
+    "SpecificCharacterSet",
+    "PhotometricInterpretation",
+    "RescaleType",
+    "ImageType",
+    "PatientSex",
+    "CodingSchemeDesignator",
+}
+CORNERS = [(0, 0, 0), (23, 0, 0), (0, 19, 0), (23, 19, 0)]
+UIDS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "FrameOfReferenceUID")
+
+
+def planted(number, count):
+    """A unique text of at most 16 characters, of those that every text attribute may hold."""
+    return f"PLANT{number}X{count:06d}"
+
+
+def plant(dataset, number):
+    """Give every attribute of text, date or identity a value of its own; return these values."""
+    values = {DATE, TIME}
+    for tag, (vr, _, _, retired, _) in DicomDictionary.items():
+        name = keyword_for_tag(tag)
+        if tag < 0x00080000 or retired or name in NEEDED or tag >> 16 == 0x0062:
+            continue
+        if vr in TEXTS:
+            values.add(planted(number, len(values)))
+            dataset.add_new(tag, vr, planted(number, len(values) - 1))
+        elif vr in ("DA", "TM", "DT"):
+            dataset.add_new(tag, vr, {"DA": DATE, "TM": TIME, "DT": DATE + TIME}[vr])
+    block = dataset.private_block(0x0011, planted(number, 999999), create=True)
+    block.add_new(1, "LO", planted(number, 999998))
+    alias = pydicom.Dataset()
+    alias.PatientID = planted(number, 999997)
+    dataset.OtherPatientIDsSequence = [alias]
+    for name in UIDS:
+        values.add(str(dataset[name].value))
+    return values | {planted(number, k) for k in (999999, 999998, 999997)}
+
+
+def slices(number, volume):
+    """A CT series of (Z, Y, X) HU, oblique, one data set per slice; and what was planted in it."""
+    turn = np.deg2rad(30)
+    row, column = [np.cos(turn), np.sin(turn), 0], [-np.sin(turn), np.cos(turn), 0]
+    made, values = [], set()
+    for k, pixels in enumerate(volume):
+        dataset = pydicom.Dataset()
+        dataset.file_meta = FileMetaDataset()
+        dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+        dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID = CTImageStorage
+        dataset.StudyInstanceUID = UID(f"1.2.826.0.1.{number}.77001")
+        dataset.SeriesInstanceUID = UID(f"1.2.826.0.1.{number}.77002")
+        dataset.FrameOfReferenceUID = UID(f"1.2.826.0.1.{number}.77003")
+        dataset.SOPInstanceUID = UID(f"1.2.826.0.1.{number}.77004.{k + 1}")
+        dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
+        if k == 0:
+            values |= plant(dataset, number)
+        else:
+            for element in made[0]:
+                if element.tag not in dataset:
+                    dataset.add(copy.deepcopy(element))
+            values.add(str(dataset.SOPInstanceUID))
+        dataset.Modality, dataset.SpecificCharacterSet = "CT", "ISO_IR 192"
+        dataset.PatientSex = "O"
+        dataset.Rows, dataset.Columns = pixels.shape
+        dataset.PixelSpacing, dataset.SliceThickness = [1.1, 0.8], 3
+        dataset.ImagePositionPatient = [-40.0, 12.5, 7.0 + 3 * k]
+        dataset.ImageOrientationPatient = [round(float(x), 9) for x in (*row, *column)]
+        dataset.PhotometricInterpretation = "MONOCHROME2"
+        dataset.SamplesPerPixel, dataset.BitsAllocated, dataset.BitsStored = 1, 16, 16
+        dataset.HighBit, dataset.PixelRepresentation = 15, 1
+        dataset.RescaleSlope, dataset.RescaleIntercept = 1, -1024
+        dataset.PixelData = (pixels.astype(np.int16) + 1024).astype("<i2").tobytes()
+        made.append(dataset)
+    return made, values
+
+
+def segmentation(images, label):
+    """The segmentation of a series by highdicom, which copies the patient of the images."""
+    segment = highdicom.seg.SegmentDescription(
+        1,
+        "lesion",
+        codes.cid7150.MorphologicallyAbnormalStructure,
+        codes.SCT.Neoplasm,
+        "MANUAL",
+    )
+    return highdicom.seg.Segmentation(
+        images,
+        label,
+        "BINARY",
+        [segment],
+        series_instance_uid=highdicom.UID(),
+        series_number=2,
+        sop_instance_uid=highdicom.UID(),
+        instance_number=1,
+        manufacturer="m",
+        manufacturer_model_name="m",
+        software_versions="1",
+        device_serial_number="1",
+    )
+
+
+@pytest.fixture(scope="session")
+def dicom_source(tmp_path_factory):
+    """(folder of pairs, folder of references, all planted values)."""
+    root, site = tmp_path_factory.mktemp("dicom"), tmp_path_factory.mktemp("dicom_site")
+    rng = np.random.default_rng(0)
+    y, x = np.mgrid[:20, :24]
+    values = set()
+    for number in range(1, 6):
+        flat = (np.hypot(x - 11, y - 6 - number) < 6).astype(np.uint8)
+        label = np.stack([0 * flat, flat, flat, flat])  # highdicom leaves the empty slice out
+        volume = 100 * label.astype(int) - 40 + rng.normal(0, 15, label.shape)
+        images, found = slices(number, volume.astype(np.int16))
+        values |= found
+        folder = (root / f"images/case{number}") if number < 4 else site / f"case{number}"
+        folder.mkdir(parents=True)
+        for k, dataset in enumerate(images):
+            dataset.save_as(folder / f"slice{9 - k}.dcm", enforce_file_format=True)
+        if number < 4:
+            (root / "labels").mkdir(exist_ok=True)
+            segmentation(images, label).save_as(root / f"labels/case{number}.dcm")
+    return root, site, values
+
+
+@pytest.fixture(scope="session")
+def dicom_models(dicom_source, train, tmp_path_factory):
+    """`models/` of a training on the source, with the MLflow store."""
+    output = tmp_path_factory.mktemp("dicom_bundle") / "models"
+    train(dicom_source[0], output, mlflow=True)
+    return output
+
+
+@pytest.fixture(scope="session")
+def dicom_pairs(dicom_models, infer, tmp_path_factory):
+    output = tmp_path_factory.mktemp("dicom_pairs")
+    infer(dicom_models, output, output_format="dicom")
+    return output
+
+
+def test_pairs_are_ct_with_segmentations_on_slices_of_the_source(dicom_pairs, dicom_source):
+    header = pydicom.dcmread(dicom_source[0] / "images/case1/slice9.dcm")
+    for k in range(4):
+        image = pydicom.dcmread(dicom_pairs / f"images/pair_{k:05d}.dcm")
+        mask = pydicom.dcmread(dicom_pairs / f"labels/pair_{k:05d}.dcm")
+        assert (image.SOPClassUID, mask.SOPClassUID) == (CTImageStorage, SegmentationStorage)
+        assert (image.Rows, image.Columns) == (20, 24)
+        for name in ("PixelSpacing", "ImageOrientationPatient"):
+            np.testing.assert_allclose(image[name].value, header[name].value, atol=1e-6)
+        position = np.array(image.ImagePositionPatient) - [-40, 12.5, 7]
+        np.testing.assert_allclose(position[:2], 0, atol=1e-6)
+        assert np.abs(position[2] - [3, 6, 9]).min() < 1e-6  # slice 0 has no foreground
+        assert image.pixel_array.min() >= -200 and image.pixel_array.max() <= 300  # HU
+
+
+def test_the_folder_is_a_data_set_again(dicom_pairs):
+    labels = stated_labels(dicom_pairs)
+    dataset = SliceDataset(
+        build_datalist(dicom_pairs), None, IntensityWindow(), labels=labels, progress=False
+    )
+    assert (len(dataset), dataset.spec.modality) == (4, "CT")
+    assert list(dataset.spec.labels.values()) == [0, 1]
+
+
+def test_equal_commands_give_equal_bytes(dicom_models, dicom_pairs, infer, tmp_path):
+    infer(dicom_models, tmp_path, output_format="dicom")
+    for path in dicom_pairs.rglob("*.dcm"):
+        assert path.read_bytes() == (tmp_path / path.relative_to(dicom_pairs)).read_bytes()
+
+
+def test_an_unknown_format_is_refused(dicom_models, infer, refused, tmp_path):
+    line = refused(infer, dicom_models, tmp_path, output_format="nrrd")
+    assert "output_format" in line and "null" in line and "dicom" in line
+
+
+def content(path):
+    data = path.read_bytes()
+    return gzip.decompress(data) if path.suffix == ".gz" else data
+
+
+def test_nothing_of_the_inputs_headers_comes_out(
+    dicom_source, dicom_models, dicom_pairs, align, infer, segment, tmp_path
+):
+    root, site, values = dicom_source
+    assert len(values) > 1500
+    written = b"".join(path.read_bytes() for path in root.rglob("*.dcm"))
+    assert all(value.encode() in written for value in values if "PLANT1X" in value)
+
+    align(dicom_models, site, tmp_path / "aligned", mlflow=True)
+    infer(tmp_path / "aligned", tmp_path / "nifti")
+    infer(tmp_path / "aligned", tmp_path / "dicom", output_format="dicom")
+    segment(dicom_models, root, tmp_path / "segmenter", pairs_dir=str(tmp_path / "dicom"))
+
+    folders = [dicom_models, dicom_pairs, tmp_path]
+    files = [path for folder in folders for path in folder.rglob("*") if path.is_file()]
+    assert {".dcm", ".gz", ".pt", ".json", ".db"} <= {path.suffix for path in files}
+    for path in files:
+        data = content(path)
+        # One search for what all planted texts share, then one for each date and UID.
+        for value in ["PLANT", *(v for v in values if "PLANT" not in v)]:
+            assert value.encode() not in data, f"{value} in {path}"
+
+
+PLUGIN = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
+
+
+@pytest.fixture(scope="session")
+def orthanc(tmp_path_factory):
+    """URL of the DICOMweb service of an Orthanc of its own, empty at first."""
+    program = shutil.which("Orthanc")
+    if program is None or not PLUGIN.exists():
+        pytest.skip("orthanc and orthanc-dicomweb are not installed")
+    pytest.importorskip("dicomweb_client")
+    folder = tmp_path_factory.mktemp("orthanc")
+    ports = []
+    for _ in range(2):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            ports.append(free.getsockname()[1])
+    config = {
+        "StorageDirectory": str(folder / "storage"),
+        "IndexDirectory": str(folder / "index"),
+        "HttpPort": ports[0],
+        "DicomPort": ports[1],
+        "RemoteAccessAllowed": False,
+        "Plugins": [str(PLUGIN)],
+    }
+    (folder / "orthanc.json").write_text(json.dumps(config))
+    with open(folder / "log", "w") as log:
+        server = subprocess.Popen([program, folder / "orthanc.json"], stdout=log, stderr=log)
+    url = f"http://127.0.0.1:{ports[0]}/dicom-web"
+    try:
+        deadline = time.monotonic() + 120
+        while not _answers(f"{url}/studies"):
+            assert server.poll() is None and time.monotonic() < deadline
+            time.sleep(0.2)
+        yield url
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def _answers(url):
+    try:
+        return urllib.request.urlopen(url, timeout=5).status == 200
+    except (urllib.error.URLError, OSError):
+        return False
+
+
+def test_round_trip_through_a_server(
+    orthanc, dicom_source, dicom_models, align, infer, run_config, tmp_path
+):
+    _, site, _ = dicom_source
+    store(orthanc, sorted(site.rglob("*.dcm")))
+
+    collected = tmp_path / "collected"
+    options = {"source": f"{orthanc}/series?Modality=CT", "output_dir": str(collected)}
+    run_config("collect", "infer", "collect", options)
+    found = [load(path) for path in sorted((collected / "images").iterdir())]
+    sent = [load(path) for path in sorted(site.iterdir())]
+    assert len(found) == len(sent) == 2
+    found.sort(key=lambda image: float(image.sum()))
+    sent.sort(key=lambda image: float(image.sum()))
+    for image, original in zip(found, sent, strict=True):
+        np.testing.assert_array_equal(image, original)
+        np.testing.assert_allclose(image.affine, original.affine, atol=1e-4)
+
+    align(dicom_models, collected, tmp_path / "aligned")
+    pairs = tmp_path / "pairs"
+    infer(tmp_path / "aligned", pairs, output_format="dicom", dicomweb_url=orthanc)
+
+    client = require_client()(orthanc)
+    study = pydicom.dcmread(pairs / "images/pair_00000.dcm").StudyInstanceUID
+    back = {str(d.SOPInstanceUID): d for d in client.retrieve_study(study)}
+    assert len(back) == 8
+    for kind in ("images", "labels"):
+        for path in (pairs / kind).iterdir():
+            written = pydicom.dcmread(path)
+            dataset = back[str(written.SOPInstanceUID)]
+            dataset.save_as(tmp_path / "back.dcm", enforce_file_format=True)
+            np.testing.assert_array_equal(dataset.pixel_array, written.pixel_array)
+            assert dataset.SyntheticData == "YES"
+            if kind == "images":
+                ours, theirs = (sitk.ReadImage(f) for f in (path, tmp_path / "back.dcm"))
+                places = [
+                    [i.TransformIndexToPhysicalPoint(c) for c in CORNERS] for i in (ours, theirs)
+                ]
+                affine = np.diag([-1, -1, 1, 1]) @ load(path).affine.numpy()
+                places.append([(affine @ [*c, 1])[:3] for c in CORNERS])
+            else:
+                volumes = [
+                    highdicom.seg.segread(f).get_volume(combine_segments=True)
+                    for f in (path, tmp_path / "back.dcm")
+                ]
+                indices = np.array(CORNERS)[:, ::-1]
+                places = [v.map_indices_to_reference(indices) for v in volumes]
+                image = sitk.ReadImage(pairs / "images" / path.name)
+                places.append([image.TransformIndexToPhysicalPoint(c) for c in CORNERS])
+            for other in places[1:]:
+                np.testing.assert_allclose(other, places[0], atol=1e-4)
+
+
+def test_synthetic_pairs_are_collected_with_their_masks(
+    orthanc, dicom_models, infer, run_config, tmp_path
+):
+    infer(dicom_models, tmp_path / "pairs", output_format="dicom", dicomweb_url=orthanc, seed=3)
+    study = pydicom.dcmread(tmp_path / "pairs/images/pair_00000.dcm").StudyInstanceUID
+    options = {"source": f"{orthanc}/studies/{study}", "output_dir": str(tmp_path / "out")}
+    run_config("collect", "infer", "collect", options)
+    assert len(build_datalist(tmp_path / "out")) == 4
+    report = json.loads((tmp_path / "out/collection.json").read_text())
+    assert (len(report["images"]), report["masks"], report["left_out"]) == (4, 4, {})
+
+
+def test_a_server_that_is_not_there(dicom_models, infer, run_config, refused, tmp_path):
+    nowhere = "http://127.0.0.1:9/dicom-web"
+    options = {"source": f"{nowhere}/studies/1.2", "output_dir": str(tmp_path / "out")}
+    line = refused(run_config, "collect", "infer", "collect", options)
+    assert nowhere in line and "correct the URL" in line
+    line = refused(infer, dicom_models, tmp_path / "pairs", dicomweb_url=nowhere)
+    assert "dicomweb_url" in line and "output_format" in line

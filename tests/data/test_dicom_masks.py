@@ -1,0 +1,173 @@
+"""Masks from segmentations and structure sets, laid on the grid of their image."""
+
+import numpy as np
+import pydicom
+import pytest
+import torch
+from monai.data import MetaTensor
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.sr.codedict import codes
+from pydicom.uid import ExplicitVRLittleEndian, RTStructureSetStorage, generate_uid
+
+from alignflow.data.formats import load
+from alignflow.errors import InputError
+
+highdicom = pytest.importorskip("highdicom")
+
+VOLUME = np.random.default_rng(0).integers(-500, 900, (16, 14, 5)).astype(np.int16)
+
+
+@pytest.fixture
+def series(tmp_path, write_series):
+    """(files in spatial order, the image as `load` gives it) of an oblique series."""
+    files = write_series(tmp_path / "case1", VOLUME, PatientSex="", PatientBirthDate="")
+    return files, load(tmp_path / "case1")
+
+
+def segment(number, name):
+    tissue = codes.cid7150.Tissue
+    return highdicom.seg.SegmentDescription(number, name, tissue, codes.SCT.Liver, "MANUAL")
+
+
+@pytest.fixture
+def write_seg(tmp_path, series):
+    """Write a segmentation (Z, Y, X[, segments]) of the slices `which` of the series."""
+
+    def write(array, names=("liver",), which=slice(None), kind="BINARY"):
+        images = [pydicom.dcmread(file) for file in series[0]][which]
+        for image in images:
+            image.FrameOfReferenceUID, image.PositionReferenceIndicator = "1.2.3.9", ""
+            for name in ("PatientID", "PatientName", "StudyID", "AccessionNumber"):
+                setattr(image, name, "")
+            for name in ("StudyDate", "StudyTime", "ReferringPhysicianName"):
+                setattr(image, name, "")
+        made = highdicom.seg.Segmentation(
+            images,
+            array,
+            kind,
+            [segment(k, name) for k, name in enumerate(names, start=1)],
+            series_instance_uid=generate_uid(),
+            series_number=2,
+            sop_instance_uid=generate_uid(),
+            instance_number=1,
+            manufacturer="m",
+            manufacturer_model_name="m",
+            software_versions="1",
+            device_serial_number="1",
+        )
+        made.save_as(tmp_path / "case1_seg.dcm")
+        return tmp_path / "case1_seg.dcm"
+
+    return write
+
+
+def boxes():
+    """Labels 0, 1, 2 (X, Y, Z); slices 0 and 3 are empty."""
+    label = np.zeros(VOLUME.shape, np.uint8)
+    label[2:9, 3:6, 1:3] = 1
+    label[10:14, 7:12, 2] = 2
+    label[4:6, 1:13, 4] = 2
+    return label
+
+
+def test_segments_land_on_their_voxels(series, write_seg):
+    path = write_seg(boxes().transpose(2, 1, 0), ("liver", "spleen"))
+    mask = load(path, is_mask=True, image=series[1])
+    np.testing.assert_array_equal(mask[0], boxes())
+    np.testing.assert_allclose(mask.affine, series[1].affine)
+    assert mask.meta["native_dtype"] == "uint8"
+
+
+def test_a_segmentation_of_some_slices_only(series, write_seg):
+    path = write_seg(boxes().transpose(2, 1, 0)[1:3], ("liver", "spleen"), which=slice(1, 3))
+    expected = boxes()
+    expected[..., 4] = 0
+    np.testing.assert_array_equal(load(path, is_mask=True, image=series[1])[0], expected)
+
+
+def test_overlap_is_refused(series, write_seg):
+    both = np.stack([boxes() > 0, boxes() == 2], axis=-1).astype(np.uint8)
+    path = write_seg(both.transpose(2, 1, 0, 3), ("liver", "lesion"))
+    with pytest.raises(InputError, match="'lesion' and 'liver' overlap"):
+        load(path, is_mask=True, image=series[1])
+
+
+def test_fractions_are_refused(series, write_seg):
+    path = write_seg((boxes() > 0).transpose(2, 1, 0) / 2, kind="FRACTIONAL")
+    with pytest.raises(InputError, match="fractional.*binary"):
+        load(path, is_mask=True, image=series[1])
+
+
+def test_a_mask_of_another_image_is_refused(series, write_seg):
+    path = write_seg(boxes().transpose(2, 1, 0), ("liver", "spleen"))
+    for shift, reason in ((0.3, "not those of its image"), (40, "beyond the image")):
+        affine = series[1].affine.clone()
+        affine[:3, 3] += shift * affine[:3, 0]
+        moved = MetaTensor(series[1].as_tensor(), affine=affine)
+        with pytest.raises(InputError, match=reason):
+            load(path, is_mask=True, image=moved)
+
+
+@pytest.fixture
+def write_rtstruct(tmp_path, series):
+    """Write structures {name: [polygon (n, 3) of voxel indices, ...]} as a structure set."""
+
+    def write(structures, kind="CLOSED_PLANAR"):
+        affine = np.diag([-1, -1, 1, 1]) @ series[1].affine.numpy()
+        made = Dataset()
+        made.file_meta = FileMetaDataset()
+        made.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+        made.file_meta.MediaStorageSOPClassUID = made.SOPClassUID = RTStructureSetStorage
+        made.file_meta.MediaStorageSOPInstanceUID = made.SOPInstanceUID = generate_uid()
+        made.Modality = "RTSTRUCT"
+        made.StructureSetROISequence, made.ROIContourSequence = [], []
+        for number, (name, polygons) in enumerate(structures.items(), start=1):
+            roi, contours = Dataset(), Dataset()
+            roi.ROINumber, roi.ROIName = number, name
+            contours.ReferencedROINumber, contours.ContourSequence = number, []
+            for polygon in polygons:
+                contour = Dataset()
+                contour.ContourGeometricType = kind
+                points = np.c_[polygon, np.ones(len(polygon))] @ affine.T
+                contour.ContourData = [f"{x:.6f}" for x in points[:, :3].ravel()]
+                contours.ContourSequence.append(contour)
+            made.StructureSetROISequence.append(roi)
+            made.ROIContourSequence.append(contours)
+        made.save_as(tmp_path / "rt.dcm", enforce_file_format=True)
+        return tmp_path / "rt.dcm"
+
+    return write
+
+
+def box(x, y, k):
+    """Contour around the voxels of two ranges (first, last) in slice k."""
+    (a, b), (c, d) = (np.array(r) + [-0.4, 0.4] for r in (x, y))
+    return [(a, c, k), (b, c, k), (b, d, k), (a, d, k)]
+
+
+def test_structures_are_filled_and_holes_stay_open(series, write_rtstruct):
+    ring = [box((2, 10), (3, 11), 1), box((5, 7), (6, 8), 1)]
+    path = write_rtstruct({"organ": ring, "node": [box((12, 13), (1, 2), 3)]})
+    expected = np.zeros(VOLUME.shape)
+    expected[2:11, 3:12, 1] = 1
+    expected[5:8, 6:9, 1] = 0
+    expected[12:14, 1:3, 3] = 2
+    mask = load(path, is_mask=True, image=series[1])
+    np.testing.assert_array_equal(mask[0], expected)
+    assert torch.equal(mask.affine, series[1].affine)
+
+
+def test_what_is_no_closed_contour_of_the_image_is_refused(series, write_rtstruct):
+    image = series[1]
+    path = write_rtstruct({"organ": [box((2, 10), (3, 11), 1)]})
+    with pytest.raises(InputError, match="no grid of its own; give its image"):
+        load(path, is_mask=True)
+    path = write_rtstruct({"organ": [box((2, 10), (3, 11), 9)]})
+    with pytest.raises(InputError, match="'organ': contours beyond the image"):
+        load(path, is_mask=True, image=image)
+    path = write_rtstruct({"organ": [[(2, 2, 0), (9, 2, 0), (9, 2, 3), (2, 2, 3)]]})
+    with pytest.raises(InputError, match="across the slices"):
+        load(path, is_mask=True, image=image)
+    path = write_rtstruct({"point": [[(2, 2, 0)]]}, kind="POINT")
+    with pytest.raises(InputError, match="POINT contour; save closed ones"):
+        load(path, is_mask=True, image=image)
