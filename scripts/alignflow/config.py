@@ -79,11 +79,15 @@ def save_config(path: str) -> None:
 
 
 def settings() -> dict[str, Any]:
-    """The plain values at the top of the running config: what a run is remembered by."""
-    plain = (str, int, float, bool, type(None))
+    """The plain values at the top of the running config: what a run is remembered by.
+
+    Expressions and what tells of the config itself are left out: an override for several
+    processes changes nothing here.
+    """
+    plain = (str, int, float, bool, type(None), list)
     config = {k: v for k, v in running_config().items() if not k.startswith("_")}
-    values = {k: v for k, v in config.items() if isinstance(v, (*plain, list))}
-    return {k: v for k, v in values.items() if not str(v).startswith(("$", "@", "['$", "['@"))}
+    values = {k: v for k, v in config.items() if isinstance(v, plain)}
+    return {k: v for k, v in values.items() if not _has_expression(v)}
 
 
 def check_keys(config: dict[str, Any], workflows: Sequence[str]) -> None:
@@ -179,3 +183,7 @@ def parts_with_target(config: Any, key: str = "") -> Iterator[tuple[str, dict[st
 def _suggestion(key: str, known: Iterable[str]) -> str:
     near = difflib.get_close_matches(key, known, n=1)
     return f" (did you mean '{near[0]}'?)" if near else ""
+
+
+def _has_expression(value: Any) -> bool:
+    return any(str(leaf).startswith(("$", "@")) for _, leaf in leaves(value))
