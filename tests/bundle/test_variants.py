@@ -36,6 +36,15 @@ def test_bf16_on_the_cpu_stays_close_to_fp32(train, infer, three_class_dataset, 
     assert len(list((tmp_path / "pairs/images").iterdir())) == 4
 
 
+@pytest.mark.slow
+def test_a_compiled_network_learns_the_same(train, three_class_dataset, tmp_path):
+    for compile in (False, True):
+        options = {"precision": "fp32", "learning_rate": 0.01, "compile": compile}
+        train(three_class_dataset, tmp_path / str(compile), "train_masks", **options)
+    found = distance(tmp_path / "True", tmp_path / "False", "mask_model.pt")
+    assert 0 <= found < 1e-3
+
+
 def test_nested_classes(train, infer, nifti_dataset, tmp_path):
     train(nifti_dataset, tmp_path / "models", mask_scheme="nested")
     stage1 = Stage1.load(str(tmp_path / "models"))
