@@ -141,15 +141,17 @@ PARSED = {
     "texts": ["a", 2],
     "expression": "$1 + 1",
     "reference": "@rate",
+    "_desc_": "of an override",
     "referring": ["@rate", 1],
+    "quoting": ["$str('a')"],
     "nested": {"a": 1},
     "path": "",
     "seen": "$config.running_config()",
     "settings": "$config.settings()",
     "save": "$config.save_config(@path)",
     "begin": "$config.begin(['all'], 3)",
-    "all": "$[@rate, @texts, @expression, @reference, @referring, @nested, @path, @seen, "
-    "@settings, @save, @begin]",
+    "all": "$[@rate, @texts, @expression, @reference, @referring, @quoting, @nested, @path, "
+    "@seen, @settings, @save, @begin]",
 }
 
 
