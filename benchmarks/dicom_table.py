@@ -67,7 +67,7 @@ def _files(folders: list[Path] | None) -> list[Path]:
 
 
 def read(path: Path) -> Row | None:
-    """None for a file that is no DICOM by its own account and by ours."""
+    """None for a file that is no DICOM and does not call itself so."""
     what = describe(path)
     if what is None:
         return None
@@ -107,7 +107,7 @@ def describe(path: Path) -> str | None:
     try:
         header = pydicom.dcmread(path, stop_before_pixels=True)
     except Exception:
-        return None
+        return "no DICOM header" if path.suffix == ".dcm" else None
     syntax = UID(str(header.file_meta.get("TransferSyntaxUID", "")))
     parts = [
         str(header.get("Modality") or "no modality"),

@@ -83,7 +83,9 @@ def require_client() -> Any:
 def _client(base: str) -> Any:
     token = os.environ.get(TOKEN)
     headers = {"Authorization": f"Bearer {token}"} if token else None
-    return require_client()(base, headers=headers)
+    client = require_client()(base, headers=headers)
+    client.set_http_retry_params(max_attempts=2)  # its own 5 take half a minute to give up
+    return client
 
 
 def _split(url: str) -> tuple[str, list[str], dict[str, str]]:

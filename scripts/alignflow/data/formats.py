@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -241,6 +242,6 @@ def _as_float32(array: np.ndarray, native_dtype: str, path: Path, what: str) -> 
 
 def _first_line(error: Exception) -> str:
     lines = str(error).strip().splitlines()
-    # ITK's errors begin with the source file that they come from.
-    lines = [line for line in lines if not line.endswith(":")] or lines
+    # ITK's errors begin with the source file that they come from, and name an address in memory.
+    lines = [re.sub(r"\(0x[0-9a-f]+\)", "", s) for s in lines if not s.endswith(":")] or lines
     return f"{type(error).__name__}: {lines[0][:100]}" if lines else type(error).__name__
