@@ -1,10 +1,11 @@
 import hashlib
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alignflow.files import replacing, sha256
+from alignflow.files import replacing, save_tensors, sha256
 
 
 def test_creates_folders_and_keeps_suffixes(tmp_path):
@@ -53,3 +54,13 @@ def test_sha256(tmp_path_factory, content):
     path = tmp_path_factory.getbasetemp() / "content"
     path.write_bytes(content)
     assert sha256(path) == hashlib.sha256(content).hexdigest()
+
+
+def test_equal_tensors_have_equal_files_in_every_process(tmp_path, monkeypatch):
+    content = {"weight": torch.arange(4.0), "steps": 3}
+    save_tensors(content, tmp_path / "here.pt")
+    monkeypatch.setattr("os.getpid", lambda: 123456)
+    save_tensors(content, tmp_path / "there.pt")
+    assert sha256(tmp_path / "here.pt") == sha256(tmp_path / "there.pt")
+    read = torch.load(tmp_path / "there.pt", weights_only=True)
+    assert torch.equal(read["weight"], content["weight"]) and read["steps"] == 3

@@ -7,6 +7,9 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+import torch
 
 
 @contextmanager
@@ -24,6 +27,16 @@ def replacing(path: str | Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def save_tensors(content: Any, path: str | Path) -> None:
+    """`torch.save`, whole or not at all; equal content gives equal bytes.
+
+    Given a path, torch writes the name of the temporary file, and so the process's number, into
+    the archive.
+    """
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        torch.save(content, file)
 
 
 def sha256(path: str | Path) -> str:

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from alignflow.device import Precision
 from alignflow.distributed import rank, world
 from alignflow.errors import InputError
-from alignflow.files import replacing
+from alignflow.files import replacing, save_tensors
 from alignflow.flow.sampler import FlowSampler
 from alignflow.inference.masks import MaskGenerator
 from alignflow.inference.noise import pair_noise
@@ -150,8 +150,7 @@ def drawn_once(
     for k in tqdm(own, desc=name, unit="part", disable=rank() > 0):
         if not paths[k].is_file():
             drawn = draw(list(range(k * part, min((k + 1) * part, count))))
-            with replacing(paths[k]) as temporary:
-                torch.save(drawn, temporary)
+            save_tensors(drawn, paths[k])
     idist.barrier()
     parts = [_read(path) for path in paths]
     return {key: torch.cat([one[key] for one in parts]) for key in parts[0]}

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from alignflow.errors import InputError
-from alignflow.files import replacing, sha256
+from alignflow.files import replacing, save_tensors, sha256
 from alignflow.inference.writing import versions
 from alignflow.segmentation.keep import KeepWeights
 from alignflow.segmentation.network import build_network, load_weights
@@ -63,8 +63,7 @@ class SegmenterRecord:
         """
         require_finite(kept.state)
         weights = Path(directory) / WEIGHTS
-        with replacing(weights) as temporary:
-            torch.save(kept.state, temporary)
+        save_tensors(kept.state, weights)
         text = json.dumps(config, sort_keys=True, default=str)
         self.validation = kept.scores
         self.provenance |= {

@@ -5,12 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import ignite.distributed as idist
-import torch
 from ignite.engine import Engine, Events
 from torch import nn
 
 from alignflow.alignment.parameters import plain_state
-from alignflow.files import replacing
+from alignflow.files import save_tensors
 
 
 class SaveWeights:
@@ -35,5 +34,4 @@ class SaveWeights:
     def __call__(self, engine: Engine) -> None:
         """Write; no process goes on before the file is there."""
         state = {name: value.cpu() for name, value in plain_state(self.module).items()}
-        with replacing(self.path) as temporary:
-            torch.save(state, temporary)
+        save_tensors(state, self.path)
