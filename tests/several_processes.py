@@ -12,7 +12,7 @@ from torch import nn
 from alignflow.alignment.masks import mask_agreement
 from alignflow.alignment.reward import SetReward
 from alignflow.alignment.statistics import colour, layout
-from alignflow.distillation.update import feature_loss
+from alignflow.distillation.loss import feature_loss
 from alignflow.distributed import (
     collect,
     everywhere,

@@ -41,7 +41,7 @@ def test_every_limit_is_that_of_a_setting():
         ("seed", 2**32),
         ("native_size", "false"),
         ("native_size", 1),
-        ("solver", "rk4"),
+        ("image_solver", "rk4"),
         ("schedule", "random"),
         ("keep", None),
         ("synthetic_share", 1.5),
