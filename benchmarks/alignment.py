@@ -31,8 +31,6 @@ import ctypes
 import json
 import multiprocessing
 import os
-import platform
-import re
 import resource
 import time
 from collections.abc import Callable, Sequence
@@ -44,6 +42,7 @@ from typing import Any
 
 import torch
 from common import command_line, save
+from common.machine import machine, resident_mib
 from monai.bundle import ConfigParser
 from monai.data import Dataset
 from monai.engines import SupervisedTrainer
@@ -93,7 +92,8 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     args = arguments(argv)
     result: dict[str, Any] = {
         "arguments": vars(args),
-        "machine": machine(),
+        "machine": machine("cpu")
+        | {"threads": torch.get_num_threads(), "precision": Precision("cpu").precision},
         "versions": versions(),
     }
     for name in args.only:
@@ -370,14 +370,6 @@ def limit_memory(gib: float) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (now + int(gib * 2**30), resource.RLIM_INFINITY))
 
 
-def resident_mib(line: str) -> float:
-    """A line of /proc/self/status in MiB; not `ru_maxrss`: a new process inherits its parent's."""
-    status = Path("/proc/self/status").read_text()
-    found = re.search(rf"^{line}:\s+(\d+) kB", status, re.MULTILINE)
-    assert found
-    return int(found[1]) / 1024
-
-
 # -- seconds ---------------------------------------------------------------------------------------
 
 
@@ -410,20 +402,6 @@ def time_schemes(args: argparse.Namespace) -> dict[str, list[list[float]]]:
 
 
 # -- results ---------------------------------------------------------------------------------------
-
-
-def machine() -> dict[str, Any]:
-    """Where it was measured."""
-    cpuinfo = Path("/proc/cpuinfo")
-    text = cpuinfo.read_text() if cpuinfo.is_file() else ""
-    model = re.search(r"^model name\s*: (.+)$", text, re.MULTILINE)
-    return {
-        "cpu": model[1] if model else platform.processor(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "load_average_before": os.getloadavg(),
-        "precision": Precision("cpu").precision,
-    }
 
 
 def print_gradient(found: dict[str, Any]) -> None:

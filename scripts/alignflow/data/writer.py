@@ -69,6 +69,11 @@ def write_label(
     return _write(pixels[None], Path(f"{stem}{spec.label_suffix}"), affine)
 
 
+def pair_name(index: int) -> str:
+    """File name of a pair, without suffix."""
+    return f"pair_{index:05d}"
+
+
 def write_dicom_pair(
     image: np.ndarray | torch.Tensor,
     index: np.ndarray | torch.Tensor,
@@ -100,7 +105,7 @@ def write_dicom_pair(
     # Made before either is written: a pair is whole or not there.
     segmentation = dicom_segmentation(classes, spec.labels, dataset, run)
     parts = zip(folders, (dataset, segmentation), strict=True)
-    return [save_dicom(part, folder / f"pair_{number:05d}.dcm") for folder, part in parts]
+    return [save_dicom(part, folder / f"{pair_name(number)}.dcm") for folder, part in parts]
 
 
 def _place_image(

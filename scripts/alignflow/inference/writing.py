@@ -22,7 +22,7 @@ from alignflow.data.dicom_masks import require_highdicom
 from alignflow.data.dicomweb import require_client, store
 from alignflow.data.intensity import unscale
 from alignflow.data.spec import Geometry
-from alignflow.data.writer import write_dicom_pair, write_image, write_label
+from alignflow.data.writer import pair_name, write_dicom_pair, write_image, write_label
 from alignflow.distributed import collect, rank
 from alignflow.errors import InputError
 from alignflow.files import replacing
@@ -78,7 +78,6 @@ class WritePairs:
         self.masks = masks
         self.output_dir = Path(output_dir)
         require_own_folder(self.output_dir)
-        self.model_dir = model_dir
         self.seed = seed
         self.native_size = native_size
         self.output_format = output_format
@@ -91,7 +90,8 @@ class WritePairs:
             if output_format != "dicom":
                 raise InputError('config "dicomweb_url": needs "output_format" set to "dicom"')
             require_client()
-        self.run = json.dumps([weight_hashes(model_dir), seed])
+        self.weights_sha256 = weight_hashes(model_dir)
+        self.run = json.dumps([self.weights_sha256, seed])
         self.sheet_size = sheet_size
         self.shown: list[tuple[int, torch.Tensor, torch.Tensor]] = []
         self.written: list[int] = []
@@ -190,17 +190,12 @@ class WritePairs:
             "pairs": [pair_name(index) for index in self.written],
             "seed": self.seed,
             "config": self.config,
-            "weights_sha256": weight_hashes(self.model_dir),
+            "weights_sha256": self.weights_sha256,
             "masks": masks,
             "intensity_window": list(self.stage1.source.window),
             "labels": self.stage1.source.labels,
             "versions": versions(),
         }
-
-
-def pair_name(index: int) -> str:
-    """File name of a pair, without suffix."""
-    return f"pair_{index:05d}"
 
 
 def pair_files(folder: Path) -> list[Path]:
