@@ -218,8 +218,7 @@ class Bench:
 
     def inputs(self, indices: list[int]) -> Tensor:
         """Noise and condition maps (B, C + 2K - 1, X, Y) of pairs by number."""
-        shape = (self.stage1.source.channels, *self.stage1.image_size)
-        noise = pair_noise(self.args.seed, indices, "image", shape)
+        noise = pair_noise(self.args.seed, indices, "image", self.stage1.image_shape)
         return torch.cat([noise, self.stage1.condition(self.labels[indices])], dim=1)
 
     def compare_with_torch(self, arm: Arm, images: Tensor) -> None:

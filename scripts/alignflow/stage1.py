@@ -69,6 +69,11 @@ class Stage1:
     appearance: list[list[float]]
 
     @property
+    def image_shape(self) -> tuple[int, ...]:
+        """(C, X, Y) of an image, and of the noise that it starts from."""
+        return (self.source.channels, *self.image_size)
+
+    @property
     def num_classes(self) -> int:
         """K, background included."""
         return len(self.source.labels)

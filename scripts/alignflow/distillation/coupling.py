@@ -77,8 +77,7 @@ class ImageCoupling(Dataset):
 
     def noise(self, indices: list[int]) -> Tensor:
         """x_0 (B, C, X, Y) of pairs by number."""
-        shape = (self.stage1.source.channels, *self.stage1.image_size)
-        return pair_noise(self.masks.seed, indices, "image", shape)
+        return pair_noise(self.masks.seed, indices, "image", self.stage1.image_shape)
 
     def __getitem__(self, index: int) -> Tensors:  # type: ignore[override]
         condition = self.stage1.condition(self.labels[index][None])[0]

@@ -103,7 +103,7 @@ def check_inputs(stage1: Stage1, masks: MaskGenerator, flow: str, count: int) ->
     indices = list(range(max(count, 2)))
     if flow == "mask":
         return with_planes(*masks.start(indices))
-    shape = (stage1.source.channels, *stage1.image_size)
+    shape = stage1.image_shape
     noise = pair_noise(masks.seed, indices, "image", shape)
     return torch.cat([noise, stage1.condition(masks(indices))], dim=1)
 

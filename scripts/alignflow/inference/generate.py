@@ -45,8 +45,7 @@ class GeneratePairs:
         """index [B], image (B, C, X, Y) in [-1, 1] and label uint8 (B, 1, X, Y), on the CPU."""
         indices = [int(k) for k in batch["index"]]
         label = batch["label"] if "label" in batch else self.masks(indices)
-        shape = (self.stage1.source.channels, *self.stage1.image_size)
-        noise = pair_noise(self.seed, indices, "image", shape)
+        noise = pair_noise(self.seed, indices, "image", self.stage1.image_shape)
         if "start" in batch:
             times = torch.full((len(noise),), self.start_time)
             noise = linear_path(noise, batch["start"], times).x_t
