@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping, Sized
+from collections.abc import Mapping, Sequence, Sized
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeVar, cast
 
@@ -98,13 +98,26 @@ def local_batch(batch_size: int) -> int:
     return batch_size // world()
 
 
-def own_batches(dataset: Dataset[Any], batch_size: int) -> Subset[Any]:
+def own_batches(
+    dataset: Dataset[Any], batch_size: int, volumes: Sequence[int] | None = None
+) -> Subset[Any]:
     """The items of batches r, r + W, r + 2 W, ..., so that a batch holds what it does in one run.
 
+    Args:
+        dataset: of all processes.
+        batch_size: of one.
+        volumes: number of the volume that each item is a slice of, to share out whole volumes.
+
     Raises:
-        InputError: fewer batches than processes.
+        InputError: fewer batches or volumes than processes.
     """
     count = len(cast("Sized", dataset))
+    if volumes is not None:
+        if len(set(volumes)) < world():
+            raise InputError(
+                f"{len(set(volumes))} volumes are too few for {world()} processes; start fewer"
+            )
+        return Subset(dataset, [k for k in range(count) if volumes[k] % world() == rank()])
     if -(-count // batch_size) < world():
         raise InputError(
             f"{count} pairs in batches of {batch_size} are too few for {world()} processes; lower "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,6 +59,7 @@ def load_case(
     mask_threshold: float | None = None,
     slice_axis: int = 2,
     foreground_only: bool = True,
+    overlap: Sequence[float] | None = None,
 ) -> LoadedCase:
     """Read one entry of a datalist.
 
@@ -69,12 +70,13 @@ def load_case(
         mask_threshold: label values become 1 above it, else 0.
         slice_axis: 0, 1 or 2; a 2-D image is one slice.
         foreground_only: leave out slices of volumes whose mask is 0 throughout.
+        overlap: of regions of the mask, as `formats.load` takes it.
 
     Raises:
         InputError: whatever `formats.load`, `check_pair` or `IntensityWindow` refuses.
     """
     image = load(item["image"])
-    label = load(item["label"], is_mask=True, image=image)
+    label = load(item["label"], is_mask=True, image=image, overlap=overlap)
     check_pair(image, label, integer_label=mask_threshold is None)
     modality = intensity.modality_of(image, item.get("modality"))
     maximum = float(label.max())

@@ -23,6 +23,7 @@ from alignflow.data.labels import (
     check_values,
     complete_labels,
     find_labels,
+    overlap_of,
     to_index,
 )
 from alignflow.data.slices import unique_geometries
@@ -84,6 +85,7 @@ class SliceDataset(Dataset):
             raise InputError("datalist: empty; give at least one image with its mask")
         if slice_axis not in (0, 1, 2):
             raise InputError(f"slice_axis: {slice_axis}; set 0, 1 or 2")
+        known = labels if like is None else like.spec.labels
         read = partial(
             load_case,
             intensity=intensity,
@@ -91,6 +93,7 @@ class SliceDataset(Dataset):
             mask_threshold=mask_threshold,
             slice_axis=slice_axis,
             foreground_only=foreground_only,
+            overlap=overlap_of(scheme, known),
         )
         cases = load_cases(data, read, num_workers, progress)
         _check_alike(cases, None if like is None else like.spec)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -14,7 +15,10 @@ import pydicom
 from pydicom.errors import InvalidDicomError
 from pydicom.uid import RLELossless
 
+from alignflow.data.dicom_planes import ONE_PLACE, Planes, irregularity, planes_of
 from alignflow.errors import InputError
+
+logger = logging.getLogger(__name__)
 
 SUFFIXES = (".dcm", ".dicom", ".ima")
 
@@ -22,7 +26,7 @@ SUFFIXES = (".dcm", ".dicom", ".ima")
 NON_IMAGES = ("SEG", "RTSTRUCT", "RTPLAN", "RTDOSE", "RTRECORD", "SR", "PR", "KO", "REG", "FID")
 QUANTITIES = ("CT", "PT")  # their values are HU and Bq/ml, whatever the photometric interpretation
 
-SPACING_TOLERANCE = 0.05  # share of the slice spacing that a gap may differ by
+ORIENTATION_TOLERANCE = 1e-3  # of a direction's components, and of a pixel's size in mm
 TAGS = [
     "Modality",
     "SeriesInstanceUID",
@@ -38,6 +42,7 @@ TAGS = [
     "Columns",
     "ImagePositionPatient",
     "ImageOrientationPatient",
+    "PixelSpacing",
 ]
 
 
@@ -50,26 +55,39 @@ class Series:
         modality: (0008,0060).
         needs_copies: whether ITK would misread the files, see `readable_files`.
         inversion: None, or the number to subtract values from so that high is bright.
+        planes: where the slices lie; None for a single file.
     """
 
     files: list[str]
     modality: str
     needs_copies: bool
     inversion: float | None
+    planes: Planes | None
 
 
-def find_series(path: Path) -> Series:
+def find_series(path: Path, regular: bool = True) -> Series:
     """The image series of a folder, or of a single file.
 
-    Segmentations, structure sets, reports and files that are not DICOM are passed over in a folder.
+    Segmentations, structure sets, reports and files that are not DICOM are passed over in a folder;
+    of two files with the same pixels at one place the second is left out with a warning.
+
+    Args:
+        path: the folder or file.
+        regular: refuse missing slices, uneven steps and a tilted gantry.
 
     Raises:
-        InputError: no image, several image series, missing or repeated slices, a tilted gantry, or
-            a file that is a segmentation or another non-image object.
+        InputError: no image, several image series, slices that are no regular grid, different
+            slices at one place, or a file that is a segmentation or another non-image object.
     """
     headers = _image_headers(path)
+    planes = None
     if len(headers) > 1:
-        headers = _in_spatial_order(headers, path)
+        headers, planes = _in_spatial_order(headers, path)
+    reason = irregularity(planes) if planes is not None and regular else None
+    if reason is not None:
+        raise InputError(
+            f"image '{path}': {reason}; complete the series, or let `run collect` resample it"
+        )
     first = next(iter(headers.values()))
     is_monochrome1 = first.get("PhotometricInterpretation") == "MONOCHROME1"
     return Series(
@@ -77,6 +95,7 @@ def find_series(path: Path) -> Series:
         modality=str(first.get("Modality", "")),
         needs_copies=is_monochrome1 or _is_deep_colour_in_rle(first),
         inversion=_inversion(first) if is_monochrome1 else None,
+        planes=planes,
     )
 
 
@@ -140,54 +159,84 @@ def _read_headers(files: Iterable[Path]) -> Iterable[tuple[Path, pydicom.Dataset
 
 def _in_spatial_order(
     headers: dict[Path, pydicom.Dataset], path: Path
-) -> dict[Path, pydicom.Dataset]:
-    """Sort by position along the normal; refuse what is no regular grid (PS3.3, C.7.6.2.1.1)."""
-    orientation = _common_orientation(headers, path)
-    positions = np.array([h.ImagePositionPatient for h in headers.values()], dtype=float)
-    along = positions @ np.cross(orientation[:3], orientation[3:])
-    order = np.argsort(along)
-    _require_even_steps(positions[order], along[order], path)
-    files = list(headers)
-    return {files[i]: headers[files[i]] for i in order}
+) -> tuple[dict[Path, pydicom.Dataset], Planes | None]:
+    """Sort by position along the normal, each place once; None for a single place."""
+    axes = _common_axes(headers, path)
+    places = {file: np.array(h.ImagePositionPatient, dtype=float) for file, h in headers.items()}
+    normal = np.cross(axes[0], axes[1])
+    order = sorted(places, key=lambda file: float(places[file] @ normal))
+    kept: list[Path] = []
+    for file in order:
+        # A series lies in one line, so a repetition follows what it repeats.
+        if kept and np.linalg.norm(places[file] - places[kept[-1]]) < ONE_PLACE:
+            _require_repetition(file, kept[-1], path)
+        else:
+            kept.append(file)
+    if len(kept) == 1:
+        return {kept[0]: headers[kept[0]]}, None
+    planes = planes_of(np.array([places[file] for file in kept]), axes)
+    if planes.step < ONE_PLACE or np.diff(planes.along).min() < ONE_PLACE:
+        raise InputError(
+            f"image '{path}': slices lie side by side in one plane; give each stack its own folder"
+        )
+    return {file: headers[file] for file in kept}, planes
 
 
-def _common_orientation(headers: dict[Path, pydicom.Dataset], path: Path) -> np.ndarray:
-    orientations = []
+def _common_axes(headers: dict[Path, pydicom.Dataset], path: Path) -> np.ndarray:
+    """(2, 3) from pixel to pixel along a row and along a column, mm; all slices must share them."""
+    stacks: list[tuple[np.ndarray, list[str]]] = []
     for file, header in headers.items():
-        if int(header.get("NumberOfFrames") or 1) > 1:
-            raise InputError(f"image '{path}': '{file.name}' has several frames; give it by itself")
-        if "ImagePositionPatient" not in header or "ImageOrientationPatient" not in header:
-            raise InputError(
-                f"image '{path}': '{file.name}' has no ImagePositionPatient or "
-                "ImageOrientationPatient; give such files one by one, not as a series"
-            )
-        orientations.append(np.array(header.ImageOrientationPatient, dtype=float))
-    if (
-        np.ptp(orientations, axis=0).max() > 1e-3
-        or len({(h.Rows, h.Columns) for h in headers.values()}) > 1
-    ):
+        _require_place(file, header, path)
+        orientation = np.array(header.ImageOrientationPatient, dtype=float)
+        spacing = np.array(header.get("PixelSpacing") or [1, 1], dtype=float)
+        grid = np.array([*orientation, *spacing, header.Rows, header.Columns])
+        fits = (n for g, n in stacks if np.abs(g - grid).max() <= ORIENTATION_TOLERANCE)
+        names = next(fits, None)
+        if names is None:
+            stacks.append((grid, [file.name]))
+        else:
+            names.append(file.name)
+    if len(stacks) > 1:
         raise InputError(
-            f"image '{path}': slices of different orientation or size; remove the localizers"
+            f"image '{path}': slices of different orientation, pixel size or shape: "
+            + "; ".join(map(_describe, *zip(*stacks, strict=True)))
+            + "; remove all but one, or let `run collect` take them apart"
         )
-    return orientations[0]
+    grid = stacks[0][0]
+    return np.array([grid[:3] * grid[7], grid[3:6] * grid[6]])
 
 
-def _require_even_steps(positions: np.ndarray, along: np.ndarray, path: Path) -> None:
-    steps = np.diff(along)
-    spacing = float(np.median(steps))
-    if steps.min() < 1e-3:
-        raise InputError(f"image '{path}': two slices at one position; remove the copies")
-    if np.abs(steps - spacing).max() > SPACING_TOLERANCE * spacing:
+def _describe(grid: np.ndarray, names: list[str]) -> str:
+    turned = ", ".join(f"{x:.3g}" for x in grid[:6])
+    return f"{len(names)} like '{names[0]}' ({grid[9]:g} x {grid[8]:g} pixels, [{turned}])"
+
+
+def _require_place(file: Path, header: pydicom.Dataset, path: Path) -> None:
+    if int(header.get("NumberOfFrames") or 1) > 1:
+        raise InputError(f"image '{path}': '{file.name}' has several frames; give it by itself")
+    if "ImagePositionPatient" not in header or "ImageOrientationPatient" not in header:
         raise InputError(
-            f"image '{path}': slices are {steps.min():g} to {steps.max():g} mm apart, so slices "
-            "are missing; complete the series or resample it"
+            f"image '{path}': '{file.name}' has no ImagePositionPatient or "
+            "ImageOrientationPatient; give such files one by one, not as a series"
         )
-    travel = positions[-1] - positions[0]
-    sideways = np.sqrt(max(travel @ travel - (along[-1] - along[0]) ** 2, 0.0))
-    if sideways > SPACING_TOLERANCE * spacing * len(steps):
+
+
+def _require_repetition(file: Path, other: Path, path: Path) -> None:
+    """Two files at one place must hold the same pixels: one of them is a copy then."""
+    first, second = (_stored_pixels(f) for f in sorted((file, other)))
+    if first != second:
+        names = " and ".join(f"'{f.name}'" for f in sorted((file, other)))
         raise InputError(
-            f"image '{path}': slices shift sideways (tilted gantry); resample it to a regular grid"
+            f"image '{path}': different slices at one place, {names}; keep one of them, or of "
+            "several phases or echoes one"
         )
+    logger.warning("image '%s': '%s' repeats '%s'; counted once", path, file.name, other.name)
+
+
+def _stored_pixels(file: Path) -> tuple[object, ...]:
+    dataset = pydicom.dcmread(file)
+    scale = (dataset.get("RescaleSlope"), dataset.get("RescaleIntercept"))
+    return (dataset.file_meta.get("TransferSyntaxUID"), dataset.get("PixelData"), *scale)
 
 
 def _inversion(header: pydicom.Dataset) -> float | None:

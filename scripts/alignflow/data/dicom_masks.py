@@ -5,7 +5,8 @@ Both name regions of another series by their place in space, so they are laid on
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import logging
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,15 @@ import numpy as np
 import pydicom
 from skimage.draw import polygon2mask
 
+from alignflow.data.dicom_planes import LPS, Planes
 from alignflow.errors import InputError
+
+logger = logging.getLogger(__name__)
 
 # Our own coding scheme, of classes: the code of one is its value in native masks.
 SCHEME = "99ALIGNFLOW"
 KINDS = ("SEG", "RTSTRUCT")
 ON_GRID = 0.05  # of a voxel, as `check_pair` has it
-LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,10 @@ def require_highdicom() -> Any:
 
 
 def read_mask(
-    path: Path, shape: tuple[int, ...] | None, affine: np.ndarray | None
+    path: Path,
+    shape: tuple[int, ...] | None,
+    affine: np.ndarray | None,
+    overlap: Sequence[float] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """One array of label values from all regions of a file.
 
@@ -66,6 +72,7 @@ def read_mask(
         path: the file.
         shape: (X, Y, Z) of the image that the mask belongs to; None for the file's own grid.
         affine: of that image, RAS in mm.
+        overlap: as `combine` has it.
 
     Returns:
         (1, X, Y, Z) and its affine.
@@ -80,20 +87,80 @@ def read_mask(
     elif shape is None or affine is None:
         raise InputError(f"mask '{path}': a structure set has no grid of its own; give its image")
     else:
-        found = list(_structures(header, path, shape, affine))
-    if not found:
+        found = list(_structures(header, path, shape[:2], Planes.of_grid(affine, shape[2])))
+    return combine(found, path, overlap)[None], affine
+
+
+def read_mask_on_planes(
+    path: Path, shape: tuple[int, int], planes: Planes, files: Sequence[str]
+) -> np.ndarray:
+    """As `read_mask`, for a series whose slices are no regular grid.
+
+    A segmentation must name the slice that each of its frames was drawn on.
+
+    Args:
+        path: the file.
+        shape: (X, Y) of the slices.
+        planes: where they lie.
+        files: of the slices, in the same order.
+
+    Returns:
+        (1, X, Y, Z).
+
+    Raises:
+        InputError: as for `read_mask`; a segmentation that names no slices, or others.
+    """
+    header = pydicom.dcmread(path, stop_before_pixels=True)
+    if header.Modality != "SEG":
+        return combine(list(_structures(header, path, shape, planes)), path)[None]
+    segmentation, numbers = _open(path)
+    uids = [str(pydicom.dcmread(f, specific_tags=["SOPInstanceUID"]).SOPInstanceUID) for f in files]
+    try:
+        array = segmentation.get_pixels_by_source_instance(
+            uids, segment_numbers=numbers, assert_missing_frames_are_empty=True
+        )
+    except (KeyError, RuntimeError, ValueError) as error:
+        raise InputError(
+            f"mask '{path}': does not say which slice each of its frames belongs to "
+            f"({str(error).splitlines()[0][:100]}); save it anew, or remove it"
+        ) from error
+    if array.shape[2:0:-1] != shape:
+        raise InputError(f"mask '{path}': of another size than its slices; remove it")
+    return combine(_regions(segmentation, numbers, array.transpose(2, 1, 0, 3)), path)[None]
+
+
+def combine(
+    regions: list[Region], path: Path, overlap: Sequence[float] | None = None
+) -> np.ndarray:
+    """Label values (X, Y, Z) of regions, 0 where there is none.
+
+    Args:
+        regions: of one file.
+        path: of it, for messages.
+        overlap: None to refuse regions that overlap; else class values, each of which lies on top
+            of those before it. Values that are not listed lie below, larger ones on top.
+
+    Raises:
+        InputError: no region, or an overlap that is not allowed.
+    """
+    if not regions:
         raise InputError(f"mask '{path}': no region in it; remove it")
-    return _combined(found, path)[None], affine
-
-
-def _combined(regions: list[Region], path: Path) -> np.ndarray:
+    if overlap is not None:
+        rank = {value: k for k, value in enumerate(overlap)}
+        regions = sorted(regions, key=lambda r: (rank.get(r.value, -1), r.value))
     values = np.zeros(regions[0].inside.shape, np.float32)
     for k, region in enumerate(regions):
         for other in regions[:k]:
-            if (region.inside & other.inside).any():
+            both = int((region.inside & other.inside).sum())
+            if both and overlap is None:
                 raise InputError(
                     f"mask '{path}': '{region.name}' and '{other.name}' overlap, and a pixel has "
-                    "one class; save them apart, or without the overlap"
+                    'one class; save them apart, or train with "mask_scheme" nested, where the '
+                    "class that comes later in labels lies on top"
+                )
+            if both:
+                logger.info(
+                    "mask '%s': '%s' lies on '%s' in %d pixels", path, region.name, other.name, both
                 )
         values[region.inside] = region.value
     return values
@@ -102,21 +169,29 @@ def _combined(regions: list[Region], path: Path) -> np.ndarray:
 def _segments(
     path: Path, shape: tuple[int, ...] | None, affine: np.ndarray | None
 ) -> tuple[list[Region], np.ndarray]:
-    segmentation = require_highdicom().seg.segread(path)
-    if str(segmentation.segmentation_type.value) == "FRACTIONAL":
-        raise InputError(f"mask '{path}': a fractional segmentation; save it as a binary one")
-    numbers = [n for n in segmentation.segment_numbers if n > 0]
+    segmentation, numbers = _open(path)
     array, own = _segment_array(segmentation, numbers)
-    values = _values(segmentation, numbers)
     if shape is not None and affine is not None:
         own = affine if own is None else own
         array, own = _on_grid(array, own, shape, affine, path), affine
+    return _regions(segmentation, numbers, array), LPS if own is None else own
+
+
+def _open(path: Path) -> tuple[Any, list[int]]:
+    """A binary segmentation and the numbers of its segments."""
+    segmentation = require_highdicom().seg.segread(path)
+    if str(segmentation.segmentation_type.value) == "FRACTIONAL":
+        raise InputError(f"mask '{path}': a fractional segmentation; save it as a binary one")
+    return segmentation, [n for n in segmentation.segment_numbers if n > 0]
+
+
+def _regions(segmentation: Any, numbers: list[int], array: np.ndarray) -> list[Region]:
+    values = _values(segmentation, numbers)
     names = [str(segmentation.get_segment_description(n).segment_label) for n in numbers]
-    regions = [
+    return [
         Region(name, value, array[..., k].astype(bool))
         for k, (name, value) in enumerate(zip(names, values, strict=True))
     ]
-    return regions, LPS if own is None else own
 
 
 def _segment_array(segmentation: Any, numbers: list[int]) -> tuple[np.ndarray, np.ndarray | None]:
@@ -158,27 +233,27 @@ def _on_grid(
 
 
 def _structures(
-    header: pydicom.Dataset, path: Path, shape: tuple[int, ...], affine: np.ndarray
+    header: pydicom.Dataset, path: Path, shape: tuple[int, ...], planes: Planes
 ) -> Iterator[Region]:
     names = {int(r.ROINumber): str(r.get("ROIName", "")) for r in header.StructureSetROISequence}
     for roi in header.get("ROIContourSequence", []):
         number = int(roi.ReferencedROINumber)
-        inside = np.zeros(shape, bool)
+        inside = np.zeros((*shape, len(planes.positions)), bool)
         for contour in roi.get("ContourSequence", []):
-            _draw(contour, inside, affine, f"mask '{path}': structure '{names.get(number)}'")
+            _draw(contour, inside, planes, f"mask '{path}': structure '{names.get(number)}'")
         yield Region(names.get(number, ""), float(number), inside)
 
 
-def _draw(contour: pydicom.Dataset, inside: np.ndarray, affine: np.ndarray, what: str) -> None:
+def _draw(contour: pydicom.Dataset, inside: np.ndarray, planes: Planes, what: str) -> None:
     """Turn over the pixels within one contour: a contour within another is a hole."""
     if contour.ContourGeometricType not in ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR"):
         raise InputError(f"{what}: {contour.ContourGeometricType} contour; save closed ones")
     points = np.array(contour.ContourData, dtype=float).reshape(-1, 3)
-    world = np.c_[points, np.ones(len(points))] @ LPS
-    voxel = (world @ np.linalg.inv(affine).T)[:, :3]
-    k = round(float(voxel[:, 2].mean()))
-    if np.abs(voxel[:, 2] - k).max() > 0.5:
+    k, pixels, heights = planes.locate(points)
+    if np.ptp(heights) > 1:
         raise InputError(f"{what}: a contour that lies across the slices; save it slice by slice")
-    if not 0 <= k < inside.shape[2]:
-        raise InputError(f"{what}: contours beyond the image; give the image it belongs to")
-    inside[..., k] ^= polygon2mask(inside.shape[:2], voxel[:, :2])
+    if np.abs(heights).max() > 0.5:
+        raise InputError(
+            f"{what}: contours beyond the image, or between its slices; give the image it belongs to"
+        )
+    inside[..., k] ^= polygon2mask(inside.shape[:2], pixels)

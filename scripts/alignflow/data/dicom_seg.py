@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Sequence
+
 import numpy as np
 from pydicom import Dataset
 from pydicom.sr.codedict import codes
@@ -14,15 +17,17 @@ from alignflow.data.labels import Labels
 UNDATED = ("20000101", "000000")  # required, and a true time would make equal commands differ
 
 
-def dicom_segmentation(index: np.ndarray, labels: Labels, image: Dataset, run: str) -> Dataset:
-    """The mask of one image as a binary segmentation that refers to it.
+def dicom_segmentation(
+    index: np.ndarray, labels: Labels, images: Sequence[Dataset], run: str
+) -> Dataset:
+    """The mask of one image or series as a binary segmentation that refers to all its slices.
 
     Each class but the background is a segment, by the name that `labels` gives it.
 
     Args:
-        index: (X, Y) class indices.
+        index: (X, Y, Z) class indices.
         labels: name -> native value, background first.
-        image: of the same size, as `dicom_image` gives it.
+        images: Z slices of the same size, as `dicom_series` gives them.
         run: goes into the UIDs.
 
     Raises:
@@ -45,14 +50,16 @@ def dicom_segmentation(index: np.ndarray, labels: Labels, image: Dataset, run: s
         )
         for number, (name, value) in enumerate(list(labels.items())[1:], start=1)
     ]
+    image, digest = images[0], hashlib.sha256(index.tobytes()).hexdigest()
     segmentation = highdicom.seg.Segmentation(
-        source_images=[image],
-        pixel_array=np.ascontiguousarray(index.T[None].astype(np.uint8)),
+        source_images=images,
+        pixel_array=np.ascontiguousarray(index.transpose(2, 1, 0).astype(np.uint8)),
         segmentation_type="BINARY",
         segment_descriptions=segments,
-        series_instance_uid=synthetic_uid(image.SOPInstanceUID, index.tobytes(), "series"),
+        omit_empty_frames=len(images) == 1,  # the grid of a series is whole in its segmentation
+        series_instance_uid=synthetic_uid(image.SOPInstanceUID, digest, "series"),
         series_number=image.SeriesNumber + 1,
-        sop_instance_uid=synthetic_uid(image.SOPInstanceUID, index.tobytes(), "instance"),
+        sop_instance_uid=synthetic_uid(image.SOPInstanceUID, digest, "instance"),
         instance_number=1,
         manufacturer=MANUFACTURER,
         manufacturer_model_name=MANUFACTURER,

@@ -6,6 +6,7 @@ PS3.3: General (C.7), CT (A.3), MR (A.4), Secondary Capture (A.8); SOP Common wi
 
 from __future__ import annotations
 
+import hashlib
 import re
 import uuid
 from collections.abc import Sequence
@@ -57,17 +58,18 @@ def synthetic_uid(*parts: object) -> UID:
     return UID(f"2.25.{uuid.uuid5(uuid.NAMESPACE_OID, repr(parts)).int}")
 
 
-def dicom_image(
-    image: np.ndarray, affine: np.ndarray | None, spec: SourceSpec, run: str, index: int
-) -> Dataset:
-    """One generated image as a data set of its own series.
+def dicom_series(
+    volume: np.ndarray, affine: np.ndarray | None, spec: SourceSpec, run: str, index: int
+) -> list[Dataset]:
+    """One generated image or volume as a series of its own, one data set for each slice.
 
     CT and MR of known geometry become CT and MR Image Storage, everything else Secondary Capture.
-    Of the source there are the kind of its images, the grid and the window of its intensities.
+    Of the source there are the kind of its images, the grid and the window of its intensities. All
+    slices share series, frame of reference, orientation and spacing.
 
     Args:
-        image: (C, X, Y) in native units, C of 1 or, in 8 bits, 3.
-        affine: (4, 4), RAS in mm, of the volume (X, Y, 1); None where nothing is known of it.
+        volume: (C, X, Y, Z) in native units, C of 1 or, in 8 bits, 3; Z is 1 for an image.
+        affine: (4, 4), RAS in mm, of the volume; None where nothing is known of it.
         spec: of the source.
         run: what tells this run from others; goes into the UIDs, with the pixels.
         index: number of the pair.
@@ -75,26 +77,19 @@ def dicom_image(
     Raises:
         InputError: an image or a grid that DICOM has no place for.
     """
-    dataset = Dataset()
-    _set_pixels(dataset, image, spec)
-    content = synthetic_uid(run, index, dataset.PixelData)
-    _set_identity(dataset, run, index, content)
-    dataset.Modality = spec.modality if re.fullmatch("[A-Z]{2,16}", spec.modality) else "OT"
-    is_tomographic = affine is not None and dataset.SamplesPerPixel == 1
-    if is_tomographic and spec.modality == "CT":
-        dataset.SOPClassUID, kind, attributes = CTImageStorage, "AXIAL", CT_ATTRIBUTES
-    elif is_tomographic and spec.modality == "MR":
-        dataset.SOPClassUID, kind, attributes = MRImageStorage, "OTHER", MR_ATTRIBUTES
-    else:
-        dataset.SOPClassUID, kind, attributes = SecondaryCaptureImageStorage, "", SC_ATTRIBUTES
-    dataset.ImageType = ["DERIVED", "SECONDARY", *([kind] if kind else [])]
-    for name, value in attributes.items():
-        setattr(dataset, name, value)
-    if affine is None:
-        dataset.PatientOrientation = ""
-    else:
-        _set_plane(dataset, affine, content)
-    return dataset
+    slices = [Dataset() for _ in range(volume.shape[3])]
+    for k, dataset in enumerate(slices):
+        _set_pixels(dataset, volume[..., k], spec)
+    digest = hashlib.sha256(b"".join(dataset.PixelData for dataset in slices)).hexdigest()
+    content = synthetic_uid(run, index, digest)
+    for k, dataset in enumerate(slices):
+        _set_identity(dataset, run, index, content, k)
+        _set_kind(dataset, spec.modality, affine is not None)
+        if affine is None:
+            dataset.PatientOrientation = ""
+        else:
+            _set_plane(dataset, affine, k, len(slices), content)
+    return slices
 
 
 def mark_synthetic(dataset: Dataset) -> None:
@@ -123,7 +118,22 @@ def save_dicom(dataset: Dataset, path: Path) -> Path:
     return path
 
 
-def _set_identity(dataset: Dataset, run: str, index: int, content: UID) -> None:
+def _set_kind(dataset: Dataset, modality: str, has_place: bool) -> None:
+    """SOP class, and what images of it alone must have."""
+    dataset.Modality = modality if re.fullmatch("[A-Z]{2,16}", modality) else "OT"
+    is_tomographic = has_place and dataset.SamplesPerPixel == 1
+    if is_tomographic and modality == "CT":
+        dataset.SOPClassUID, kind, attributes = CTImageStorage, "AXIAL", CT_ATTRIBUTES
+    elif is_tomographic and modality == "MR":
+        dataset.SOPClassUID, kind, attributes = MRImageStorage, "OTHER", MR_ATTRIBUTES
+    else:
+        dataset.SOPClassUID, kind, attributes = SecondaryCaptureImageStorage, "", SC_ATTRIBUTES
+    dataset.ImageType = ["DERIVED", "SECONDARY", *([kind] if kind else [])]
+    for name, value in attributes.items():
+        setattr(dataset, name, value)
+
+
+def _set_identity(dataset: Dataset, run: str, index: int, content: UID, k: int) -> None:
     """Patient, study, series and equipment: one study for a run, one series for a pair."""
     dataset.SpecificCharacterSet = "ISO_IR 192"
     dataset.PatientName, dataset.PatientID = "Synthetic^Image", "SYNTHETIC"
@@ -136,8 +146,8 @@ def _set_identity(dataset: Dataset, run: str, index: int, content: UID) -> None:
     dataset.SeriesInstanceUID = synthetic_uid(content, "series")
     dataset.SeriesNumber = 2 * index + 1
     dataset.SeriesDescription = f"Synthetic image {index}"
-    dataset.SOPInstanceUID = synthetic_uid(content, "instance")
-    dataset.InstanceNumber = 1
+    dataset.SOPInstanceUID = synthetic_uid(content, "instance", k)
+    dataset.InstanceNumber = k + 1
     dataset.Manufacturer = dataset.ManufacturerModelName = MANUFACTURER
     dataset.SoftwareVersions = __version__
     dataset.BurnedInAnnotation = "NO"
@@ -199,21 +209,26 @@ def _set_rescale(dataset: Dataset, image: np.ndarray, spec: SourceSpec) -> np.nd
     return (image - intercept) / slope
 
 
-def _set_plane(dataset: Dataset, affine: np.ndarray, content: UID) -> None:
-    """Grid of the slice: RAS in `affine`, LPS in DICOM (PS3.3, C.7.6.2)."""
+def _set_plane(dataset: Dataset, affine: np.ndarray, k: int, count: int, content: UID) -> None:
+    """Grid of slice `k` of `count`: RAS in `affine`, LPS in DICOM (PS3.3, C.7.6.2)."""
     lps = np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine
     spacing = np.linalg.norm(lps[:3, :3], axis=0)
-    along_row, along_column = (lps[:3, i] / spacing[i] for i in (0, 1))
-    if abs(along_row @ along_column) > ORTHOGONAL:
+    along_row, along_column, across = (lps[:3, i] / spacing[i] for i in range(3))
+    cosines = [along_row @ along_column]
+    if count > 1:
+        cosines += [along_row @ across, along_column @ across]
+    if np.abs(cosines).max() > ORTHOGONAL:
         raise InputError(
             'output_format: the source has a sheared grid, which "dicom" cannot hold; set null'
         )
+    position = lps[:3, 3] + k * lps[:3, 2]
     dataset.FrameOfReferenceUID = synthetic_uid(content, "frame of reference")
     dataset.PositionReferenceIndicator = ""
     dataset.PixelSpacing = _decimals([spacing[1], spacing[0]])
     dataset.SliceThickness = dataset.SpacingBetweenSlices = _decimals([spacing[2]])[0]
-    dataset.ImagePositionPatient = _decimals(lps[:3, 3])
+    dataset.ImagePositionPatient = _decimals(position)
     dataset.ImageOrientationPatient = _decimals([*along_row, *along_column])
+    dataset.SliceLocation = _decimals([position @ np.cross(along_row, along_column)])[0]
 
 
 def _decimals(values: Sequence[float] | np.ndarray) -> list[DSfloat]:

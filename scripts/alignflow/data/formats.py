@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,12 @@ def has_geometry(image: MetaTensor) -> bool:
     return image.meta["suffix"] not in PIL_SUFFIXES
 
 
-def load(path: str | Path, is_mask: bool = False, image: MetaTensor | None = None) -> MetaTensor:
+def load(
+    path: str | Path,
+    is_mask: bool = False,
+    image: MetaTensor | None = None,
+    overlap: Sequence[float] | None = None,
+) -> MetaTensor:
     """Read one image or mask file, or one folder with a DICOM series.
 
     PNG, JPEG, BMP and TIFF give (C, X, Y); NIfTI, NRRD, MetaImage and DICOM give (C, X, Y, Z) with
@@ -57,6 +63,8 @@ def load(path: str | Path, is_mask: bool = False, image: MetaTensor | None = Non
         is_mask: read as label values: one channel, palette indices.
         image: that a mask belongs to. DICOM segmentations and structure sets are laid on its grid;
             all else is read as it is.
+        overlap: whether regions of a DICOM mask may overlap: None for no, else class values in the
+            order of their rank, the last one on top (see `dicom_masks.combine`).
 
     Returns:
         float32 tensor; `meta` has `affine` (RAS, mm; identity for PNG and its like), `native_dtype`
@@ -71,7 +79,7 @@ def load(path: str | Path, is_mask: bool = False, image: MetaTensor | None = Non
     suffix = split_suffix(path)[1]
     try:
         if is_mask and suffix in dicom.SUFFIXES and path.is_file() and is_dicom_mask(path):
-            array, meta = _read_dicom_mask(path, image)
+            array, meta = _read_dicom_mask(path, image, overlap)
         else:
             array, meta = _read(path, suffix, is_mask)
     except InputError:
@@ -102,7 +110,7 @@ def _read(path: Path, suffix: str, is_mask: bool) -> tuple[np.ndarray, dict[str,
     if suffix in NIFTI_SUFFIXES:
         return _read_nifti(path)
     if suffix in dicom.SUFFIXES:
-        return _read_dicom(path)
+        return read_series(dicom.find_series(path))
     return _read_itk(str(path))
 
 
@@ -148,8 +156,11 @@ def _nifti_dtype(image: nibabel.Nifti1Image, array: np.ndarray) -> str:
     return "float32" if scaled else stored.name
 
 
-def _read_dicom(path: Path) -> tuple[np.ndarray, dict[str, Any]]:
-    series = dicom.find_series(path)
+def read_series(series: dicom.Series) -> tuple[np.ndarray, dict[str, Any]]:
+    """Values (C, X, Y, Z) of a DICOM series in native units, and what its meta is to hold.
+
+    Where the slices are no regular grid, the affine is without meaning: see `series.planes`.
+    """
     with dicom.readable_files(series) as files:
         array, meta = _read_itk(files if len(files) > 1 else files[0])
     if series.inversion is not None:
@@ -160,9 +171,12 @@ def _read_dicom(path: Path) -> tuple[np.ndarray, dict[str, Any]]:
     return array, meta | {"modality": modality}
 
 
-def _read_dicom_mask(path: Path, image: MetaTensor | None) -> tuple[np.ndarray, dict[str, Any]]:
+def _read_dicom_mask(
+    path: Path, image: MetaTensor | None, overlap: Sequence[float] | None
+) -> tuple[np.ndarray, dict[str, Any]]:
     shape = None if image is None else (*image.shape[1:], 1)[:3]
-    array, affine = read_mask(path, shape, None if image is None else image.affine.numpy())
+    grid = None if image is None else image.affine.numpy()
+    array, affine = read_mask(path, shape, grid, overlap)
     is_small = array.min() >= 0 and array.max() < 256 and (array == array.round()).all()
     return array, {"affine": affine, "native_dtype": "uint8" if is_small else "float32"}
 

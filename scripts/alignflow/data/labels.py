@@ -9,6 +9,7 @@ import torch
 
 from alignflow.data.check import raise_problems
 from alignflow.errors import InputError
+from alignflow.masks.class_index import Scheme
 
 Labels = dict[str, float]  # name -> native value, in the order of class indices
 
@@ -61,6 +62,20 @@ def complete_labels(stated: Mapping[str, float]) -> Labels:
     by_value = {value: name for name, value in labels.items()}
     background = by_value.get(0.0, "background")
     return {background: labels.get(background, 0.0)} | labels
+
+
+def overlap_of(scheme: Scheme, labels: Mapping[str, float] | None) -> list[float] | None:
+    """Whether regions of one mask may overlap, as `formats.load` takes it.
+
+    Nested classes lie within each other, so that the later one is on top; disjoint ones may not.
+
+    Args:
+        scheme: of the classes.
+        labels: name -> native value, background first; None where the values decide the order.
+    """
+    if scheme == "disjoint":
+        return None
+    return [] if labels is None else list(complete_labels(labels).values())
 
 
 def _as_number(name: str, value: object) -> float:

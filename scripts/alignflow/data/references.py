@@ -18,7 +18,7 @@ from alignflow.data.check import check_pair, raise_problems
 from alignflow.data.datalist import build_datalist, lists_cases
 from alignflow.data.formats import load, split_suffix
 from alignflow.data.intensity import IntensityWindow, Window, scale
-from alignflow.data.labels import check_values, to_index
+from alignflow.data.labels import check_values, overlap_of, to_index
 from alignflow.data.slices import is_single_slice, slice_axis_of, stack_slices
 from alignflow.data.spec import Geometry
 from alignflow.errors import InputError
@@ -166,7 +166,8 @@ def _check_fits(image: MetaTensor, intensity: IntensityWindow, stage1: Stage1) -
 
 def _label(image: MetaTensor, path: str, stage1: Stage1) -> Tensor:
     threshold = stage1.reading["mask_threshold"]
-    mask = load(path, is_mask=True, image=image)
+    overlap = overlap_of(stage1.scheme, stage1.source.labels)
+    mask = load(path, is_mask=True, image=image, overlap=overlap)
     check_pair(image, mask, integer_label=threshold is None)
     if threshold is not None:
         return (mask.as_tensor() > threshold).to(torch.uint8)

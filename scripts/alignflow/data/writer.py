@@ -14,11 +14,12 @@ from monai.transforms.utils import scale_affine
 from monai.utils import convert_to_tensor
 
 from alignflow.data.dicom_seg import dicom_segmentation
-from alignflow.data.dicom_writer import dicom_image, save_dicom
+from alignflow.data.dicom_writer import dicom_series, save_dicom
 from alignflow.data.formats import NIFTI_SUFFIXES, PIL_SUFFIXES, split_suffix
 from alignflow.data.intensity import to_dtype
 from alignflow.data.labels import to_native
 from alignflow.data.spec import Geometry, SourceSpec
+from alignflow.errors import InputError
 from alignflow.files import replacing
 
 
@@ -29,13 +30,14 @@ def write_image(
     geometry: Geometry,
     native_size: bool = True,
 ) -> Path:
-    """Write one generated image.
+    """Write one generated image, or a volume of slices.
 
     Args:
-        image: (C, X, Y) in native units.
+        image: (C, X, Y) or (C, X, Y, Z) in native units.
         stem: the path without its suffix, which `spec` states.
         spec: of the source.
-        geometry: the grid of the source slice that the file is written on.
+        geometry: the grid of the source slice that the file is written on, of a volume that of its
+            first slice.
         native_size: resample (bilinearly) to the shape of `geometry`; else keep the generator's
             grid, with an affine that covers the same field of view.
 
@@ -44,7 +46,7 @@ def write_image(
     """
     values, affine = _place_image(image, geometry, native_size)
     pixels = to_dtype(values, spec.image_dtype)
-    return _write(pixels, Path(f"{stem}{spec.image_suffix}"), affine)
+    return write_volume(pixels, Path(f"{stem}{spec.image_suffix}"), affine)
 
 
 def write_label(
@@ -57,7 +59,7 @@ def write_label(
     """Write one generated mask with the native label values of the source.
 
     Args:
-        index: (X, Y) or (1, X, Y), class indices.
+        index: (X, Y), (1, X, Y) or (1, X, Y, Z), class indices.
         stem, spec, geometry, native_size: as for `write_image`; the classes are resampled one by
             one and the largest wins, which keeps contours smooth and invents no class.
 
@@ -66,7 +68,7 @@ def write_label(
     """
     classes, affine = _place_label(index, len(spec.labels), geometry, native_size)
     pixels = to_native(classes, spec.labels, spec.label_dtype)
-    return _write(pixels[None], Path(f"{stem}{spec.label_suffix}"), affine)
+    return write_volume(pixels[None], Path(f"{stem}{spec.label_suffix}"), affine)
 
 
 def pair_name(index: int) -> str:
@@ -84,34 +86,52 @@ def write_dicom_pair(
     number: int,
     native_size: bool = True,
 ) -> list[Path]:
-    """Write one generated pair as a DICOM image and a DICOM segmentation that refers to it.
+    """Write one generated pair as a DICOM series and a DICOM segmentation that refers to it.
 
     Args:
         image, index, spec, geometry, native_size: as for `write_image` and `write_label`.
-        folders: of images and of masks; both files are `pair_NUMBER.dcm`.
+        folders: of images and of masks. The image is `pair_NUMBER.dcm`, or the slices of a volume
+            `pair_NUMBER/000001.dcm` and so on; the mask is `pair_NUMBER.dcm`.
         run: what tells this run from others, for the UIDs.
         number: of the pair.
 
     Returns:
-        The two paths.
+        The paths, that of the mask last.
 
     Raises:
         InputError: channels or a grid that DICOM has no place for, or highdicom is missing.
     """
     values, affine = _place_image(image, geometry, native_size)
     classes, _ = _place_label(index, len(spec.labels), geometry, native_size)
+    if np.linalg.det(affine[:3, :3]) < 0:  # DICOM counts slices along the normal of row and column
+        values, classes, affine = _reversed(values, classes, affine)
     known = None if geometry["affine"] is None else affine
-    dataset = dicom_image(values, known, spec, run, number)
-    # Made before either is written: a pair is whole or not there.
-    segmentation = dicom_segmentation(classes, spec.labels, dataset, run)
-    parts = zip(folders, (dataset, segmentation), strict=True)
-    return [save_dicom(part, folder / f"{pair_name(number)}.dcm") for folder, part in parts]
+    series = dicom_series(values, known, spec, run, number)
+    # Made before any is written: a pair is whole or not there.
+    segmentation = dicom_segmentation(classes, spec.labels, series, run)
+    name = folders[0] / pair_name(number)
+    paths = [name / f"{k:06d}.dcm" for k in range(1, len(series) + 1)]
+    if len(series) == 1:
+        paths = [name.with_suffix(".dcm")]
+    paths.append(folders[1] / f"{pair_name(number)}.dcm")
+    return [save_dicom(d, path) for d, path in zip([*series, segmentation], paths, strict=True)]
+
+
+def _reversed(
+    values: np.ndarray, classes: np.ndarray, affine: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The last slice first; every voxel stays where it is in space."""
+    flip = np.eye(4)
+    flip[2, 2:] = -1, values.shape[3] - 1
+    return values[..., ::-1], classes[..., ::-1], affine @ flip
 
 
 def _place_image(
     image: np.ndarray | torch.Tensor, geometry: Geometry, native_size: bool
 ) -> tuple[np.ndarray, np.ndarray]:
+    """(C, X, Y, Z) and its affine."""
     values = torch.as_tensor(image, dtype=torch.float32)
+    values = values if values.ndim == 4 else values[..., None]
     if native_size:
         values = _resize(values, geometry["shape"])
     return values.numpy(), _affine(geometry, (values.shape[1], values.shape[2]))
@@ -120,19 +140,25 @@ def _place_image(
 def _place_label(
     index: np.ndarray | torch.Tensor, num_classes: int, geometry: Geometry, native_size: bool
 ) -> tuple[np.ndarray, np.ndarray]:
-    classes = torch.as_tensor(index).reshape(index.shape[-2:]).long()
+    """(X, Y, Z) and its affine."""
+    classes = torch.as_tensor(index).long()
+    classes = classes[0] if classes.ndim > 2 else classes
+    classes = classes if classes.ndim == 3 else classes[..., None]
     if native_size:
         classes = _resize_classes(classes, num_classes, geometry["shape"])
     return classes.numpy(), _affine(geometry, (classes.shape[0], classes.shape[1]))
 
 
 def _resize(values: torch.Tensor, shape: list[int]) -> torch.Tensor:
-    resized = Resize(spatial_size=shape, mode="bilinear", anti_aliasing=True)(values)
-    return convert_to_tensor(resized, track_meta=False)
+    """(C, X, Y, Z) to (C, *shape, Z), slice by slice."""
+    slices = values.movedim(3, 1).flatten(0, 1)
+    resized = Resize(spatial_size=shape, mode="bilinear", anti_aliasing=True)(slices)
+    plain = convert_to_tensor(resized, track_meta=False)
+    return plain.unflatten(0, (values.shape[0], values.shape[3])).movedim(1, 3)
 
 
 def _resize_classes(classes: torch.Tensor, num_classes: int, shape: list[int]) -> torch.Tensor:
-    if list(classes.shape) == list(shape):
+    if list(classes.shape[:2]) == list(shape):
         return classes
     one_hot = torch.nn.functional.one_hot(classes, num_classes).movedim(-1, 0).float()
     return _resize(one_hot, shape).argmax(0)
@@ -144,11 +170,26 @@ def _affine(geometry: Geometry, size: tuple[int, int]) -> np.ndarray:
     return affine @ scale_affine([*geometry["shape"], 1], [*size, 1], centered=True)
 
 
-def _write(pixels: np.ndarray, path: Path, affine: np.ndarray) -> Path:
+def write_volume(pixels: np.ndarray, path: Path, affine: np.ndarray) -> Path:
+    """Write values as they are.
+
+    Args:
+        pixels: (C, X, Y, Z), of a dtype that the format holds.
+        path: whose suffix chooses the format.
+        affine: RAS, mm; a picture file has no place for it.
+
+    Raises:
+        InputError: several slices for a picture file.
+    """
     suffix = split_suffix(path)[1]
+    if suffix in PIL_SUFFIXES and pixels.shape[3] > 1:
+        raise InputError(
+            f'config "whole_volumes": the source is {suffix}, which holds no volume; '
+            'set it to false, or "output_format" to "dicom"'
+        )
     with replacing(path) as temporary:
         if suffix in PIL_SUFFIXES:
-            _save_pil(pixels, temporary)
+            _save_pil(pixels[..., 0], temporary)
         elif suffix in NIFTI_SUFFIXES:
             _save_nifti(pixels, temporary, affine)
         else:
@@ -165,8 +206,7 @@ def _save_pil(pixels: np.ndarray, path: Path) -> None:
 
 
 def _save_nifti(pixels: np.ndarray, path: Path, affine: np.ndarray) -> None:
-    channels = [channel[..., None] for channel in pixels]
-    volume = channels[0] if len(channels) == 1 else np.stack(channels, axis=-1)
+    volume = pixels[0] if len(pixels) == 1 else np.moveaxis(pixels, 0, -1)
     image = NibabelWriter.create_backend_obj(volume, affine=affine, dtype=pixels.dtype)
     image.header.set_xyzt_units("mm")
     image.set_sform(affine, code=1)
@@ -176,7 +216,7 @@ def _save_nifti(pixels: np.ndarray, path: Path, affine: np.ndarray) -> None:
 
 def _save_itk(pixels: np.ndarray, path: Path, affine: np.ndarray) -> None:
     is_vector = len(pixels) > 1
-    volume = np.moveaxis(pixels[..., None], 0, -1) if is_vector else pixels[0][..., None]
+    volume = np.moveaxis(pixels, 0, -1) if is_vector else pixels[0]
     image = ITKWriter.create_backend_obj(
         volume, channel_dim=-1 if is_vector else None, affine=affine, dtype=pixels.dtype
     )

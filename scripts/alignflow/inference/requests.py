@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,14 @@ from monai.data import Dataset
 from monai.transforms import Resize
 
 from alignflow.data.formats import has_geometry, load, split_suffix
-from alignflow.data.labels import check_values, to_index
+from alignflow.data.labels import check_values, overlap_of, to_index
 from alignflow.data.references import load_references
 from alignflow.data.slices import is_single_slice, slice_axis_of, slice_geometry, stack_slices
 from alignflow.data.spec import Geometry
 from alignflow.errors import InputError
 from alignflow.stage1 import Stage1
+
+logger = logging.getLogger(__name__)
 
 
 class PairRequests(Dataset):
@@ -26,6 +29,8 @@ class PairRequests(Dataset):
     order of their names, from the first again when there are fewer than pairs; volumes give their
     slices with foreground, 2-D masks may be empty. With `with_images` the folder holds pairs, and
     items have "start" as well, the image float32 (C, X, Y) in [-1, 1] that generation starts from.
+    With `whole_volumes` a pair is a volume: its items, one for each slice, empty ones included,
+    share the index and follow each other, and "slices" is their number.
 
     Args:
         num_pairs: how many; None for one pair for each mask.
@@ -33,10 +38,14 @@ class PairRequests(Dataset):
         mask_dir: folder of masks (its `labels/` or `masks/` if it has one), or None.
         slice_axis: along which volumes are cut, as in training.
         with_images: read images beside the masks.
+        whole_volumes: keep the slices of a volume together.
+
+    Attributes:
+        volumes: with `whole_volumes` the index of each item, else None.
 
     Raises:
-        InputError: no masks in the folder, an unreadable one, a value that is no class; images
-            asked for, but no folder.
+        InputError: no masks in the folder, an unreadable one, a value that is no class; images or
+            volumes asked for, but no folder, or both.
     """
 
     def __init__(
@@ -46,22 +55,31 @@ class PairRequests(Dataset):
         mask_dir: str | None = None,
         slice_axis: int = 2,
         with_images: bool = False,
+        whole_volumes: bool = False,
     ) -> None:
         if with_images and not mask_dir:
             raise InputError('config "start_time": above 0 it needs images: set "dataset_dir"')
-        masks: list[dict[str, Any]] = []
+        if whole_volumes and (with_images or not mask_dir):
+            raise InputError(
+                'config "whole_volumes": needs masks in "dataset_dir", and "start_time" 0'
+            )
+        masks: list[list[dict[str, Any]]] = []  # of each pair its slices: one, or those of a volume
         if mask_dir and with_images:
-            masks = read_pairs(mask_dir, stage1)
+            masks = [[pair] for pair in read_pairs(mask_dir, stage1)]
         elif mask_dir:
-            masks = read_masks(mask_dir, stage1, slice_axis)
+            masks = read_masks(mask_dir, stage1, slice_axis, whole_volumes)
         if num_pairs is None and not masks:
             raise InputError('config "num_pairs": null needs masks; set it, or "dataset_dir"')
         count = len(masks) if num_pairs is None else num_pairs
         if not isinstance(count, int) or count < 1:
             raise InputError(f'config "num_pairs": {count!r}; set a whole number, at least 1')
-        super().__init__(
-            [{"index": k, **(masks[k % len(masks)] if masks else {})} for k in range(count)]
-        )
+        items = [
+            {"index": k, **mask}
+            for k in range(count)
+            for mask in (masks[k % len(masks)] if masks else [{}])
+        ]
+        super().__init__(items)
+        self.volumes = [item["index"] for item in items] if whole_volumes else None
 
 
 def collate(items: list[dict[str, Any]]) -> dict[str, Any]:
@@ -85,29 +103,42 @@ def read_pairs(dataset_dir: str, stage1: Stage1) -> list[dict[str, Any]]:
     ]
 
 
-def read_masks(mask_dir: str, stage1: Stage1, slice_axis: int) -> list[dict[str, Any]]:
-    """{"label", "geometry"} of each mask slice in a folder, see `PairRequests`."""
+def read_masks(
+    mask_dir: str, stage1: Stage1, slice_axis: int, whole_volumes: bool = False
+) -> list[list[dict[str, Any]]]:
+    """Of each pair its slices {"label", "geometry"[, "slices"]}, see `PairRequests`."""
     root = Path(mask_dir)
     if not root.is_dir():
         raise InputError(f"dataset_dir '{root}': no such folder of masks; correct the path")
     folder = next((root / n for n in ("labels", "masks") if (root / n).is_dir()), root)
     files = sorted(path for path in folder.iterdir() if split_suffix(path)[1])
-    masks = [mask for path in files for mask in _slices(path, stage1, slice_axis)]
-    if not masks:
+    volumes = [_slices(path, stage1, slice_axis, whole_volumes) for path in files]
+    if not any(volumes):
         raise InputError(f"dataset_dir '{folder}': no masks; give a folder of mask files")
-    return masks
+    if not whole_volumes:
+        return [[mask] for volume in volumes for mask in volume]
+    empty = sum(not mask["label"].any() for volume in volumes for mask in volume)
+    if empty and stage1.reading.get("foreground_only"):
+        logger.warning(
+            "dataset_dir '%s': %d slices have no foreground, and training left such slices out; "
+            'their images are a guess, unless it is repeated with "foreground_only" set to false',
+            folder,
+            empty,
+        )
+    return [[mask | {"slices": len(volume)} for mask in volume] for volume in volumes]
 
 
-def _slices(path: Path, stage1: Stage1, slice_axis: int) -> list[dict[str, Any]]:
-    mask = load(path, is_mask=True)
-    check_values(path.name, mask.unique().tolist(), stage1.source.labels)
+def _slices(
+    path: Path, stage1: Stage1, slice_axis: int, with_empty: bool
+) -> list[dict[str, Any]]:
+    source = stage1.source
+    mask = load(path, is_mask=True, overlap=overlap_of(stage1.scheme, source.labels))
+    check_values(path.name, mask.unique().tolist(), source.labels)
     axis = slice_axis_of(mask, slice_axis)
     resize = Resize(spatial_size=stage1.image_size, mode="nearest-exact")
     found = []
-    for k, native in enumerate(
-        stack_slices(to_index(mask.as_tensor(), stage1.source.labels), axis)
-    ):
-        if native.any() or is_single_slice(mask):
+    for k, native in enumerate(stack_slices(to_index(mask.as_tensor(), source.labels), axis)):
+        if native.any() or is_single_slice(mask) or with_empty:
             shape = (native.shape[1], native.shape[2])
             geometry: Geometry = {"shape": list(shape), "affine": None}
             if has_geometry(mask):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -40,7 +41,8 @@ class WritePairs:
     `output_dir/images/pair_00000.*` and `output_dir/labels/pair_00000.*` form a data set that
     stage 1 itself can read, with `dataset.json` for the source's classes and modality;
     `contact_sheet.png` shows the first pairs; `provenance.json`, written last, tells how they were
-    made. Of several processes each writes its pairs, and the first one the rest.
+    made. Of several processes each writes its pairs, and the first one the rest. The slices of a
+    volume are kept until the last one has come.
 
     Args:
         stage1: record of the generator: formats, window, label values, geometries.
@@ -51,7 +53,8 @@ class WritePairs:
         seed: of the run; chooses the geometry of each pair.
         native_size: write on the grid of a source slice, else on the generator's own.
         output_format: None for the format of the source (NIfTI where that is DICOM), or "dicom":
-            `pair_00000.dcm`, an image and the segmentation that refers to it.
+            `pair_00000.dcm`, an image (of a volume a folder of its slices) and the segmentation
+            that refers to it.
         dicomweb_url: server that DICOM pairs are sent to at the end (STOW-RS), or None.
         sheet_size: pairs on the contact sheet.
 
@@ -95,6 +98,7 @@ class WritePairs:
         self.sheet_size = sheet_size
         self.shown: list[tuple[int, torch.Tensor, torch.Tensor]] = []
         self.written: list[int] = []
+        self.slices: list[tuple[torch.Tensor, torch.Tensor, Geometry]] = []
         # With a delay the bar first shows at the first batch, and not above an error before it.
         self.bar = tqdm(total=total, desc="pairs", unit="pair", delay=1e-3, disable=rank() > 0)
         # The handlers run far from the config's expression, so the config is taken here.
@@ -111,7 +115,7 @@ class WritePairs:
         """Remove what an earlier run wrote: its provenance is not that of the pairs to come."""
         (self.output_dir / "provenance.json").unlink(missing_ok=True)
         for path in pair_files(self.output_dir):
-            path.unlink()
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
 
     def write_batch(self, engine: SupervisedEvaluator) -> None:
         """Write the pairs of one batch."""
@@ -119,15 +123,29 @@ class WritePairs:
         for i, index in enumerate(output["index"]):
             image, label = output["image"][i], output["label"][i]
             geometry = batch["geometry"][i] if "geometry" in batch else self.geometry(index)
-            self.write_pair(index, image, label, geometry)
+            if "slices" in batch:
+                self.write_slice(index, image, label, geometry, batch["slices"][i])
+            else:
+                self.write_pair(index, image, label, geometry)
             if len(self.shown) < self.sheet_size:
                 self.shown.append((index, image, label))
         self.bar.update(len(output["index"]))
 
+    def write_slice(
+        self, index: int, image: torch.Tensor, label: torch.Tensor, geometry: Geometry, count: int
+    ) -> None:
+        """Keep a slice of volume `index`, and write the pair with the last of `count`."""
+        self.slices.append((image, label, geometry))
+        if len(self.slices) == count:
+            images, labels, geometries = zip(*self.slices, strict=True)
+            self.slices = []
+            volumes = (torch.stack(parts, dim=-1) for parts in (images, labels))
+            self.write_pair(index, *volumes, geometries[0])
+
     def write_pair(
         self, index: int, image: torch.Tensor, label: torch.Tensor, geometry: Geometry
     ) -> None:
-        """Write one pair: image (C, X, Y) in [-1, 1], label (1, X, Y) class indices."""
+        """Write one pair: image (C, X, Y[, Z]) in [-1, 1], label (1, X, Y[, Z]) class indices."""
         source, name = self.stage1.source, pair_name(index)
         native = unscale(image, *source.window)
         images, labels = self.output_dir / "images", self.output_dir / "labels"
@@ -169,7 +187,9 @@ class WritePairs:
             self.output_dir,
         )
         if self.dicomweb_url is not None:
-            store(self.dicomweb_url, pair_files(self.output_dir))
+            paths = pair_files(self.output_dir)
+            files = [f for p in paths for f in (sorted(p.iterdir()) if p.is_dir() else [p])]
+            store(self.dicomweb_url, files)
             logger.info("stored them on '%s'", self.dicomweb_url)
 
     def write_json(self, name: str, content: dict[str, Any]) -> None:
@@ -199,7 +219,7 @@ class WritePairs:
 
 
 def pair_files(folder: Path) -> list[Path]:
-    """Images and labels in the folder."""
+    """Images (of a volume in DICOM the folder of its slices) and labels in the folder."""
     return [path for kind in ("images", "labels") for path in sorted((folder / kind).glob("*"))]
 
 
