@@ -75,7 +75,15 @@ CHOICES = {
     "inferer_mode": ("resize", "sliding"),
     "backend_precision": ("fp32", "bf16", "fp16"),
 }
-SWITCHES = ("compile", "foreground_only", "mirror_x", "mirror_y", "mlflow", "native_size", "whole_volumes")
+SWITCHES = (
+    "compile",
+    "foreground_only",
+    "mirror_x",
+    "mirror_y",
+    "mlflow",
+    "native_size",
+    "whole_volumes",
+)
 
 
 def check_limits(config: Mapping[str, Any]) -> None:

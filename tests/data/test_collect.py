@@ -9,6 +9,7 @@ import pytest
 from pydicom.data import get_testdata_file
 
 from alignflow.data.collect import collect
+from alignflow.data.datalist import dataset_json
 from alignflow.data.formats import load
 from alignflow.errors import InputError
 
@@ -56,7 +57,9 @@ def test_irregular_series(tmp_path, write_series):
     export = tmp_path / "export"
     write_series(export / "a", VOLUME)[1].unlink()
     write_series(export / "b", VOLUME)
-    with pytest.raises(InputError, match='slices are missing.*"leave_out" or "slices"'):
+    with pytest.raises(
+        InputError, match='slices are missing.*"resample" or "leave_out" or "slices"'
+    ):
         collect(str(export), str(tmp_path / "refused"))
     assert not (tmp_path / "refused").exists()
     collect(str(export), str(tmp_path / "left"), "leave_out")
@@ -66,6 +69,71 @@ def test_irregular_series(tmp_path, write_series):
     collect(str(export), str(tmp_path / "slices"), "slices")
     shapes = sorted(load(path).shape[3] for path in (tmp_path / "slices/images").iterdir())
     assert shapes == [1, 1, 1, 4]
+
+
+def test_a_gap_is_resampled_and_told(tmp_path, write_series, caplog):
+    ramp = (100 * np.arange(7) + np.arange(6)[:, None, None] * np.ones((6, 5, 1))).astype(np.int16)
+    files = write_series(tmp_path / "export", ramp, modality="CT")
+    files[2].unlink()
+    files[3].unlink()
+    with caplog.at_level("INFO"):
+        collect(str(tmp_path / "export"), str(tmp_path / "out"), "resample")
+    image = load(tmp_path / "out/images/series_001.nii.gz")
+    np.testing.assert_array_equal(image[0], ramp)  # linear, so what was missing comes back
+    whole = tmp_path / "whole"
+    write_series(whole, ramp)
+    np.testing.assert_allclose(image.affine, load(whole).affine, atol=1e-4)
+    assert image.meta["native_dtype"] == "int16"
+    facts = {
+        "from_slices": 5,
+        "from_steps_mm": [2.5, 7.5],
+        "to_slices": 7,
+        "to_step_mm": 2.5,
+    }
+    assert f"'series_001': resampled, {json.dumps(facts)}" in caplog.text
+    expected = {"modality": "CT", "files": 5, "resampled": facts}
+    assert report(tmp_path / "out")["images"] == {"series_001": expected}
+    assert [path.name for path in (tmp_path / "out/images").iterdir()] == ["series_001.nii.gz"]
+    assert dataset_json(tmp_path / "out") == {"modality": "CT"}
+
+
+def test_a_tilted_gantry_is_resampled(tmp_path, write_series):
+    tilted = np.eye(3)
+    tilted[:, 2] = [0, 0.36, 1]  # 0.9 mm, a pixel, for each slice of 2.5 mm
+    write_series(tmp_path / "export", VOLUME, direction=tilted)
+    collect(str(tmp_path / "export"), str(tmp_path / "out"), "resample")
+    image = load(tmp_path / "out/images/series_001.nii.gz")
+    expected = np.full((6, 8, 4), VOLUME.min())
+    for k in range(4):
+        expected[:, k : k + 5, k] = VOLUME[..., k]
+    np.testing.assert_array_equal(image[0], expected)
+    assert report(tmp_path / "out")["images"]["series_001"]["resampled"]["tilt_degrees"] == 19.8
+
+
+def test_repetitions_are_dropped_and_different_slices_at_one_place_refused(tmp_path, write_series):
+    export = tmp_path / "export"
+    files = write_series(export, VOLUME)
+    again = pydicom.dcmread(files[1])
+    again.SOPInstanceUID = again.file_meta.MediaStorageSOPInstanceUID = "1.2.3.4.5"
+    again.save_as(export / "again.dcm")
+    collect(str(export), str(tmp_path / "out"))
+    assert len(list((tmp_path / "out/images/series_001").iterdir())) == 4
+    assert report(tmp_path / "out")["left_out"] == {"slices that repeat another": 1}
+    np.testing.assert_array_equal(load(tmp_path / "out/images/series_001")[0], VOLUME)
+    again.PixelData = again.PixelData[::-1]
+    again.save_as(export / "again.dcm")
+    for irregular in ("refuse", "resample"):
+        with pytest.raises(InputError, match="different slices at one place, '.*' and '.*'; keep"):
+            collect(str(export), str(tmp_path / "no"), irregular)
+    assert not (tmp_path / "no").exists()
+
+
+def test_stacks_of_other_pixel_size_come_apart(tmp_path, write_series):
+    export, out = tmp_path / "export", tmp_path / "out"
+    write_series(export, VOLUME, series_uid="1.2.3.4")
+    write_series(export / "b", VOLUME[..., :3], series_uid="1.2.3.4", spacing=(0.5, 0.5, 2.5))
+    collect(str(export), str(out))
+    assert sorted(load(path).shape[3] for path in (out / "images").iterdir()) == [3, 4]
 
 
 def test_secondary_captures_alone_are_images(tmp_path, write_series):
@@ -95,5 +163,5 @@ def test_bad_sources(tmp_path, write_series):
         collect(str(files[0]), str(tmp_path / "out"))
     with pytest.raises(InputError, match="not empty; give a new folder"):
         collect(str(tmp_path / "export"), str(tmp_path))
-    with pytest.raises(InputError, match='"irregular": .*refuse, leave_out, slices'):
-        collect(str(tmp_path / "export"), str(tmp_path / "out"), "resample")
+    with pytest.raises(InputError, match='"irregular": .*refuse, resample, leave_out, slices'):
+        collect(str(tmp_path / "export"), str(tmp_path / "out"), "mend")

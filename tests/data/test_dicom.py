@@ -69,10 +69,18 @@ def test_missing_slice(tmp_path, write_series):
         load(tmp_path / "case1")
 
 
-def test_repeated_slice(tmp_path, write_series):
+def test_repeated_slice(tmp_path, write_series, caplog):
     files = write_series(tmp_path / "case1", VOLUME)
-    (tmp_path / "case1" / "copy.dcm").write_bytes(files[1].read_bytes())
-    with pytest.raises(InputError, match="two slices at one position"):
+    copy = tmp_path / "case1" / "copy.dcm"
+    copy.write_bytes(files[1].read_bytes())
+    with caplog.at_level("WARNING"):
+        np.testing.assert_array_equal(load(tmp_path / "case1")[0], VOLUME)
+    assert f"'copy.dcm' repeats '{files[1].name}'; counted once" in caplog.text
+    other = pydicom.dcmread(copy)
+    other.PixelData = other.PixelData[::-1]
+    other.save_as(copy)
+    expected = f"different slices at one place, '{files[1].name}' and 'copy.dcm'; keep one"
+    with pytest.raises(InputError, match=expected):
         load(tmp_path / "case1")
 
 
@@ -91,7 +99,7 @@ def test_localizer_in_the_series(tmp_path, write_series):
         tmp_path / "other", VOLUME[..., :1], series_uid="1.2.3.4", direction=turned
     )
     files[0].rename(tmp_path / "case1" / "localizer.dcm")
-    with pytest.raises(InputError, match="different orientation or size; remove the localizers"):
+    with pytest.raises(InputError, match="4 like 'IM.*; 1 like 'localizer.dcm'.*; remove all but"):
         load(tmp_path / "case1")
 
 

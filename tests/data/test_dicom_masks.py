@@ -9,7 +9,12 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.sr.codedict import codes
 from pydicom.uid import ExplicitVRLittleEndian, RTStructureSetStorage, generate_uid
 
+from alignflow.data.collect import collect
+from alignflow.data.dataset import SliceDataset
+from alignflow.data.dicom import find_series
+from alignflow.data.dicom_masks import read_mask_on_planes
 from alignflow.data.formats import load
+from alignflow.data.intensity import IntensityWindow
 from alignflow.errors import InputError
 
 highdicom = pytest.importorskip("highdicom")
@@ -34,7 +39,8 @@ def write_seg(tmp_path, series):
     """Write a segmentation (Z, Y, X[, segments]) of the slices `which` of the series."""
 
     def write(array, names=("liver",), which=slice(None), kind="BINARY"):
-        images = [pydicom.dcmread(file) for file in series[0]][which]
+        files = series[0][which] if isinstance(which, slice) else [series[0][k] for k in which]
+        images = [pydicom.dcmread(file) for file in files]
         for image in images:
             image.FrameOfReferenceUID, image.PositionReferenceIndicator = "1.2.3.9", ""
             for name in ("PatientID", "PatientName", "StudyID", "AccessionNumber"):
@@ -90,6 +96,34 @@ def test_overlap_is_refused(series, write_seg):
     path = write_seg(both.transpose(2, 1, 0, 3), ("liver", "lesion"))
     with pytest.raises(InputError, match="'lesion' and 'liver' overlap"):
         load(path, is_mask=True, image=series[1])
+
+
+def test_nested_regions_may_overlap_and_the_later_label_is_on_top(series, write_seg, caplog):
+    both = np.stack([boxes() == 2, boxes() > 0], axis=-1).astype(np.uint8)
+    path = write_seg(both.transpose(2, 1, 0, 3), ("lesion", "liver"))
+    with caplog.at_level("INFO"):
+        mask = load(path, is_mask=True, image=series[1], overlap=[0, 2, 1])
+    lesion_on_top = np.where(boxes() == 2, 1, 2) * (boxes() > 0)
+    np.testing.assert_array_equal(mask[0], lesion_on_top)
+    pixels = int((boxes() == 2).sum())
+    assert f"'lesion' lies on 'liver' in {pixels} pixels" in caplog.text
+    for overlap in ([0, 1, 2], []):  # as labels say, and by value
+        mask = load(path, is_mask=True, image=series[1], overlap=overlap)
+        np.testing.assert_array_equal(mask[0], 2 * (boxes() > 0))
+
+
+@pytest.mark.parametrize(("scheme", "labels"), [("nested", None), ("nested", {"a": 2, "b": 1})])
+def test_training_on_nested_regions(series, write_seg, scheme, labels):
+    both = np.stack([boxes() > 0, boxes() == 2], axis=-1).astype(np.uint8)
+    path = write_seg(both.transpose(2, 1, 0, 3), ("liver", "lesion"))
+    case = [{"image": str(series[0][0].parent), "label": str(path)}]
+    options = {"labels": labels, "progress": False}
+    found = SliceDataset(case, None, IntensityWindow(), scheme=scheme, **options).label_stack
+    expected = boxes() if labels is None else boxes() > 0  # of class b, which has value 1
+    index = expected if labels is None else 2 * expected
+    np.testing.assert_array_equal(found[:, 0], index[..., [1, 2, 4]].transpose(2, 0, 1))
+    with pytest.raises(InputError, match="'lesion' and 'liver' overlap.*\"mask_scheme\" nested"):
+        SliceDataset(case, None, IntensityWindow(), **options)
 
 
 def test_fractions_are_refused(series, write_seg):
@@ -155,6 +189,40 @@ def test_structures_are_filled_and_holes_stay_open(series, write_rtstruct):
     mask = load(path, is_mask=True, image=series[1])
     np.testing.assert_array_equal(mask[0], expected)
     assert torch.equal(mask.affine, series[1].affine)
+
+
+def test_structures_that_overlap(series, write_rtstruct):
+    path = write_rtstruct({"organ": [box((2, 10), (3, 11), 1)], "core": [box((5, 7), (6, 8), 1)]})
+    with pytest.raises(InputError, match="'core' and 'organ' overlap"):
+        load(path, is_mask=True, image=series[1])
+    mask = load(path, is_mask=True, image=series[1], overlap=[])
+    expected = np.zeros(VOLUME.shape)
+    expected[2:11, 3:12, 1] = 1
+    expected[5:8, 6:9, 1] = 2
+    np.testing.assert_array_equal(mask[0], expected)
+
+
+def test_masks_of_a_series_with_a_gap(tmp_path, series, write_seg, write_rtstruct):
+    label = np.repeat(boxes()[..., 2:3], 5, axis=2)
+    kept = [0, 1, 3, 4]
+    write_seg(label[..., kept].transpose(2, 1, 0), ("liver", "spleen"), which=kept)
+    series[0][2].unlink()
+    collect(str(tmp_path), str(tmp_path / "out"), "resample")
+    image = load(tmp_path / "out/images/series_001.nii.gz")
+    mask = load(tmp_path / "out/masks/series_001.nii.gz", is_mask=True)
+    np.testing.assert_array_equal(mask[0], label)
+    np.testing.assert_allclose(mask.affine, series[1].affine, atol=1e-4)
+    np.testing.assert_allclose(image.affine, series[1].affine, atol=1e-4)
+
+    polygons = [box((2, 10), (3, 11), k) for k in kept]
+    planes = find_series(tmp_path / "case1", regular=False).planes
+    found = read_mask_on_planes(write_rtstruct({"a": polygons}), VOLUME.shape[:2], planes, [])
+    whole = load(tmp_path / "rt.dcm", is_mask=True, image=series[1])
+    np.testing.assert_array_equal(found, whole[..., kept])
+    assert found.any(axis=(0, 1, 2)).all()
+    between = write_rtstruct({"a": [box((2, 10), (3, 11), 2)]})
+    with pytest.raises(InputError, match="'a': contours beyond the image or between its slices"):
+        read_mask_on_planes(between, VOLUME.shape[:2], planes, [])
 
 
 def test_what_is_no_closed_contour_of_the_image_is_refused(series, write_rtstruct):

@@ -1,5 +1,6 @@
 """Generated pairs as DICOM: geometry, values and identity, seen by readers of others."""
 
+import itertools
 import shutil
 import subprocess
 from dataclasses import replace
@@ -16,6 +17,7 @@ from pydicom.uid import (
     SegmentationStorage,
 )
 
+from alignflow.data.dicom_planes import LPS
 from alignflow.data.formats import load
 from alignflow.data.slices import slice_geometry
 from alignflow.data.spec import SourceSpec
@@ -153,6 +155,111 @@ def test_kind_and_marks(write, name, sop_class):
     assert labels == [(1, "ring"), (2, "core")]
 
 
+DEPTH = 5
+LEFT_HANDED = OBLIQUE @ np.diag([1, 1, -1, 1])
+
+
+def volume(spec, size=SHAPE):
+    """(image (C, X, Y, Z), index (1, X, Y, Z)), slices 0 and 3 without foreground."""
+    low, high = spec.window
+    image = torch.rand(spec.channels, *size, DEPTH, generator=torch.Generator().manual_seed(0))
+    index = INDEX[None, ..., None].repeat(1, 1, 1, DEPTH)
+    index[..., 2] = index[..., 2].flip(1)
+    index[..., [0, 3]] = 0
+    return low + (high - low) * image, index
+
+
+def corners(shape):
+    return list(itertools.product(*[(0, n - 1) for n in shape]))
+
+
+@pytest.mark.parametrize("affine", [OBLIQUE, LEFT_HANDED], ids=["right-handed", "left-handed"])
+@pytest.mark.parametrize("name", ["CT", "MR", "RGB8"])
+def test_a_volume_is_one_series_on_the_grid_of_its_mask(write, tmp_path, name, affine):
+    spec = SOURCES[name]
+    image, index = volume(spec)
+    *paths, mask_path = write(spec, affine, image=image, index=index)
+    folder = tmp_path / "images/pair_00003"
+    assert paths == [folder / f"{k:06d}.dcm" for k in range(1, DEPTH + 1)]
+    slices = [pydicom.dcmread(path) for path in paths]
+    for shared in ("SeriesInstanceUID", "FrameOfReferenceUID", "ImageOrientationPatient"):
+        assert len({str(s[shared].value) for s in slices}) == 1
+    assert len({s.SOPInstanceUID for s in slices}) == DEPTH
+    assert [s.InstanceNumber for s in slices] == [1, 2, 3, 4, 5]
+    assert all(s.SyntheticData == "YES" for s in slices)
+    np.testing.assert_allclose(np.diff([s.SliceLocation for s in slices]), 2.5, atol=1e-6)
+
+    # every voxel where the grid has it: as pydicom, SimpleITK, highdicom and we read it
+    shape = (*SHAPE, DEPTH)
+    places = np.array([(LPS @ affine @ [*c, 1])[:3] for c in corners(shape)])
+    order = range(DEPTH) if np.linalg.det(affine) > 0 else range(DEPTH)[::-1]
+    stored = {k: s for k, s in zip(order, slices, strict=True)}
+    found = []
+    for i, j, k in corners(shape):
+        s = stored[k]
+        row, column = np.reshape(s.ImageOrientationPatient, (2, 3)).astype(float)
+        between_rows, between_columns = map(float, s.PixelSpacing)
+        origin = np.array(s.ImagePositionPatient, dtype=float)
+        found.append(origin + i * between_columns * row + j * between_rows * column)
+    np.testing.assert_allclose(found, places, atol=1e-4)
+
+    reader = sitk.ImageSeriesReader()
+    reader.SetFileNames(reader.GetGDCMSeriesFileNames(str(folder)))
+    other = reader.Execute()
+    index_of = {k: n for n, k in enumerate(order)}
+    found = [other.TransformIndexToPhysicalPoint((i, j, index_of[k])) for i, j, k in corners(shape)]
+    np.testing.assert_allclose(found, places, atol=1e-4)
+    values = np.stack([image[..., k] for k in order], axis=-1)
+    pixels = sitk.GetArrayFromImage(other)
+    pixels = pixels if spec.channels == 3 else pixels[..., None]
+    np.testing.assert_allclose(pixels.transpose(3, 2, 1, 0), values, atol=0.51)
+
+    masks = highdicom.seg.segread(mask_path)
+    reference = masks.ReferencedSeriesSequence[0]
+    referenced = [i.ReferencedSOPInstanceUID for i in reference.ReferencedInstanceSequence]
+    assert sorted(referenced) == sorted(s.SOPInstanceUID for s in slices)
+    assert reference.SeriesInstanceUID == slices[0].SeriesInstanceUID
+    assert masks.FrameOfReferenceUID == slices[0].FrameOfReferenceUID
+    read = masks.get_volume(combine_segments=True)
+    assert read.spatial_shape == (DEPTH, *SHAPE[::-1])
+    expected = np.stack([index[0, ..., k] for k in order], axis=-1)
+    back = read.map_reference_to_indices(places).round().astype(int)
+    np.testing.assert_allclose(read.map_indices_to_reference(back), places, atol=1e-4)
+    for (i, j, k), place in zip(corners(shape), back, strict=True):
+        assert read.array[tuple(place)] == index[0, i, j, k]
+
+    loaded = load(folder)
+    np.testing.assert_allclose(loaded, values, atol=0.51)
+    mask = load(mask_path, is_mask=True, image=loaded)
+    np.testing.assert_array_equal(mask[0], 85 * expected)
+
+
+def test_a_volume_on_the_generators_grid(write):
+    image, index = (part[:, ::2, ::5] for part in volume(CT))
+    *paths, mask_path = write(image=image, index=index, native_size=False)
+    read = load(paths[0].parent)
+    assert read.shape == (1, 12, 7, DEPTH)
+    mask = load(mask_path, is_mask=True, image=read)
+    np.testing.assert_array_equal(mask[0], 85 * index[0])
+    edge = (OBLIQUE @ [-0.5, -0.5, 4, 1])[:3]  # outer edge of the last slice's first voxel
+    np.testing.assert_allclose((read.affine.numpy() @ [-0.5, -0.5, 4, 1])[:3], edge, atol=1e-4)
+
+
+def test_volumes_repeat_their_bytes(write):
+    image, index = volume(CT)
+    first = [path.read_bytes() for path in write(image=image, index=index)]
+    assert [path.read_bytes() for path in write(image=image, index=index)] == first
+
+
+def test_a_sheared_volume_is_refused(write):
+    image, index = volume(CT)
+    sheared = OBLIQUE.copy()
+    sheared[:3, 2] += 0.2 * sheared[:3, 1]
+    with pytest.raises(InputError, match="sheared grid.*set null"):
+        write(affine=sheared, image=image, index=index)
+    write(affine=sheared)  # a slice alone has no such way
+
+
 def test_patient_less_uids_are_under_2_25(write):
     for path in write():
         dataset = pydicom.dcmread(path)
@@ -202,8 +309,13 @@ UNKNOWN = "</(0008,001c)> - Attribute with an even group number is not a recogni
 
 @pytest.mark.skipif(not shutil.which("dciodvfy"), reason="dciodvfy (dicom3tools) is not installed")
 @pytest.mark.parametrize("name", SOURCES)
-def test_dciodvfy_finds_no_error(write, name):
-    for path in write(SOURCES[name], plane_of(name)):
+@pytest.mark.parametrize("is_volume", [False, True], ids=["image", "volume"])
+def test_dciodvfy_finds_no_error(write, name, is_volume):
+    options = {}
+    if is_volume:
+        options = dict(zip(("image", "index"), volume(SOURCES[name]), strict=True))
+    plane = OBLIQUE if is_volume else plane_of(name)
+    for path in write(SOURCES[name], plane, **options):
         done = subprocess.run(["dciodvfy", "-new", path], capture_output=True, text=True)
         lines = done.stderr.splitlines()
         assert any(line in ("CTImage", "MRImage", "SCImage", "Segmentation") for line in lines)

@@ -2,8 +2,10 @@
 
 OUTPUT/images/series_001/000001.dcm   a folder for each regular series
 OUTPUT/images/series_002.dcm          a file for an image that stands alone
+OUTPUT/images/series_003.nii.gz       an irregular series that was resampled
 OUTPUT/masks/series_001.dcm           its segmentation or structure set, if there is one
-OUTPUT/collection.json                what was found; what was left out, and why
+OUTPUT/collection.json                what was found; what was left out or resampled, and why
+OUTPUT/dataset.json                   the modality, which resampled files do not state
 """
 
 from __future__ import annotations
@@ -15,27 +17,33 @@ import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from pathlib import Path
+from typing import cast
 
+import numpy as np
 import pydicom
 from pydicom.errors import InvalidDicomError
 from pydicom.uid import MediaStorageDirectoryStorage, SecondaryCaptureImageStorage
 
 from alignflow.data.check import raise_problems
-from alignflow.data.dicom import NON_IMAGES, find_series
-from alignflow.data.dicom_masks import KINDS
+from alignflow.data.dicom import NON_IMAGES, Series, find_series
+from alignflow.data.dicom_masks import KINDS, read_mask_on_planes
+from alignflow.data.dicom_planes import Planes, irregularity, resample
 from alignflow.data.dicomweb import fetch, is_url
+from alignflow.data.formats import read_series
+from alignflow.data.intensity import to_dtype
+from alignflow.data.writer import write_volume
 from alignflow.errors import InputError
 from alignflow.files import replacing
 
 logger = logging.getLogger(__name__)
 
-IRREGULAR = ("refuse", "leave_out", "slices")
+IRREGULAR = ("refuse", "resample", "leave_out", "slices")
 Header = pydicom.Dataset
 Group = list[tuple[Path, Header]]
 
 
 def collect(source: str | None, output_dir: str, irregular: str = "refuse") -> None:
-    """Sort DICOM files by series; files are copied, not changed.
+    """Sort DICOM files by series; files are copied, not changed, but for series to resample.
 
     Localizers are left out, and secondary captures where there are other images; a series of
     several orientations or sizes becomes several.
@@ -44,8 +52,10 @@ def collect(source: str | None, output_dir: str, irregular: str = "refuse") -> N
         source: a folder (with all below it), a DICOMDIR, or a DICOMweb URL as `dicomweb.fetch`
             takes it.
         output_dir: a new folder.
-        irregular: what becomes of series with gaps, repeated positions or a tilted gantry:
-            "refuse" them all, "leave_out", or "slices": each image by itself, without mask.
+        irregular: what becomes of series with gaps, uneven steps or a tilted gantry: "refuse" them
+            all, "resample" them to a regular grid along their normal (images linearly, masks by the
+            nearest voxel), "leave_out", or "slices": each image by itself, without mask. Series
+            with different slices at one place cannot be resampled.
 
     Raises:
         InputError: nothing there, no image in it, the folder is in use, or irregular series.
@@ -101,6 +111,7 @@ class _Collection:
         self.by_series: dict[str, list[str]] = defaultdict(list)
         self.problems: list[str] = []
         self.masks = 0
+        self.resampled: dict[str, tuple[tuple[int, int], Planes, list[str]]] = {}
 
     def fill(self, files: Iterable[Path], source: str) -> None:
         """Write the folders and the report."""
@@ -112,10 +123,14 @@ class _Collection:
             self.write_group(f"series_{number:03d}", group)
         if self.problems:
             shutil.rmtree(self.root, ignore_errors=True)
-            hint = 'set "irregular" to "leave_out" or "slices" to go on without'
+            others = [f'"{way}"' for way in IRREGULAR if way not in ("refuse", self.irregular)]
+            hint = f'set "irregular" to {" or ".join(others)}'
             raise_problems([f"{line} ({hint})" for line in self.problems])
         for path, header in masks:
             self.write_mask(path, header)
+        for name in self.resampled:
+            shutil.rmtree(self.root / "images" / name)
+        self.write_modality()
         report = {
             "images": self.images,
             "masks": self.masks,
@@ -158,46 +173,115 @@ class _Collection:
 
     def write_group(self, name: str, group: Group) -> None:
         """Copy one series, and see whether it is a regular grid."""
-        folder, first = self.root / "images", group[0][1]
         has_place = all("ImagePositionPatient" in header for _, header in group)
-        is_volume = len(group) > 1 and has_place
-        if is_volume:
-            for number, (path, _) in enumerate(group, start=1):
-                _copy(path, folder / name / f"{number:06d}.dcm")
-            try:
-                find_series(folder / name)
-            except InputError as error:
-                shutil.rmtree(folder / name)
-                reason = str(error).partition("': ")[2]
-                if self.irregular == "refuse":
-                    self.problems.append(f"series with '{group[0][0]}': {reason}")
-                    return
-                if self.irregular == "leave_out":
-                    self.left_out[f"images of an irregular series: {reason}"] += len(group)
-                    return
-                is_volume = False
+        if len(group) == 1 or not has_place:
+            self.copy_images(name, group)
+            return
+        folder = self.root / "images" / name
+        for number, (path, _) in enumerate(group, start=1):
+            _copy(path, folder / f"{number:06d}.dcm")
+        try:
+            series = find_series(folder, regular=False)
+            reason = None if series.planes is None else irregularity(series.planes)
+            if reason is not None and self.irregular == "resample":
+                self.resample(name, group, series)
+            elif reason is None:
+                self.keep(name, group, series)
+        except InputError as error:
+            reason = str(error).partition("': ")[2]
+        if reason is not None and name not in self.images:
+            self.write_irregular(name, group, reason)
+
+    def write_irregular(self, name: str, group: Group, reason: str) -> None:
+        """What is to become of a series that is no regular grid and is not resampled."""
+        shutil.rmtree(self.root / "images" / name)
+        if self.irregular == "leave_out":
+            self.left_out[f"images of an irregular series: {reason}"] += len(group)
+        elif self.irregular == "slices":
+            self.copy_images(name, group)
+        else:
+            self.problems.append(f"series with '{group[0][0]}': {reason}")
+
+    def resample(self, name: str, group: Group, series: Series) -> None:
+        """Write an irregular series on a regular grid, and say from what it was made."""
+        planes = cast("Planes", series.planes)
+        array, meta = read_series(series)
+        volume, affine = resample(array, planes, "linear", float(array.min()))
+        path = self.root / "images" / f"{name}.nii.gz"
+        write_volume(to_dtype(volume, meta["native_dtype"]), path, affine)
+        self.keep(name, group, series)
+        facts = _facts(planes, affine, volume.shape[3])
+        self.images[name]["resampled"] = facts
+        self.resampled[name] = (array.shape[1], array.shape[2]), planes, series.files
+        logger.info("'%s': resampled, %s", name, json.dumps(facts))
+
+    def copy_images(self, name: str, group: Group) -> None:
+        """Copy each image of a group by itself."""
         names = [name]
-        if not is_volume:
-            if len(group) > 1:
-                names = [f"{name}_{number:04d}" for number in range(1, len(group) + 1)]
-            for target, (path, _) in zip(names, group, strict=True):
-                _copy(path, folder / f"{target}.dcm")
+        if len(group) > 1:
+            names = [f"{name}_{number:04d}" for number in range(1, len(group) + 1)]
+        for target, (path, _) in zip(names, group, strict=True):
+            _copy(path, self.root / "images" / f"{target}.dcm")
+        self.note(names, group, 1)
+
+    def keep(self, name: str, group: Group, series: Series) -> None:
+        """Remember a series, and remove copies of slices that it is read without."""
+        for path in set((self.root / "images" / name).iterdir()) - set(map(Path, series.files)):
+            path.unlink()
+            self.left_out["slices that repeat another"] += 1
+        self.note([name], group, len(series.files))
+
+    def note(self, names: list[str], group: Group, files: int) -> None:
+        """Remember what was written of a series."""
+        first = group[0][1]
         self.by_series[str(first.get("SeriesInstanceUID"))] += names
-        for target in names:
-            files = len(group) if is_volume else 1
-            self.images[target] = {"modality": str(first.get("Modality", "")), "files": files}
+        for name in names:
+            self.images[name] = {"modality": str(first.get("Modality", "")), "files": files}
 
     def write_mask(self, path: Path, header: Header) -> None:
-        """Copy the mask of a series beside it."""
+        """Copy the mask of a series beside it, or resample it as its series."""
         names = self.by_series.get(_referenced_series(header), [])
-        target = self.root / "masks" / f"{names[0]}.dcm" if len(names) == 1 else None
-        if target is None:
+        if len(names) != 1:
             self.left_out["masks without their series, or of one in several parts"] += 1
-        elif target.exists():
+        elif list((self.root / "masks").glob(f"{names[0]}.*")):
             self.left_out["further masks of a series that has one"] += 1
-        else:
-            _copy(path, target)
+        elif names[0] not in self.resampled:
+            _copy(path, self.root / "masks" / f"{names[0]}.dcm")
             self.masks += 1
+        else:
+            self.resample_mask(path, names[0])
+
+    def resample_mask(self, path: Path, name: str) -> None:
+        """Write the mask of a resampled series on the grid of that."""
+        shape, planes, files = self.resampled[name]
+        try:
+            array = read_mask_on_planes(path, shape, planes, files)
+        except InputError as error:
+            self.left_out[f"masks of resampled series: {str(error).partition(': ')[2]}"] += 1
+            return
+        volume, affine = resample(array, planes, "nearest", 0.0)
+        dtype = "uint8" if volume.max() < 256 else "uint16"
+        write_volume(to_dtype(volume, dtype), self.root / "masks" / f"{name}.nii.gz", affine)
+        self.masks += 1
+
+    def write_modality(self) -> None:
+        """State the modality where all images share it: files that were resampled do not."""
+        found = {str(entry["modality"]) for entry in self.images.values()} - {"", "OT"}
+        if self.resampled and len(found) == 1:
+            with replacing(self.root / "dataset.json") as temporary:
+                temporary.write_text(json.dumps({"modality": {"0": found.pop()}}) + "\n")
+
+
+def _facts(planes: Planes, affine: np.ndarray, slices: int) -> dict[str, object]:
+    """What a series was resampled from, and to what; steps of slices in mm."""
+    steps = np.diff(planes.along)
+    facts: dict[str, object] = {
+        "from_slices": len(planes.positions),
+        "from_steps_mm": [round(float(step), 4) for step in (steps.min(), steps.max())],
+        "to_slices": slices,
+        "to_step_mm": round(float(np.linalg.norm(affine[:3, 2])), 4),
+    }
+    return facts | ({"tilt_degrees": round(planes.tilt, 2)} if planes.tilt > 0.01 else {})
 
 
 def _key(header: Header) -> tuple[object, ...]:
@@ -206,7 +290,8 @@ def _key(header: Header) -> tuple[object, ...]:
     turned = tuple(round(float(x), 3) for x in orientation) if orientation else ()
     alone = header.get("SOPInstanceUID") if int(header.get("NumberOfFrames") or 1) > 1 else None
     size = (header.get("Rows"), header.get("Columns"))
-    return (header.get("SeriesInstanceUID"), turned, *size, alone)
+    pixel = tuple(round(float(x), 3) for x in header.get("PixelSpacing") or ())
+    return (header.get("SeriesInstanceUID"), turned, *size, pixel, alone)
 
 
 def _referenced_series(header: Header) -> str:

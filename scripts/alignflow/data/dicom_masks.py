@@ -254,6 +254,6 @@ def _draw(contour: pydicom.Dataset, inside: np.ndarray, planes: Planes, what: st
         raise InputError(f"{what}: a contour that lies across the slices; save it slice by slice")
     if np.abs(heights).max() > 0.5:
         raise InputError(
-            f"{what}: contours beyond the image, or between its slices; give the image it belongs to"
+            f"{what}: contours beyond the image or between its slices; give the image of the mask"
         )
     inside[..., k] ^= polygon2mask(inside.shape[:2], pixels)

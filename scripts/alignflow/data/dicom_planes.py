@@ -124,7 +124,9 @@ def resample(
         )
     low = np.floor(shift.min(axis=0) + ONE_PLACE)
     high = np.ceil(shift.max(axis=0) - ONE_PLACE) + np.array(volume.shape[1:3]) - 1
-    x, y = np.meshgrid(*(np.arange(a, b + 1) for a, b in zip(low, high, strict=True)), indexing="ij")
+    x, y = np.meshgrid(
+        *(np.arange(a, b + 1) for a, b in zip(low, high, strict=True)), indexing="ij"
+    )
     values = RegularGridInterpolator(
         (*(np.arange(n) for n in volume.shape[1:3]), along), np.moveaxis(volume, 0, -1), method
     )

@@ -128,9 +128,7 @@ def read_masks(
     return [[mask | {"slices": len(volume)} for mask in volume] for volume in volumes]
 
 
-def _slices(
-    path: Path, stage1: Stage1, slice_axis: int, with_empty: bool
-) -> list[dict[str, Any]]:
+def _slices(path: Path, stage1: Stage1, slice_axis: int, with_empty: bool) -> list[dict[str, Any]]:
     source = stage1.source
     mask = load(path, is_mask=True, overlap=overlap_of(stage1.scheme, source.labels))
     check_values(path.name, mask.unique().tolist(), source.labels)

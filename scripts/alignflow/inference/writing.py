@@ -139,8 +139,8 @@ class WritePairs:
         if len(self.slices) == count:
             images, labels, geometries = zip(*self.slices, strict=True)
             self.slices = []
-            volumes = (torch.stack(parts, dim=-1) for parts in (images, labels))
-            self.write_pair(index, *volumes, geometries[0])
+            volume, mask = (torch.stack(parts, dim=-1) for parts in (images, labels))
+            self.write_pair(index, volume, mask, geometries[0])
 
     def write_pair(
         self, index: int, image: torch.Tensor, label: torch.Tensor, geometry: Geometry
