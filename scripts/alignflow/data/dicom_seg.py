@@ -74,7 +74,7 @@ def dicom_segmentation(
     dimensions = synthetic_uid(segmentation.SOPInstanceUID, "dimensions")
     for item in (*segmentation.DimensionOrganizationSequence, *segmentation.DimensionIndexSequence):
         item.DimensionOrganizationUID = dimensions
-    if "PatientOrientation" in image:  # without a frame of reference it must be there, if unknown
+    if "FrameOfReferenceUID" not in image:  # PatientOrientation must be there
         segmentation.PatientOrientation = ""
     mark_synthetic(segmentation)
     return segmentation

@@ -85,9 +85,9 @@ def dicom_series(
     for k, dataset in enumerate(slices):
         _set_identity(dataset, run, index, content, k)
         _set_kind(dataset, spec.modality, affine is not None)
-        if affine is None:
+        if dataset.SOPClassUID == SecondaryCaptureImageStorage:  # asks for no place in space
             dataset.PatientOrientation = ""
-        else:
+        if affine is not None:
             _set_plane(dataset, affine, k, len(slices), content)
     return slices
 
