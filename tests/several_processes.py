@@ -87,7 +87,9 @@ def found():
         "everywhere": [everywhere(True), everywhere(rank() == 0)],
         "from_first": from_first({"a": rank() + 0.1, "b": 2.0}),
         "batches": [numbers[k] for k in own_batches(numbers, 3).indices],
+        "volumes": own_batches(numbers, 3, [0, 0, 1, 1, 1, 2, 3, 3, 3, 4]).indices,
         "refused": [refused(local_batch, 7), refused(own_batches, numbers, 10)],
+        "few_volumes": refused(own_batches, numbers, 3, [0] * 10),
         "local_batch": local_batch(8),
     }
 

@@ -65,12 +65,15 @@ def test_each_process_takes_every_second_batch(found):
     one, *two = found
     assert one["batches"] == list(range(10))
     assert [other["batches"] for other in two] == [[0, 1, 2, 6, 7, 8], [3, 4, 5, 9]]
+    assert one["volumes"] == list(range(10))
+    assert [other["volumes"] for other in two] == [[0, 1, 5, 9], [2, 3, 4, 6, 7, 8]]
     assert [one["local_batch"], *(other["local_batch"] for other in two)] == [8, 4, 4]
 
 
 def test_what_cannot_be_divided_is_refused(found):
     one, *two = found
-    assert one["refused"] == ["", ""]
+    assert one["refused"] == ["", ""] and one["few_volumes"] == ""
+    assert all("1 volumes are too few for 2 processes" in other["few_volumes"] for other in two)
     for other in two:
         batch, pairs = other["refused"]
         assert "batch_size" in batch and "multiple of 2" in batch

@@ -333,6 +333,53 @@ def test_round_trip_through_a_server(
                 np.testing.assert_allclose(other, places[0], atol=1e-4)
 
 
+VOLUME_CORNERS = [(i, j, k) for i in (0, 23) for j in (0, 19) for k in (0, 3)]
+
+
+def test_volumes_go_through_a_server_as_series(
+    orthanc, dicom_source, dicom_models, infer, run_config, tmp_path
+):
+    root, pairs = dicom_source[0], tmp_path / "pairs"
+    options = {"dataset_dir": str(root), "num_pairs": None, "whole_volumes": True, "seed": 5}
+    infer(dicom_models, pairs, output_format="dicom", dicomweb_url=orthanc, **options)
+    first = pydicom.dcmread(pairs / "images/pair_00000/000001.dcm")
+    options = {
+        "source": f"{orthanc}/studies/{first.StudyInstanceUID}",
+        "output_dir": str(tmp_path / "collected"),
+    }
+    run_config("collect", "infer", "collect", options)
+    back = {}
+    for path in (tmp_path / "collected/images").iterdir():
+        uid = pydicom.dcmread(sorted(path.iterdir())[0]).SeriesInstanceUID
+        back[uid] = path
+    assert len(back) == 3  # a series for each volume, and not for each slice
+    for number in range(3):
+        written = pairs / f"images/pair_{number:05d}"
+        slices = [pydicom.dcmread(path) for path in sorted(written.iterdir())]
+        assert len(slices) == 4 and len({s.SeriesInstanceUID for s in slices}) == 1
+        returned = back[slices[0].SeriesInstanceUID]
+        mask_path = pairs / f"labels/pair_{number:05d}.dcm"
+        mask_back = tmp_path / f"collected/masks/{returned.name}.dcm"
+        images = [load(p) for p in (root / f"images/case{number + 1}", written, returned)]
+        masks = [load(p, True, i) for p, i in zip((mask_path, mask_back), images[1:], strict=True)]
+        np.testing.assert_array_equal(images[1], images[2])
+        np.testing.assert_array_equal(masks[0], masks[1])
+        assert masks[0].any(dim=(0, 1, 2)).tolist() == [False, True, True, True]
+        # the grid of the mask's own series, as SimpleITK and highdicom have it from the server
+        affine = np.diag([-1, -1, 1, 1]) @ images[0].affine.numpy()
+        places = np.array([(affine @ [*c, 1])[:3] for c in VOLUME_CORNERS])
+        reader = sitk.ImageSeriesReader()
+        reader.SetFileNames(reader.GetGDCMSeriesFileNames(str(returned)))
+        image = reader.Execute()
+        found = [image.TransformIndexToPhysicalPoint(c) for c in VOLUME_CORNERS]
+        np.testing.assert_allclose(found, places, atol=1e-4)
+        volume = highdicom.seg.segread(mask_back).get_volume(combine_segments=True)
+        # highdicom counts slices against the normal of rows and columns
+        indices = [(3 - k, j, i) for i, j, k in VOLUME_CORNERS]
+        found = volume.map_indices_to_reference(np.array(indices))
+        np.testing.assert_allclose(found, places, atol=1e-4)
+
+
 def test_synthetic_pairs_are_collected_with_their_masks(
     orthanc, dicom_models, infer, run_config, tmp_path
 ):

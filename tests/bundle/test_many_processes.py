@@ -307,15 +307,20 @@ def test_distillation_on_two_processes_is_that_on_one(
         assert distance(ours["network"], theirs["network"]) < 1e-5
 
 
+@pytest.mark.parametrize("whole_volumes", [False, True])
 def test_pairs_of_two_processes_are_those_of_one(
-    three_class_models, infer, command, finished, tmp_path
+    three_class_models, three_class_dataset, infer, command, finished, tmp_path, whole_volumes
 ):
     one, two = tmp_path / "one", tmp_path / "two"
-    infer(three_class_models, one, **INFERENCE)
+    options = INFERENCE
+    if whole_volumes:  # of four slices
+        given = {"dataset_dir": str(three_class_dataset), "whole_volumes": True}
+        options = {"num_pairs": 4, "batch_size": 4, **given}
+    infer(three_class_models, one, **options)
     folders = {"model_dir": three_class_models, "output_dir": two}
-    line = command("inference", "infer", config_file=overlaid("inference"), **INFERENCE, **folders)
+    line = command("inference", "infer", config_file=overlaid("inference"), **options, **folders)
     finished(line)
-    assert names(one) == names(two) and len(names(one)) == 23
+    assert names(one) == names(two) and len(names(one)) == 2 * options["num_pairs"] + 3
     for name in names(one):
         if name != "provenance.json":
             assert (one / name).read_bytes() == (two / name).read_bytes(), name

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import nibabel as nib
 import numpy as np
 import pytest
@@ -80,6 +82,32 @@ def test_volumes_give_their_slices_where_they_lie(record, volume, axis):
         there = nib.affines.apply_affine(np.array(geometry["affine"]), corner)
         voxel = np.insert(corner[:2], axis, first + k)
         np.testing.assert_allclose(there, nib.affines.apply_affine(affine, voxel), atol=1e-5)
+
+
+def test_whole_volumes_keep_their_empty_slices_and_one_number(record, volume, caplog):
+    folder, affine = volume
+    empty = np.zeros((8, 8, 3), np.uint8)
+    nib.save(nib.Nifti1Image(empty, affine), folder / "other.nii.gz")
+    seen = replace(record, reading={"foreground_only": True})
+    with caplog.at_level("WARNING"):
+        requests = PairRequests(3, seen, str(folder), whole_volumes=True)
+    items = [requests[k] for k in range(len(requests))]
+    assert requests.volumes == [item["index"] for item in items] == [0] * 6 + [1] * 3 + [2] * 6
+    assert [item["slices"] for item in items] == [6] * 6 + [3] * 3 + [6] * 6
+    assert [bool(item["label"].any()) for item in items[:6]] == [False] * 2 + [True] * 2 + [
+        False
+    ] * 2
+    for k, item in enumerate(items[:6]):
+        there = np.array(item["geometry"]["affine"])[:3, 3]
+        np.testing.assert_allclose(there, nib.affines.apply_affine(affine, [0, 0, k]), atol=1e-5)
+    assert "7 slices have no foreground" in caplog.text
+    assert PairRequests(3, record, str(folder)).volumes is None
+
+
+def test_whole_volumes_need_masks(record, volume):
+    for options in ({}, {"mask_dir": str(volume[0]), "with_images": True}):
+        with pytest.raises(InputError, match='"whole_volumes": needs masks in "dataset_dir"'):
+            PairRequests(1, record, whole_volumes=True, **options)
 
 
 def test_collate(record, folder):

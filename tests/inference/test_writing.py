@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,6 +11,7 @@ from PIL import Image
 
 from alignflow.data.formats import load
 from alignflow.device import Precision
+from alignflow.errors import InputError
 from alignflow.flow.sampler import FlowSampler
 from alignflow.inference.masks import MaskGenerator
 
@@ -39,7 +41,7 @@ def write(record, network, tmp_path):
     images = torch.rand(6, 1, 32, 32) * 2 - 1
     labels = (torch.rand(6, 1, 32, 32) > 0.7).to(torch.uint8)
 
-    def run(name, geometry=None, **options):
+    def run(name, geometry=None, slices=None, record=record, **options):
         masks = MaskGenerator(
             stage1=record,
             sampler=FlowSampler(network(1), steps=1),
@@ -54,12 +56,16 @@ def write(record, network, tmp_path):
 
         def step(engine, batch):
             return {
-                "index": batch["index"],
+                "index": batch.get("volume", batch["index"]),
                 "image": images[batch["index"]],
                 "label": labels[batch["index"]],
             }
 
         batches = [{"index": [k, k + 1]} for k in (0, 2, 4)]
+        if slices:  # a volume of as many, which does not end with a batch, and others
+            numbers = [k // slices for k in range(6)]
+            batches = [b | {"volume": [numbers[k] for k in b["index"]]} for b in batches]
+            batches = [b | {"slices": [slices] * 2} for b in batches]
         if geometry:
             batches = [batch | {"geometry": [geometry] * 2} for batch in batches]
         engine = Engine(step)
@@ -98,6 +104,30 @@ def test_pairs_come_on_grids_of_the_source_chosen_by_their_number(write, record)
 def test_given_masks_keep_their_grid(write):
     done = write("out", geometry={"shape": [48, 16], "affine": None})
     assert load(done.folder / "images/pair_00003.png").shape == (1, 48, 16)
+
+
+def test_slices_of_a_volume_come_together(write, record):
+    source = replace(record.source, image_suffix=".nii.gz", label_suffix=".nii.gz")
+    affine = np.diag([1.5, 1.25, 3, 1])
+    geometry = {"shape": [32, 32], "affine": affine.tolist()}
+    record = replace(record, source=source)
+    done = write("out", geometry, slices=3, record=record)
+    assert len(files(done.folder)) == 2 * 2 + 3
+    for v in range(2):
+        image = load(done.folder / f"images/pair_{v:05d}.nii.gz")
+        label = load(done.folder / f"labels/pair_{v:05d}.nii.gz", is_mask=True)
+        expected = ((done.images[3 * v : 3 * v + 3] + 1) * 127.5).round()
+        np.testing.assert_array_equal(image, expected.movedim(0, -1))
+        of_label = done.labels[3 * v : 3 * v + 3].movedim(0, -1)
+        np.testing.assert_array_equal(label, 255 * of_label)
+        np.testing.assert_allclose(image.affine, affine)
+    provenance = json.loads((done.folder / "provenance.json").read_text())
+    assert provenance["pairs"] == ["pair_00000", "pair_00001"]
+
+
+def test_pictures_hold_no_volume(write):
+    with pytest.raises(InputError, match='"whole_volumes": the source is .png, which holds no'):
+        write("out", {"shape": [32, 32], "affine": None}, slices=3)
 
 
 def test_equal_commands_give_equal_bytes(write):

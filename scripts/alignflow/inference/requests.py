@@ -10,6 +10,7 @@ import torch
 from monai.data import Dataset
 from monai.transforms import Resize
 
+from alignflow.data.dicom import SUFFIXES as DICOM_SUFFIXES
 from alignflow.data.formats import has_geometry, load, split_suffix
 from alignflow.data.labels import check_values, overlap_of, to_index
 from alignflow.data.references import load_references
@@ -35,7 +36,8 @@ class PairRequests(Dataset):
     Args:
         num_pairs: how many; None for one pair for each mask.
         stage1: record of the generator.
-        mask_dir: folder of masks (its `labels/` or `masks/` if it has one), or None.
+        mask_dir: folder of masks (its `labels/` or `masks/` if it has one), or None. Images beside
+            it, in `images/`, give DICOM masks their grid and are not used else.
         slice_axis: along which volumes are cut, as in training.
         with_images: read images beside the masks.
         whole_volumes: keep the slices of a volume together.
@@ -112,7 +114,11 @@ def read_masks(
         raise InputError(f"dataset_dir '{root}': no such folder of masks; correct the path")
     folder = next((root / n for n in ("labels", "masks") if (root / n).is_dir()), root)
     files = sorted(path for path in folder.iterdir() if split_suffix(path)[1])
-    volumes = [_slices(path, stage1, slice_axis, whole_volumes) for path in files]
+    images = {split_suffix(path)[0]: path for path in sorted((root / "images").glob("*"))}
+    volumes = [
+        _slices(path, images.get(split_suffix(path)[0]), stage1, slice_axis, whole_volumes)
+        for path in files
+    ]
     if not any(volumes):
         raise InputError(f"dataset_dir '{folder}': no masks; give a folder of mask files")
     if not whole_volumes:
@@ -120,17 +126,22 @@ def read_masks(
     empty = sum(not mask["label"].any() for volume in volumes for mask in volume)
     if empty and stage1.reading.get("foreground_only"):
         logger.warning(
-            "dataset_dir '%s': %d slices have no foreground, and training left such slices out; "
-            'their images are a guess, unless it is repeated with "foreground_only" set to false',
+            "dataset_dir '%s': %d slices have no foreground, and training left such slices out: "
+            'their images are a guess, unless you train with "foreground_only" set to false',
             folder,
             empty,
         )
     return [[mask | {"slices": len(volume)} for mask in volume] for volume in volumes]
 
 
-def _slices(path: Path, stage1: Stage1, slice_axis: int, with_empty: bool) -> list[dict[str, Any]]:
+def _slices(
+    path: Path, image_path: Path | None, stage1: Stage1, slice_axis: int, with_empty: bool
+) -> list[dict[str, Any]]:
+    """Slices of one mask; one in DICOM is laid on the grid of its image, where there is one."""
     source = stage1.source
-    mask = load(path, is_mask=True, overlap=overlap_of(stage1.scheme, source.labels))
+    is_dicom = split_suffix(path)[1] in DICOM_SUFFIXES
+    image = load(image_path) if is_dicom and image_path is not None else None
+    mask = load(path, True, image, overlap_of(stage1.scheme, source.labels))
     check_values(path.name, mask.unique().tolist(), source.labels)
     axis = slice_axis_of(mask, slice_axis)
     resize = Resize(spatial_size=stage1.image_size, mode="nearest-exact")
