@@ -1,12 +1,18 @@
 """Fixtures of the data layer: a DICOM series written by pydicom, as a scanner would."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pydicom
 import pytest
 from pydicom.dataset import FileMetaDataset
-from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid
+from pydicom.uid import (
+    EnhancedMRImageStorage,
+    ExplicitVRLittleEndian,
+    MRImageStorage,
+    generate_uid,
+)
 
 OBLIQUE = np.array(  # columns: direction of rows' index, of columns' index; orthonormal
     [[0.8, 0.36, -0.48], [0.0, 0.8, 0.6], [0.6, -0.48, 0.64]]
@@ -39,6 +45,37 @@ def write_series():
             ).save_as(path, enforce_file_format=True)
             files.append(path)
         return files
+
+    return write
+
+
+@pytest.fixture
+def write_enhanced(write_series):
+    """Write one multi-frame file of (X, Y, Z), frames in `order`, each at its height in mm."""
+
+    def write(path: Path, volume: np.ndarray, order, heights) -> Path:
+        slices = [pydicom.dcmread(f) for f in write_series(path.parent / "single", volume)]
+        made, shared = slices[0], pydicom.Dataset()
+        made.SOPClassUID = made.file_meta.MediaStorageSOPClassUID = EnhancedMRImageStorage
+        measures, plane = pydicom.Dataset(), pydicom.Dataset()
+        measures.PixelSpacing, measures.SliceThickness = made.PixelSpacing, 2.5
+        plane.ImageOrientationPatient = made.ImageOrientationPatient
+        shared.PixelMeasuresSequence, shared.PlaneOrientationSequence = [measures], [plane]
+        made.SharedFunctionalGroupsSequence = [shared]
+        made.PerFrameFunctionalGroupsSequence = []
+        origin = np.array(made.ImagePositionPatient, dtype=float)
+        for k in order:
+            frame, place = pydicom.Dataset(), pydicom.Dataset()
+            place.ImagePositionPatient = (origin + heights[k] * OBLIQUE[:, 2]).round(6).tolist()
+            frame.PlanePositionSequence = [place]
+            made.PerFrameFunctionalGroupsSequence.append(frame)
+        made.NumberOfFrames = len(order)
+        made.PixelData = b"".join(slices[k].PixelData for k in order)
+        for name in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing"):
+            delattr(made, name)
+        made.save_as(path, enforce_file_format=True)
+        shutil.rmtree(path.parent / "single")
+        return path
 
     return write
 

@@ -97,6 +97,26 @@ def test_a_gap_is_resampled_and_told(tmp_path, write_series, caplog):
     assert dataset_json(tmp_path / "out") == {"modality": "CT"}
 
 
+def test_irregular_frames(tmp_path, write_enhanced):
+    export = tmp_path / "export"
+    export.mkdir()
+    ramp = np.repeat(np.array([0, 100, 200, 400], np.int16)[None, None], 6, 0).repeat(5, 1)
+    write_enhanced(export / "gap.dcm", ramp, [2, 0, 3, 1], [0, 2.5, 5, 10])
+    with pytest.raises(InputError, match='slices are 2.5 to 5 mm apart.*set "irregular"'):
+        collect(str(export), str(tmp_path / "refused"))
+    collect(str(export), str(tmp_path / "out"), "resample")
+    (path,) = (tmp_path / "out/images").iterdir()
+    image = load(path)
+    np.testing.assert_array_equal(image[0, 0, 0], 100 * np.arange(5))
+    assert path.name == "series_001.nii.gz"
+    write_enhanced(export / "whole.dcm", ramp, [2, 0, 3, 1], [0, 2.5, 5, 7.5])
+    collect(str(export), str(tmp_path / "slices"), "slices")
+    (path,) = (tmp_path / "slices/images").iterdir()
+    np.testing.assert_array_equal(load(path)[0], ramp)
+    (reason,) = report(tmp_path / "slices")["left_out"]
+    assert reason.startswith("images of an irregular series: slices are 2.5 to 5 mm apart")
+
+
 def test_a_tilted_gantry_is_resampled(tmp_path, write_series):
     tilted = np.eye(3)
     tilted[:, 2] = [0, 0.36, 1]  # 0.9 mm, a pixel, for each slice of 2.5 mm

@@ -138,3 +138,40 @@ def test_compressed_file():
     path = get_testdata_file("MR_small_RLE.dcm", download=False)
     pixels = pydicom.dcmread(get_testdata_file("MR_small.dcm", download=False)).pixel_array
     np.testing.assert_array_equal(load(path)[0, ..., 0], pixels.T)
+
+
+@pytest.mark.parametrize("order", [[0, 1, 2, 3], [3, 2, 1, 0], [2, 0, 3, 1]])
+def test_frames_of_an_enhanced_file_lie_where_they_say(
+    tmp_path, write_series, write_enhanced, order
+):
+    path = write_enhanced(tmp_path / "frames.dcm", VOLUME, order, 2.5 * np.arange(4))
+    write_series(tmp_path / "case1", VOLUME)
+    image, series = load(path), load(tmp_path / "case1")
+    np.testing.assert_array_equal(image, series)
+    np.testing.assert_allclose(image.affine, series.affine, atol=1e-4)
+
+
+def test_irregular_frames_are_refused(tmp_path, write_enhanced):
+    path = write_enhanced(tmp_path / "gap.dcm", VOLUME, range(4), [0, 2.5, 5, 10])
+    with pytest.raises(InputError, match="gap.dcm': slices are 2.5 to 5 mm apart"):
+        load(path)
+    path = write_enhanced(tmp_path / "phases.dcm", VOLUME, range(4), [0, 0, 2.5, 2.5])
+    with pytest.raises(InputError, match="phases.dcm': several frames at one place; save one"):
+        load(path)
+
+
+def test_a_series_of_colour_slices(tmp_path, write_series):
+    rgb = np.random.default_rng(1).integers(0, 255, (3, 6, 5, 4)).astype(np.uint8)
+    files = write_series(tmp_path / "case1", VOLUME)
+    for k, path in enumerate(files):
+        dataset = pydicom.dcmread(path)
+        dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 3, "RGB"
+        dataset.BitsAllocated = dataset.BitsStored = 8
+        dataset.HighBit, dataset.PixelRepresentation, dataset.PlanarConfiguration = 7, 0, 0
+        dataset.PixelData = rgb[..., k].transpose(2, 1, 0).tobytes()
+        dataset["PixelData"].VR = "OB"
+        dataset.save_as(path)
+    image = load(tmp_path / "case1")
+    np.testing.assert_array_equal(image, rgb)
+    write_series(tmp_path / "gray", VOLUME)
+    np.testing.assert_allclose(image.affine, load(tmp_path / "gray").affine, atol=1e-5)

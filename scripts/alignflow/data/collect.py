@@ -129,7 +129,8 @@ class _Collection:
         for path, header in masks:
             self.write_mask(path, header)
         for name in self.resampled:
-            shutil.rmtree(self.root / "images" / name)
+            _remove(self.root / "images" / name)
+            _remove(self.root / "images" / f"{name}.dcm")
         self.write_modality()
         report = {
             "images": self.images,
@@ -173,15 +174,16 @@ class _Collection:
 
     def write_group(self, name: str, group: Group) -> None:
         """Copy one series, and see whether it is a regular grid."""
+        has_frames = int(group[0][1].get("NumberOfFrames") or 1) > 1
         has_place = all("ImagePositionPatient" in header for _, header in group)
-        if len(group) == 1 or not has_place:
+        if not has_frames and (len(group) == 1 or not has_place):
             self.copy_images(name, group)
             return
-        folder = self.root / "images" / name
+        target = self.root / "images" / (f"{name}.dcm" if has_frames else name)
         for number, (path, _) in enumerate(group, start=1):
-            _copy(path, folder / f"{number:06d}.dcm")
+            _copy(path, target if has_frames else target / f"{number:06d}.dcm")
         try:
-            series = find_series(folder, regular=False)
+            series = find_series(target, regular=False)
             reason = None if series.planes is None else irregularity(series.planes)
             if reason is not None and self.irregular == "resample":
                 self.resample(name, group, series)
@@ -190,15 +192,15 @@ class _Collection:
         except InputError as error:
             reason = str(error).partition("': ")[2]
         if reason is not None and name not in self.images:
-            self.write_irregular(name, group, reason)
+            _remove(target)
+            self.write_irregular(name, group, reason, has_frames)
 
-    def write_irregular(self, name: str, group: Group, reason: str) -> None:
+    def write_irregular(self, name: str, group: Group, reason: str, has_frames: bool) -> None:
         """What is to become of a series that is no regular grid and is not resampled."""
-        shutil.rmtree(self.root / "images" / name)
-        if self.irregular == "leave_out":
-            self.left_out[f"images of an irregular series: {reason}"] += len(group)
-        elif self.irregular == "slices":
+        if self.irregular == "slices" and not has_frames:
             self.copy_images(name, group)
+        elif self.irregular in ("leave_out", "slices"):
+            self.left_out[f"images of an irregular series: {reason}"] += len(group)
         else:
             self.problems.append(f"series with '{group[0][0]}': {reason}")
 
@@ -226,7 +228,8 @@ class _Collection:
 
     def keep(self, name: str, group: Group, series: Series) -> None:
         """Remember a series, and remove copies of slices that it is read without."""
-        for path in set((self.root / "images" / name).iterdir()) - set(map(Path, series.files)):
+        kept = set(map(Path, series.files))
+        for path in set((self.root / "images" / name).glob("*")) - kept:
             path.unlink()
             self.left_out["slices that repeat another"] += 1
         self.note([name], group, len(series.files))
@@ -304,6 +307,11 @@ def _referenced_series(header: Header) -> str:
         return str(study.RTReferencedSeriesSequence[0].SeriesInstanceUID)
     except (AttributeError, IndexError):
         return ""
+
+
+def _remove(path: Path) -> None:
+    """A folder or a file, if it is there."""
+    shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def _copy(path: Path, target: Path) -> None:

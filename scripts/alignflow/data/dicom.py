@@ -43,6 +43,8 @@ TAGS = [
     "ImagePositionPatient",
     "ImageOrientationPatient",
     "PixelSpacing",
+    "SharedFunctionalGroupsSequence",
+    "PerFrameFunctionalGroupsSequence",
 ]
 
 
@@ -55,7 +57,8 @@ class Series:
         modality: (0008,0060).
         needs_copies: whether ITK would misread the files, see `readable_files`.
         inversion: None, or the number to subtract values from so that high is bright.
-        planes: where the slices lie; None for a single file.
+        planes: where the slices lie, or the frames of an enhanced file; None for a single one.
+        frames: of an enhanced file, their numbers in spatial order; else None.
     """
 
     files: list[str]
@@ -63,6 +66,7 @@ class Series:
     needs_copies: bool
     inversion: float | None
     planes: Planes | None
+    frames: list[int] | None
 
 
 def find_series(path: Path, regular: bool = True) -> Series:
@@ -80,9 +84,11 @@ def find_series(path: Path, regular: bool = True) -> Series:
             slices at one place, or a file that is a segmentation or another non-image object.
     """
     headers = _image_headers(path)
-    planes = None
+    planes, frames = None, None
     if len(headers) > 1:
         headers, planes = _in_spatial_order(headers, path)
+    elif "PerFrameFunctionalGroupsSequence" in (header := next(iter(headers.values()))):
+        planes, frames = _frames_in_spatial_order(header, path)
     reason = irregularity(planes) if planes is not None and regular else None
     if reason is not None:
         raise InputError(
@@ -96,6 +102,7 @@ def find_series(path: Path, regular: bool = True) -> Series:
         needs_copies=is_monochrome1 or _is_deep_colour_in_rle(first),
         inversion=_inversion(first) if is_monochrome1 else None,
         planes=planes,
+        frames=frames,
     )
 
 
@@ -180,6 +187,42 @@ def _in_spatial_order(
             f"image '{path}': slices lie side by side in one plane; give each stack its own folder"
         )
     return {file: headers[file] for file in kept}, planes
+
+
+def _frames_in_spatial_order(
+    header: pydicom.Dataset, path: Path
+) -> tuple[Planes | None, list[int] | None]:
+    """Frames of an enhanced file (PS3.3, C.7.6.16): ITK takes their places as they come.
+
+    None, None for a single frame, or frames that state no place.
+    """
+    groups = list(header.PerFrameFunctionalGroupsSequence)
+    shared = (header.get("SharedFunctionalGroupsSequence") or [pydicom.Dataset()])[0]
+    grids, places = [], []
+    for group in groups:
+        try:
+            place, turned, pixel = (
+                (group.get(f"{name}Sequence") or shared[f"{name}Sequence"].value)[0]
+                for name in ("PlanePosition", "PlaneOrientation", "PixelMeasures")
+            )
+            places.append(np.array(place.ImagePositionPatient, dtype=float))
+            grids.append(np.array([*turned.ImageOrientationPatient, *pixel.PixelSpacing], float))
+        except (AttributeError, KeyError, IndexError):
+            return None, None
+    if len(groups) < 2:
+        return None, None
+    if np.ptp(grids, axis=0).max() > ORIENTATION_TOLERANCE:
+        raise InputError(
+            f"image '{path}': frames of different orientation or pixel size; save each by itself"
+        )
+    axes = np.array([grids[0][:3] * grids[0][7], grids[0][3:6] * grids[0][6]])
+    order = np.argsort(places @ np.cross(axes[0], axes[1]), kind="stable")
+    planes = planes_of(np.array(places)[order], axes)
+    if np.diff(planes.along).min() < ONE_PLACE:
+        raise InputError(
+            f"image '{path}': several frames at one place; save one phase or echo by itself"
+        )
+    return planes, order.tolist()
 
 
 def _common_axes(headers: dict[Path, pydicom.Dataset], path: Path) -> np.ndarray:

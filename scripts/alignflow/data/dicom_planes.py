@@ -58,6 +58,15 @@ class Planes:
         cosines = np.abs(travel @ self.normal) / np.linalg.norm(travel, axis=1)
         return float(np.degrees(np.arccos(cosines.min(initial=1.0))))
 
+    @property
+    def affine(self) -> np.ndarray:
+        """(4, 4) RAS, of slices that are a regular grid."""
+        lps = np.eye(4)
+        step = self.along[-1] / (len(self.positions) - 1)
+        lps[:3, :3] = np.c_[self.axes.T, self.normal * step]
+        lps[:3, 3] = self.positions[0]
+        return LPS @ lps
+
     @classmethod
     def of_grid(cls, affine: np.ndarray, count: int) -> Planes:
         """The slices of a volume of `count`, from its affine (RAS)."""

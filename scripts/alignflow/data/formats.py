@@ -17,7 +17,6 @@ from PIL import Image, ImageOps
 
 from alignflow.data import dicom
 from alignflow.data.dicom_masks import is_dicom_mask, read_mask
-from alignflow.data.dicom_planes import LPS, Planes
 from alignflow.errors import InputError
 
 PIL_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
@@ -164,25 +163,20 @@ def read_series(series: dicom.Series) -> tuple[np.ndarray, dict[str, Any]]:
     """
     with dicom.readable_files(series) as files:
         is_colour = _itk_types(files[0])[1] not in (itk.F, itk.D)
-        if is_colour and series.planes is not None:
-            array, meta = _read_colour_slices(files, series.planes)
-        else:
-            array, meta = _read_itk(files if len(files) > 1 else files[0])
+        # ITK's wheels read no series of colour, so each slice is read by itself.
+        parts = [[file] for file in files] if is_colour else [files]
+        read = [_read_itk(part if len(part) > 1 else part[0]) for part in parts]
+        array, meta = np.concatenate([array for array, _ in read], axis=3), read[0][1]
+    if series.frames is not None:
+        array = array[..., series.frames]
+    if series.planes is not None:
+        meta["affine"] = series.planes.affine
     if series.inversion is not None:
         array = series.inversion - array
     if meta["native_dtype"] in ("int32", "int64") and np.abs(array).max() < 2**15:
         meta["native_dtype"] = "int16"  # ITK goes by what a rescale may give, not by what it gave
     modality = "" if series.modality == "OT" else series.modality  # "other" states nothing
     return array, meta | {"modality": modality}
-
-
-def _read_colour_slices(files: list[str], planes: Planes) -> tuple[np.ndarray, dict[str, Any]]:
-    """ITK's wheels read no series of colour, so each slice is read by itself."""
-    slices = [_read_itk(file) for file in files]
-    meta = slices[0][1]
-    way = planes.positions[-1] - planes.positions[0]
-    meta["affine"][:3, 2] = (LPS[:3, :3] @ way) / (len(files) - 1)
-    return np.concatenate([array for array, _ in slices], axis=3), meta
 
 
 def _read_dicom_mask(
