@@ -53,6 +53,16 @@ def test_orientations_of_one_series_come_apart(tmp_path, write_series):
     assert sorted(load(path).shape[3] for path in (out / "images").iterdir()) == [3, 4]
 
 
+def test_rounding_of_directions_does_not_part_a_series(tmp_path, write_series):
+    export, out = tmp_path / "export", tmp_path / "out"
+    for k, path in enumerate(write_series(export, VOLUME, direction=np.eye(3))):
+        header = pydicom.dcmread(path)
+        header.ImageOrientationPatient = [1, [0.000499, 0.000501][k % 2], 0, 0, 1, 0]
+        header.save_as(path)
+    collect(str(export), str(out))
+    np.testing.assert_array_equal(load(out / "images/series_001")[0], VOLUME)
+
+
 def test_irregular_series(tmp_path, write_series):
     export = tmp_path / "export"
     write_series(export / "a", VOLUME)[1].unlink()

@@ -25,7 +25,7 @@ from pydicom.errors import InvalidDicomError
 from pydicom.uid import MediaStorageDirectoryStorage, SecondaryCaptureImageStorage
 
 from alignflow.data.check import raise_problems
-from alignflow.data.dicom import NON_IMAGES, Series, find_series
+from alignflow.data.dicom import NON_IMAGES, Series, find_series, stacks
 from alignflow.data.dicom_masks import KINDS, read_mask_on_planes
 from alignflow.data.dicom_planes import Planes, irregularity, resample
 from alignflow.data.dicomweb import fetch, is_url
@@ -170,7 +170,8 @@ class _Collection:
             seen.add(instance)
         if groups and captures:
             self.left_out["secondary captures"] += sum(map(len, captures.values()))
-        return list((groups or captures).values()), masks
+        parts = [stacks(group) for group in (groups or captures).values()]
+        return [group for found in parts for _, group in found], masks
 
     def write_group(self, name: str, group: Group) -> None:
         """Copy one series, and see whether it is a regular grid."""
@@ -287,14 +288,10 @@ def _facts(planes: Planes, affine: np.ndarray, slices: int) -> dict[str, object]
     return facts | ({"tilt_degrees": round(planes.tilt, 2)} if planes.tilt > 0.01 else {})
 
 
-def _key(header: Header) -> tuple[object, ...]:
+def _key(header: Header) -> tuple[object, object]:
     """Equal for images that may be slices of one volume; frames stand alone."""
-    orientation = header.get("ImageOrientationPatient")
-    turned = tuple(round(float(x), 3) for x in orientation) if orientation else ()
     alone = header.get("SOPInstanceUID") if int(header.get("NumberOfFrames") or 1) > 1 else None
-    size = (header.get("Rows"), header.get("Columns"))
-    pixel = tuple(round(float(x), 3) for x in header.get("PixelSpacing") or ())
-    return (header.get("SeriesInstanceUID"), turned, *size, pixel, alone)
+    return header.get("SeriesInstanceUID"), alone
 
 
 def _referenced_series(header: Header) -> str:

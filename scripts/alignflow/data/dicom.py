@@ -227,31 +227,45 @@ def _frames_in_spatial_order(
 
 def _common_axes(headers: dict[Path, pydicom.Dataset], path: Path) -> np.ndarray:
     """(2, 3) from pixel to pixel along a row and along a column, mm; all slices must share them."""
-    stacks: list[tuple[np.ndarray, list[str]]] = []
     for file, header in headers.items():
         _require_place(file, header, path)
-        orientation = np.array(header.ImageOrientationPatient, dtype=float)
-        spacing = np.array(header.get("PixelSpacing") or [1, 1], dtype=float)
-        grid = np.array([*orientation, *spacing, header.Rows, header.Columns])
-        fits = (n for g, n in stacks if np.abs(g - grid).max() <= ORIENTATION_TOLERANCE)
-        names = next(fits, None)
-        if names is None:
-            stacks.append((grid, [file.name]))
-        else:
-            names.append(file.name)
-    if len(stacks) > 1:
+    found = stacks(headers.items())
+    if len(found) > 1:
         raise InputError(
             f"image '{path}': slices of different orientation, pixel size or shape: "
-            + "; ".join(map(_describe, *zip(*stacks, strict=True)))
+            + "; ".join(_describe(grid, group) for grid, group in found)
             + "; remove all but one, or let `run collect` take them apart"
         )
-    grid = stacks[0][0]
+    grid = found[0][0]
     return np.array([grid[:3] * grid[7], grid[3:6] * grid[6]])
 
 
-def _describe(grid: np.ndarray, names: list[str]) -> str:
+def stacks(
+    files: Iterable[tuple[Path, pydicom.Dataset]],
+) -> list[tuple[np.ndarray, list[tuple[Path, pydicom.Dataset]]]]:
+    """Groups of one orientation, pixel size and shape, in the order of their first files.
+
+    Returns:
+        For each (10,) numbers, the directions of row and column (0 where unknown), mm between rows
+        and columns (1 where unknown), numbers of rows and columns; and its (file, header).
+    """
+    found: list[tuple[np.ndarray, list[tuple[Path, pydicom.Dataset]]]] = []
+    for file, header in files:
+        orientation = header.get("ImageOrientationPatient") or [0] * 6
+        spacing = header.get("PixelSpacing") or [1, 1]
+        grid = np.array([*orientation, *spacing, header.Rows, header.Columns], dtype=float)
+        fits = (g for like, g in found if np.abs(like - grid).max() <= ORIENTATION_TOLERANCE)
+        group = next(fits, None)
+        if group is None:
+            found.append((grid, [(file, header)]))
+        else:
+            group.append((file, header))
+    return found
+
+
+def _describe(grid: np.ndarray, group: list[tuple[Path, pydicom.Dataset]]) -> str:
     turned = ", ".join(f"{x:.3g}" for x in grid[:6])
-    return f"{len(names)} like '{names[0]}' ({grid[9]:g} x {grid[8]:g} pixels, [{turned}])"
+    return f"{len(group)} like '{group[0][0].name}' ({grid[9]:g} x {grid[8]:g} pixels, [{turned}])"
 
 
 def _require_place(file: Path, header: pydicom.Dataset, path: Path) -> None:
