@@ -127,6 +127,14 @@ def test_irregular_frames(tmp_path, write_enhanced):
     assert reason.startswith("images of an irregular series: slices are 2.5 to 5 mm apart")
 
 
+def test_pixels_that_cannot_be_read(tmp_path, write_series):
+    files = write_series(tmp_path / "export", VOLUME)
+    files[1].unlink()
+    files[2].write_bytes(files[2].read_bytes()[:-40])
+    with pytest.raises(InputError, match='cannot be read .*"leave_out" or'):
+        collect(str(tmp_path / "export"), str(tmp_path / "out"), "resample")
+
+
 def test_a_tilted_gantry_is_resampled(tmp_path, write_series):
     tilted = np.eye(3)
     tilted[:, 2] = [0, 0.36, 1]  # 0.9 mm, a pixel, for each slice of 2.5 mm

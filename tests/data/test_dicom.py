@@ -108,7 +108,16 @@ def test_series_without_positions(tmp_path, write_series):
     header = pydicom.dcmread(files[0])
     del header.ImagePositionPatient
     header.save_as(files[0])
-    with pytest.raises(InputError, match="has no ImagePositionPatient"):
+    with pytest.raises(InputError, match="has no .valid. ImagePositionPatient"):
+        load(tmp_path / "case1")
+
+
+def test_positions_that_are_no_place(tmp_path, write_series):
+    files = write_series(tmp_path / "case1", VOLUME[..., :3])
+    header = pydicom.dcmread(files[1])
+    header.ImagePositionPatient = [1.0, 2.0]
+    header.save_as(files[1])
+    with pytest.raises(InputError, match=f"'{files[1].name}' has no .valid. ImagePosition"):
         load(tmp_path / "case1")
 
 

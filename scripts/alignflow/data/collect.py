@@ -29,7 +29,7 @@ from alignflow.data.dicom import NON_IMAGES, Series, find_series, stacks
 from alignflow.data.dicom_masks import KINDS, read_mask_on_planes
 from alignflow.data.dicom_planes import Planes, irregularity, resample
 from alignflow.data.dicomweb import fetch, is_url
-from alignflow.data.formats import read_series
+from alignflow.data.formats import first_line, read_series
 from alignflow.data.intensity import to_dtype
 from alignflow.data.writer import write_volume
 from alignflow.errors import InputError
@@ -208,7 +208,12 @@ class _Collection:
     def resample(self, name: str, group: Group, series: Series) -> None:
         """Write an irregular series on a regular grid, and say from what it was made."""
         planes = cast("Planes", series.planes)
-        array, meta = read_series(series)
+        try:
+            array, meta = read_series(series)
+        except Exception as error:  # as in `formats.load`
+            raise InputError(
+                f"image '{name}': cannot be read ({first_line(error)}); remove it"
+            ) from error
         volume, affine = resample(array, planes, "linear", float(array.min()))
         path = self.root / "images" / f"{name}.nii.gz"
         write_volume(to_dtype(volume, meta["native_dtype"]), path, affine)

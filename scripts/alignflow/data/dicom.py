@@ -251,9 +251,12 @@ def stacks(
     """
     found: list[tuple[np.ndarray, list[tuple[Path, pydicom.Dataset]]]] = []
     for file, header in files:
-        orientation = header.get("ImageOrientationPatient") or [0] * 6
-        spacing = header.get("PixelSpacing") or [1, 1]
-        grid = np.array([*orientation, *spacing, header.Rows, header.Columns], dtype=float)
+        orientation = _numbers(header, "ImageOrientationPatient", 6)
+        spacing = _numbers(header, "PixelSpacing", 2)
+        shape = [header.get("Rows") or 0, header.get("Columns") or 0]
+        grid = np.zeros(10)
+        grid[:6] = 0 if orientation is None else orientation
+        grid[6:] = [*(np.ones(2) if spacing is None else spacing), *shape]
         fits = (g for like, g in found if np.abs(like - grid).max() <= ORIENTATION_TOLERANCE)
         group = next(fits, None)
         if group is None:
@@ -271,11 +274,21 @@ def _describe(grid: np.ndarray, group: list[tuple[Path, pydicom.Dataset]]) -> st
 def _require_place(file: Path, header: pydicom.Dataset, path: Path) -> None:
     if int(header.get("NumberOfFrames") or 1) > 1:
         raise InputError(f"image '{path}': '{file.name}' has several frames; give it by itself")
-    if "ImagePositionPatient" not in header or "ImageOrientationPatient" not in header:
+    needed = {"ImagePositionPatient": 3, "ImageOrientationPatient": 6}
+    if any(_numbers(header, name, count) is None for name, count in needed.items()):
         raise InputError(
-            f"image '{path}': '{file.name}' has no ImagePositionPatient or "
+            f"image '{path}': '{file.name}' has no (valid) ImagePositionPatient or "
             "ImageOrientationPatient; give such files one by one, not as a series"
         )
+
+
+def _numbers(header: pydicom.Dataset, name: str, count: int) -> np.ndarray | None:
+    """So many finite numbers of an attribute, None where it is missing or holds anything else."""
+    try:
+        numbers = np.array(header.get(name), dtype=float).ravel()
+    except (TypeError, ValueError):
+        return None
+    return numbers if len(numbers) == count and np.isfinite(numbers).all() else None
 
 
 def _require_repetition(file: Path, other: Path, path: Path) -> None:

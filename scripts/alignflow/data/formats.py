@@ -17,6 +17,7 @@ from PIL import Image, ImageOps
 
 from alignflow.data import dicom
 from alignflow.data.dicom_masks import is_dicom_mask, read_mask
+from alignflow.data.dicom_planes import irregularity
 from alignflow.errors import InputError
 
 PIL_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
@@ -86,7 +87,7 @@ def load(
         raise
     except Exception as error:  # each library has exceptions of its own, ITK's and PIL's are bare
         raise InputError(
-            f"{what} '{path}': cannot be read ({_first_line(error)}); replace or remove it"
+            f"{what} '{path}': cannot be read ({first_line(error)}); replace or remove it"
         ) from error
     array = _one_channel(array, path) if is_mask else array
     values = _as_float32(array, meta["native_dtype"], path, what)
@@ -162,9 +163,10 @@ def read_series(series: dicom.Series) -> tuple[np.ndarray, dict[str, Any]]:
     Where the slices are no regular grid, the affine is without meaning: see `series.planes`.
     """
     with dicom.readable_files(series) as files:
+        # ITK's wheels read no series of colour, and ITK warns of uneven slices.
         is_colour = _itk_types(files[0])[1] not in (itk.F, itk.D)
-        # ITK's wheels read no series of colour, so each slice is read by itself.
-        parts = [[file] for file in files] if is_colour else [files]
+        is_uneven = series.planes is not None and irregularity(series.planes) is not None
+        parts = [[file] for file in files] if is_colour or is_uneven else [files]
         read = [_read_itk(part if len(part) > 1 else part[0]) for part in parts]
         array, meta = np.concatenate([array for array, _ in read], axis=3), read[0][1]
     if series.frames is not None:
@@ -262,7 +264,8 @@ def _as_float32(array: np.ndarray, native_dtype: str, path: Path, what: str) -> 
     return np.ascontiguousarray(array, dtype=np.float32)
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """What an exception of a library says, for a message of one line."""
     lines = str(error).strip().splitlines()
     # ITK's errors begin with the source file that they come from, and name an address in memory.
     lines = [re.sub(r"\(0x[0-9a-f]+\)", "", s) for s in lines if not s.endswith(":")] or lines
