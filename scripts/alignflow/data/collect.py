@@ -54,8 +54,8 @@ def collect(source: str | None, output_dir: str, irregular: str = "refuse") -> N
         output_dir: a new folder.
         irregular: what becomes of series with gaps, uneven steps or a tilted gantry: "refuse" them
             all, "resample" them to a regular grid along their normal (images linearly, masks by the
-            nearest voxel), "leave_out", or "slices": each image by itself, without mask. Series
-            with different slices at one place cannot be resampled.
+            nearest voxel), "leave_out", or "slices": each image by itself, without mask, and none
+            of multi-frame files. Different slices at one place cannot be resampled.
 
     Raises:
         InputError: nothing there, no image in it, the folder is in use, or irregular series.

@@ -168,7 +168,9 @@ def read_series(series: dicom.Series) -> tuple[np.ndarray, dict[str, Any]]:
         is_uneven = series.planes is not None and irregularity(series.planes) is not None
         parts = [[file] for file in files] if is_colour or is_uneven else [files]
         read = [_read_itk(part if len(part) > 1 else part[0]) for part in parts]
-        array, meta = np.concatenate([array for array, _ in read], axis=3), read[0][1]
+        array, meta = read[0]
+        if len(read) > 1:
+            array = np.concatenate([array for array, _ in read], axis=3)
     if series.frames is not None:
         array = array[..., series.frames]
     if series.planes is not None:
