@@ -64,6 +64,8 @@ NUMBERS = {
     "feature_weight": Number(0),
     "huber_delta": Number(1e-6),
     "tolerance": Number(0),
+    "shown": COUNT,
+    "tile_size": Number(16, 1024, whole=True),
 }
 CHOICES = {
     "image_solver": tuple(STEPS),
@@ -75,7 +77,16 @@ CHOICES = {
     "inferer_mode": ("resize", "sliding"),
     "backend_precision": ("fp32", "bf16", "fp16"),
 }
-SWITCHES = ("compile", "foreground_only", "mirror_x", "mirror_y", "mlflow", "native_size")
+SWITCHES = (
+    "compile",
+    "file_names",
+    "foreground_only",
+    "mirror_x",
+    "mirror_y",
+    "mlflow",
+    "native_size",
+    "real_images",
+)
 
 
 def check_limits(config: Mapping[str, Any]) -> None:
