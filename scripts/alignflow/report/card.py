@@ -143,7 +143,10 @@ class DataCard:
         rejected = masks.get("rejection_rate")
         dice = self.evaluation.get("faithfulness", {}).get("dice", {}).get("aligned")
         figures = [
-            ("Masks rejected by the rules of shape", percent(rejected) if rejected is not None else NOT_KNOWN),
+            (
+                "Masks rejected by the rules of shape",
+                percent(rejected) if rejected is not None else NOT_KNOWN,
+            ),
             (
                 "Dice of the source segmenter with the masks asked for",
                 f"{number(dice['mean'])} ({interval(dice)})" if dice else NOT_MEASURED,
@@ -158,7 +161,9 @@ class DataCard:
         with_class = pairs.labels.flatten(1)
         figures = [("Images with a mask", percent(len(pairs.labels) / len(pairs)))]
         for index, name in enumerate(list(self.stage1.source.labels)[1:], start=1):
-            share = float((with_class == index).any(dim=1).double().mean()) if len(with_class) else None
+            share = (
+                float((with_class == index).any(dim=1).double().mean()) if len(with_class) else None
+            )
             figures.append((f"Masks with {name}", percent(share)))
         figures.append(("Record of how each was made", _said(bool(self.lineage.pairs["aligned"]))))
         return Criterion("Completeness", "Is everything there that the task needs?", figures)
@@ -176,7 +181,10 @@ class DataCard:
                 if ratio
                 else NOT_MEASURED,
             ),
-            ("Further audit of copies or membership", "see above" if self.audited else NOT_MEASURED),
+            (
+                "Further audit of copies or membership",
+                "see above" if self.audited else NOT_MEASURED,
+            ),
             ("Privacy and law", "for the data protection officer; figures cannot settle it"),
         ]
         return Criterion("Compliance", "Do they keep to formats, privacy and law?", figures)
@@ -190,7 +198,9 @@ class DataCard:
             ("Inputs shown to belong together", f"{known} of {len(checks)} questions answered yes"),
             ("Known limits", "generator and site: in the model card of the bundle"),
         ]
-        return Criterion("Comprehension", "Can one see how they were made, and their limits?", figures)
+        return Criterion(
+            "Comprehension", "Can one see how they were made, and their limits?", figures
+        )
 
     def consistency(self) -> Criterion:
         """The same everywhere."""

@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from alignflow.evaluation.plots import COLOURS, principal_plane
+from alignflow.evaluation.sets import SYNTHETIC
 from alignflow.report.arms import Arm, difference
 from alignflow.report.tiles import plotted
 
@@ -27,8 +28,8 @@ LINK = "http://www.w3.org/1999/xlink"
 MARKERS = {"source": "o", "reference": "X", "unaligned": "^", "aligned": "s", "target": "D"}
 STYLE = {
     "svg.fonttype": "none",
-    "font.size": 8.5,
-    "axes.titlesize": 8.5,
+    "font.size": 9.5,
+    "axes.titlesize": 9.5,
     "axes.linewidth": 0.6,
     "legend.frameon": False,
     **{key: INK for key in ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color")},
@@ -50,18 +51,22 @@ def embedding(features: dict[str, Tensor], title: str) -> Markup:
             plot.scatter(
                 x,
                 y,
-                s=42 if few else 9,
+                s=44 if few else 13 if name in SYNTHETIC else 8,
                 marker=MARKERS[name],
-                alpha=1 if few else 0.55,
+                alpha=1 if few else 0.9 if name in SYNTHETIC else 0.45,
                 linewidths=0,
                 color=colour(name),
                 label=f"{name} ({len(points)})",
-                zorder=3 if few else 2,
+                zorder=4 if few else 3 if name in SYNTHETIC else 2,
             )
         for axis, share, number in zip("xy", shares, (1, 2), strict=True):
             plot.set(**{f"{axis}label": f"principal axis {number} ({share:.0%} of variance)"})
             plot.tick_params(axis=axis, labelbottom=False, labelleft=False, length=0)
-        figure.legend(loc="outside upper center", ncols=3, handletextpad=0.2, columnspacing=1)
+        legend = figure.legend(
+            loc="outside upper center", ncols=3, handletextpad=0.2, columnspacing=1
+        )
+        for handle in legend.legend_handles:
+            handle.set(sizes=[36], alpha=1)
         return as_svg(figure, title, "embedding")
 
 
@@ -89,7 +94,11 @@ def _intervals(panel: Axes, records: dict[str, dict[str, Any]]) -> None:
         floor = record["floor"]
         if floor["value"] is not None:
             panel.fill_betweenx(
-                [place - 0.45, place + 0.45], floor["low"], floor["high"], color="#999999", alpha=0.35,
+                [place - 0.45, place + 0.45],
+                floor["low"],
+                floor["high"],
+                color="#999999",
+                alpha=0.35,
                 linewidth=0,
             )
             panel.vlines(floor["value"], place - 0.45, place + 0.45, color="#777777", linewidth=1)
@@ -142,8 +151,15 @@ def speed_quality(samplers: dict[str, dict[str, Any]], title: str) -> Markup | N
             )
             errors = np.clip([value - low, high - value], 0, math.inf)
             plot.errorbar(
-                x, value, errors, marker=marker, color=shade, markersize=4.5, linewidth=1,
-                capsize=2, label=plain(label),
+                x,
+                value,
+                errors,
+                marker=marker,
+                color=shade,
+                markersize=4.5,
+                linewidth=1,
+                capsize=2,
+                label=plain(label),
             )
         plot.set_xscale("log", base=2)
         plot.xaxis.set_major_formatter("{x:g}")
@@ -159,7 +175,9 @@ def speed_quality(samplers: dict[str, dict[str, Any]], title: str) -> Markup | N
 def _line(name: str) -> str:
     """The samplers that a line joins: "teacher euler 8, torch fp32" without its steps."""
     first, _, runtime = name.partition(",")
-    return " ".join(w for w in first.split() if not w.isdigit()) + (f",{runtime}" if runtime else "")
+    return " ".join(w for w in first.split() if not w.isdigit()) + (
+        f",{runtime}" if runtime else ""
+    )
 
 
 def colour(name: str) -> str:

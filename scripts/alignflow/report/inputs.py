@@ -68,7 +68,9 @@ def read_speed(paths: str | list[str] | None) -> dict[str, dict[str, Any]] | Non
         return None
     found: dict[str, dict[str, Any]] = {}
     for path in [paths] if isinstance(paths, str) else paths:
-        arms = read_json(Path(path), "speed", ("arms",), "run benchmarks/sampler/quality.py")["arms"]
+        arms = read_json(Path(path), "speed", ("arms",), "run benchmarks/sampler/quality.py")[
+            "arms"
+        ]
         if not isinstance(arms, dict) or not all(isinstance(a, dict) for a in arms.values()):
             raise InputError(
                 f"speed '{path}': field 'arms' is no object of objects; "

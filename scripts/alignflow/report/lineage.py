@@ -72,7 +72,9 @@ class Lineage:
 
     def generators(self) -> dict[str, str | None]:
         """SHA-256 of the image flow's weights that drew each set of pairs, or of its bundle."""
-        return {name: self.drawn_by(name) or self.weights[name].get(IMAGE_FLOW) for name in SYNTHETIC}
+        return {
+            name: self.drawn_by(name) or self.weights[name].get(IMAGE_FLOW) for name in SYNTHETIC
+        }
 
     def drawn_by(self, name: str) -> str | None:
         """SHA-256 of the weights of the image flow that a set of pairs was drawn with."""
@@ -100,9 +102,7 @@ class Lineage:
         found.append(
             Check(
                 "it was aligned to the references shown here",
-                _same(
-                    self.alignment.get("references_sha256"), self.sets["reference"].fingerprint
-                ),
+                _same(self.alignment.get("references_sha256"), self.sets["reference"].fingerprint),
             )
         )
         measured = (self.evaluation or {}).get("sets", {})

@@ -46,9 +46,7 @@ IMAGES = {
     "spread": Metric(
         "Spread", "mean distance of different images, over that of real ones (1: as varied)", NEAR
     ),
-    "variance": Metric(
-        "Variance", "total variance, over that of real images (1: as varied)", NEAR
-    ),
+    "variance": Metric("Variance", "total variance, over that of real images (1: as varied)", NEAR),
 }
 MASKS = {
     "area": "share of the image",
@@ -61,15 +59,16 @@ MASK_NAME = re.compile(r"w1_(\w+)_class(\d+)")
 
 @dataclass(frozen=True)
 class Cell:
-    """A value with its interval, as text."""
+    """A value with its interval, as text, and a remark where it has another floor."""
 
     value: str
     interval: str
+    note: str = ""
 
 
 @dataclass(frozen=True)
 class Row:
-    """A line of a table: its metric, and a cell for each column (None: not measured)."""
+    """A line of a table: its metric, and a cell for each column (None: undefined)."""
 
     metric: Metric
     cells: list[Cell | None]
@@ -87,13 +86,17 @@ def image_rows(evaluation: dict[str, Any], columns: Sequence[str]) -> list[Row]:
     ]
 
 
-def panels(evaluation: dict[str, Any]) -> dict[str, tuple[str, dict[str, Any]]]:
-    """What the chart shows of them: every metric that some set has."""
+def panels(
+    evaluation: dict[str, Any], names: Sequence[str]
+) -> dict[str, tuple[str, dict[str, Any]]]:
+    """What the chart shows of them: every metric that one of the named sets has."""
     found = {}
-    for name, records in evaluation["metrics"].items():
+    for name, of_all in evaluation["metrics"].items():
+        records = {n: of_all[n] for n in names if n in of_all}
         if any(record["value"] is not None for record in records.values()):
             metric = IMAGES.get(name, Metric(name, "", ""))
-            found[name] = (f"{metric.title}: {metric.better}".replace(NEAR, "near the band"), records)
+            way = metric.better.replace(NEAR, "near the band")
+            found[name] = (f"{metric.title}: {way}", records)
     return found
 
 
@@ -103,8 +106,9 @@ def mask_rows(
     """Rows of the mask statistics, with the names of the classes."""
     rows = []
     for name, records in (evaluation["masks"] or {}).get("metrics", {}).items():
-        statistic, k = MASK_NAME.fullmatch(name).groups() if MASK_NAME.fullmatch(name) else (name, 0)
-        of = labels[int(k)] if 0 < int(k) < len(labels) else f"class {k}"
+        parts = MASK_NAME.fullmatch(name)
+        statistic, k = (parts[1], int(parts[2])) if parts else (name, 0)
+        of = labels[k] if 0 < k < len(labels) else "all"
         title = f"{statistic.capitalize()} of {of}"
         unit = MASKS.get(statistic, statistic)
         metric = Metric(title, f"Wasserstein-1 distance; {unit}", "lower is better")
@@ -138,15 +142,21 @@ def copy_rows(evaluation: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def present(evaluation: dict[str, Any], real_set: str) -> list[str]:
-    """Sets that were compared with real images, in the order of the page."""
-    order = ("unaligned", "aligned", "source", "reference")
+    """Sets that were compared with real images, in the order of the page.
+
+    References against the rest of the site are real against real, at a number of images of their
+    own: they would only confuse.
+    """
+    order = ("unaligned", "aligned", "source")
     known = {name for records in evaluation["metrics"].values() for name in records}
     return [name for name in order if name in known and name != real_set]
 
 
 def _cell(column: str, records: dict[str, Any], fall: dict[str, Any] | None) -> Cell | None:
     if column == "fall":
-        if fall is None or fall["value"] is None:
+        if fall is None:
+            return Cell("", "")
+        if fall["value"] is None:
             return None
         ends = [fall["low"], fall["high"]]
         shown = "" if None in ends else f"{percent(ends[0])} to {percent(ends[1])}"
@@ -154,4 +164,8 @@ def _cell(column: str, records: dict[str, Any], fall: dict[str, Any] | None) -> 
     record = records.get("aligned", {}).get("floor") if column == "floor" else records.get(column)
     if not record or record["value"] is None:
         return None
-    return Cell(number(record["value"]), interval(record))
+    note = ""
+    size = records.get("aligned", {}).get("n")
+    if column != "floor" and record["n"] != size:
+        note = f"at {record['n']} images; real {number(record['floor']['value'])}"
+    return Cell(number(record["value"]), interval(record), note)

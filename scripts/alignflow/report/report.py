@@ -151,17 +151,7 @@ class Report:
         kid = self.evaluation["metrics"].get("kid", {})
         step = (self.evaluation["fall"] or {}).get("kid") or {}
         if step.get("value") is not None:
-            ends = "" if step["low"] is None else (
-                f" (95% interval {percent(step['low'])} to {percent(step['high'])})"
-            )
-            found.append(
-                (
-                    "Do the images look more like the site's?",
-                    f"Of the distance between synthetic and real images of the site (KID, above "
-                    f"what real images have among each other) alignment removed "
-                    f"{percent(step['value'])}{ends}. All of it would be 100%; below 0 it did harm.",
-                )
-            )
+            found.append(("Do the images look more like the site's?", _look(step)))
         elif kid.get("aligned", {}).get("value") is not None:
             record = kid["aligned"]
             found.append(
@@ -181,7 +171,11 @@ class Report:
         one = dice["aligned"]
         before = dice.get("unaligned")
         earlier = f"; before alignment {number(before['mean'])}" if before else ""
-        real = f"; on real images of the site {number(dice['target']['mean'])}" if "target" in dice else ""
+        real = (
+            f"; on real images of the site {number(dice['target']['mean'])}"
+            if "target" in dice
+            else ""
+        )
         return [
             (
                 "Do the images follow their masks?",
@@ -204,14 +198,17 @@ class Report:
                 "Are real images copied?",
                 "Distance in pixels to the "
                 + ", to the ".join(found)
-                + ", over that of real images: below 1 is nearer than chance. It cannot exclude "
-                "single copies: look at the nearest pairs.",
+                + ", over that of real images of the site: below 1 is nearer. To the source that is "
+                "expected, since the site differs from it. Single copies are not excluded by this: "
+                "look at the nearest pairs.",
             )
         ]
 
     def samples(self) -> list[dict[str, Any]]:
         """Sets whose images are shown."""
-        names = [n for n in ("source", "reference", *SYNTHETIC) if self.real_images or n in SYNTHETIC]
+        names = [
+            n for n in ("source", "reference", *SYNTHETIC) if self.real_images or n in SYNTHETIC
+        ]
         return [
             {
                 "name": name,
@@ -262,7 +259,7 @@ class Report:
         labels = list(self.stage1.source.labels)
         sizes = self.evaluation["metrics"].get("kid", {}).get("aligned", {}).get("n")
         falls = ["fall"] if self.evaluation["fall"] else []
-        panels = metrics.panels(self.evaluation)
+        panels = metrics.panels(self.evaluation, columns)
         title = "Metrics of each set with intervals; bands show real images against real images"
         return {
             "columns": [*columns, "floor", *falls],
@@ -324,6 +321,22 @@ class Report:
             given=self.given,
             intended_use=self.intended_use,
         )
+
+
+def _look(step: dict[str, Any]) -> str:
+    """Whether alignment moved the images, from its share of KID with an interval."""
+    answer, ends = "It removed", ""
+    if step["low"] is not None:
+        ends = f" (95% interval {percent(step['low'])} to {percent(step['high'])})"
+        answer = "Not shown: it removed"
+        if step["low"] > 0:
+            answer = "Yes: it removed"
+        elif step["high"] < 0:
+            answer = "No, less so: it removed"
+    return (
+        f"{answer} {percent(step['value'])}{ends} of the distance to real images of the site (KID, "
+        "above what real images have among each other). All of it would be 100%; below 0 it grew."
+    )
 
 
 def _points_interval(record: dict[str, Any], signed: bool = False) -> str:

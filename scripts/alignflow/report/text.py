@@ -9,17 +9,18 @@ UNDEFINED = "not defined"
 
 
 def number(value: float | None) -> str:
-    """Three significant digits; thousands in full."""
+    """Three significant digits; whole numbers and thousands in full."""
     if value is None:
         return UNDEFINED
-    if isinstance(value, int) or (abs(value) >= 1000 and abs(value) < 1e15):
-        return f"{round(value):,}".replace(",", "\u202f").replace("-", MINUS)
-    text = f"{value:.3g}" if value == 0 or abs(value) >= 0.001 else f"{value:.1e}"
+    if isinstance(value, int) or 1000 <= abs(value) < 1e15:
+        text = f"{round(value):,}".replace(",", "\u202f")
+    else:
+        text = f"{value:#.3g}".rstrip(".")
     return text.replace("-", MINUS)
 
 
 def interval(record: dict[str, Any] | None) -> str:
-    """"low to high" of a record; "" where undefined."""
+    """ "low to high" of a record; "" where undefined."""
     if not record or record.get("low") is None or record.get("high") is None:
         return ""
     return f"{number(record['low'])} to {number(record['high'])}"

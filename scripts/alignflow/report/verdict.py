@@ -67,7 +67,10 @@ def best(arms: Sequence[Arm], kinds: Sequence[str]) -> Arm | None:
 
 def _answer(gain: dict[str, Any]) -> tuple[Answer, str]:
     if gain["low"] > 0:
-        return "better", f"Yes: the segmenter got better, by {points(gain['value'])} points of Dice."
+        return (
+            "better",
+            f"Yes: the segmenter got better, by {points(gain['value'])} points of Dice.",
+        )
     if gain["high"] < 0:
         return "worse", f"No: the segmenter got worse, by {points(-gain['value'])} points of Dice."
     return (
