@@ -161,10 +161,9 @@ class DataCard:
         with_class = pairs.labels.flatten(1)
         figures = [("Images with a mask", percent(len(pairs.labels) / len(pairs)))]
         for index, name in enumerate(list(self.stage1.source.labels)[1:], start=1):
-            share = (
-                float((with_class == index).any(dim=1).double().mean()) if len(with_class) else None
-            )
-            figures.append((f"Masks with {name}", percent(share)))
+            shares = (with_class == index).any(dim=1).double()
+            shown = percent(float(shares.mean())) if len(shares) else NOT_KNOWN
+            figures.append((f"Masks with {name}", shown))
         figures.append(("Record of how each was made", _said(bool(self.lineage.pairs["aligned"]))))
         return Criterion("Completeness", "Is everything there that the task needs?", figures)
 
@@ -182,7 +181,7 @@ class DataCard:
                 else NOT_MEASURED,
             ),
             (
-                "Further audit of copies or membership",
+                "Further audit of copies",
                 "see above" if self.audited else NOT_MEASURED,
             ),
             ("Privacy and law", "for the data protection officer; figures cannot settle it"),

@@ -5,12 +5,13 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal, cast
 from xml.etree import ElementTree
 
 import matplotlib
 import numpy as np
 from markupsafe import Markup
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
@@ -26,7 +27,7 @@ MOST_POINTS = 300  # of a set in the plane; more only hide each other
 SVG = "http://www.w3.org/2000/svg"
 LINK = "http://www.w3.org/1999/xlink"
 MARKERS = {"source": "o", "reference": "X", "unaligned": "^", "aligned": "s", "target": "D"}
-STYLE = {
+STYLE: Any = {
     "svg.fonttype": "none",
     "font.size": 9.5,
     "axes.titlesize": 9.5,
@@ -59,14 +60,15 @@ def embedding(features: dict[str, Tensor], title: str) -> Markup:
                 label=f"{name} ({len(points)})",
                 zorder=4 if few else 3 if name in SYNTHETIC else 2,
             )
-        for axis, share, number in zip("xy", shares, (1, 2), strict=True):
+        axes: tuple[Literal["x", "y"], ...] = ("x", "y")
+        for axis, share, number in zip(axes, shares, (1, 2), strict=True):
             plot.set(**{f"{axis}label": f"principal axis {number} ({share:.0%} of variance)"})
             plot.tick_params(axis=axis, labelbottom=False, labelleft=False, length=0)
         legend = figure.legend(
             loc="outside upper center", ncols=3, handletextpad=0.2, columnspacing=1
         )
         for handle in legend.legend_handles:
-            handle.set(sizes=[36], alpha=1)
+            cast("Artist", handle).set(sizes=[36], alpha=1)
         return as_svg(figure, title, "embedding")
 
 
@@ -93,15 +95,10 @@ def _intervals(panel: Axes, records: dict[str, dict[str, Any]]) -> None:
     for place, (name, record) in enumerate(reversed(records.items())):
         floor = record["floor"]
         if floor["value"] is not None:
-            panel.fill_betweenx(
-                [place - 0.45, place + 0.45],
-                floor["low"],
-                floor["high"],
-                color="#999999",
-                alpha=0.35,
-                linewidth=0,
-            )
-            panel.vlines(floor["value"], place - 0.45, place + 0.45, color="#777777", linewidth=1)
+            ends = [place - 0.45, place + 0.45]
+            band: Any = {"color": "#999999", "alpha": 0.35, "linewidth": 0}
+            panel.fill_betweenx(ends, floor["low"], floor["high"], **band)
+            panel.vlines(floor["value"], *ends, color="#777777", linewidth=1)
         panel.hlines(place, record["low"], record["high"], color=colour(name), linewidth=1.6)
         panel.plot(record["value"], place, MARKERS[name], color=colour(name), markersize=4.5)
     panel.set_yticks(range(len(records)), list(reversed(records)))
@@ -174,10 +171,8 @@ def speed_quality(samplers: dict[str, dict[str, Any]], title: str) -> Markup | N
 
 def _line(name: str) -> str:
     """The samplers that a line joins: "teacher euler 8, torch fp32" without its steps."""
-    first, _, runtime = name.partition(",")
-    return " ".join(w for w in first.split() if not w.isdigit()) + (
-        f",{runtime}" if runtime else ""
-    )
+    first, comma, runtime = name.partition(",")
+    return " ".join(w for w in first.split() if not w.isdigit()) + comma + runtime
 
 
 def colour(name: str) -> str:
@@ -213,7 +208,7 @@ def as_svg(figure: Figure, title: str, name: str) -> Markup:
     ElementTree.register_namespace("", SVG)
     ElementTree.register_namespace("xlink", LINK)
     text = ElementTree.tostring(root, encoding="unicode")
-    return Markup(text.replace(INK, "currentColor"))  # noqa: S704 - of matplotlib's own making
+    return Markup(text.replace(INK, "currentColor"))  # of matplotlib's own making
 
 
 def _keep_ids_apart(root: ElementTree.Element, name: str) -> None:

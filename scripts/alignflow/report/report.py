@@ -23,7 +23,6 @@ from alignflow.stage1 import Stage1
 
 logger = logging.getLogger(__name__)
 
-REAL = ("source", "reference", "target")
 NEAREST = 4  # pairs of each kind in the copy audit
 LARGE = 5_000_000  # bytes
 KINDS = {
@@ -171,11 +170,9 @@ class Report:
         one = dice["aligned"]
         before = dice.get("unaligned")
         earlier = f"; before alignment {number(before['mean'])}" if before else ""
-        real = (
-            f"; on real images of the site {number(dice['target']['mean'])}"
-            if "target" in dice
-            else ""
-        )
+        real = ""
+        if "target" in dice:
+            real = f"; on real images of the site {number(dice['target']['mean'])}"
         return [
             (
                 "Do the images follow their masks?",
@@ -198,17 +195,15 @@ class Report:
                 "Are real images copied?",
                 "Distance in pixels to the "
                 + ", to the ".join(found)
-                + ", over that of real images of the site: below 1 is nearer. To the source that is "
-                "expected, since the site differs from it. Single copies are not excluded by this: "
-                "look at the nearest pairs.",
+                + ", over that of real images of the site: below 1 is nearer. To the source that "
+                "is expected, since the site differs from it. Single copies are not excluded by "
+                "this: look at the nearest pairs.",
             )
         ]
 
     def samples(self) -> list[dict[str, Any]]:
         """Sets whose images are shown."""
-        names = [
-            n for n in ("source", "reference", *SYNTHETIC) if self.real_images or n in SYNTHETIC
-        ]
+        names = ("source", "reference", *SYNTHETIC) if self.real_images else SYNTHETIC
         return [
             {
                 "name": name,

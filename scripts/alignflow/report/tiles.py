@@ -115,7 +115,7 @@ class TileMaker:
             count: most pairs.
         """
         generated, known = self.sets["aligned"], self.sets[known_name]
-        distances, index = nearest(*(points(s, view) for s in (generated, known)))
+        distances, index = nearest(points(generated, view), points(known, view))
         unit = self.real_distance(known_name, view)
         order = np.argsort(distances, kind="stable")[:count]
         return [
