@@ -98,7 +98,7 @@ def _intervals(panel: Axes, records: dict[str, dict[str, Any]]) -> None:
             ends = [place - 0.45, place + 0.45]
             band: Any = {"color": "#999999", "alpha": 0.35, "linewidth": 0}
             panel.fill_betweenx(ends, floor["low"], floor["high"], **band)
-            panel.vlines(floor["value"], *ends, color="#777777", linewidth=1)
+            panel.vlines(floor["value"], ends[0], ends[1], color="#777777", linewidth=1)
         panel.hlines(place, record["low"], record["high"], color=colour(name), linewidth=1.6)
         panel.plot(record["value"], place, MARKERS[name], color=colour(name), markersize=4.5)
     panel.set_yticks(range(len(records)), list(reversed(records)))
