@@ -159,7 +159,8 @@ def _origin(folder: Path, digest: str, generators: dict[str, str | None]) -> tup
         return "without", settings
     pairs = Path(str(made["config"].get("pairs_dir"))) / "provenance.json"
     drawn = (read_optional(pairs, "segment_dir") or {}).get("weights_sha256", {}).get("model.pt")
-    for kind in ("unaligned", "aligned"):
+    # where alignment kept the weights that it began with, pairs of both are aligned ones
+    for kind in ("aligned", "unaligned"):
         if drawn is not None and drawn == generators.get(kind):
             return kind, settings
     return "synthetic", settings

@@ -150,18 +150,23 @@ class Report:
         kid = self.evaluation["metrics"].get("kid", {})
         step = (self.evaluation["fall"] or {}).get("kid") or {}
         if step.get("value") is not None:
-            found.append(("Do the images look more like the site's?", _look(step)))
+            found.append(("Do the images look more like the site's?", _look(step, self.real())))
         elif kid.get("aligned", {}).get("value") is not None:
             record = kid["aligned"]
             found.append(
                 (
                     "Do the images look like the site's?",
-                    f"KID {number(record['value'])} ({interval(record)}); real images among each "
-                    f"other have {number(record['floor']['value'])}.",
+                    f"KID to {self.real()} {number(record['value'])} ({interval(record)}); real "
+                    f"images among each other have {number(record['floor']['value'])}.",
                 )
             )
         found += self._glance_masks() + self._glance_copies()
         return found
+
+    def real(self) -> str:
+        """What the evaluation compared with."""
+        unseen = (self.evaluation or {})["unseen"]
+        return "unseen images of the site" if unseen else "the references that it was fitted to"
 
     def _glance_masks(self) -> list[tuple[str, str]]:
         dice = (self.evaluation or {})["faithfulness"]["dice"]
@@ -318,7 +323,7 @@ class Report:
         )
 
 
-def _look(step: dict[str, Any]) -> str:
+def _look(step: dict[str, Any], real: str) -> str:
     """Whether alignment moved the images, from its share of KID with an interval."""
     answer, ends = "It removed", ""
     if step["low"] is not None:
@@ -329,8 +334,8 @@ def _look(step: dict[str, Any]) -> str:
         elif step["high"] < 0:
             answer = "No, less so: it removed"
     return (
-        f"{answer} {percent(step['value'])}{ends} of the distance to real images of the site (KID, "
-        "above what real images have among each other). All of it would be 100%; below 0 it grew."
+        f"{answer} {percent(step['value'])}{ends} of the distance to {real} (KID, above what real "
+        "images have among each other). All of it would be 100%; below 0 it grew."
     )
 
 
