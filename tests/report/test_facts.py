@@ -2,7 +2,7 @@
 
 import json
 
-from alignflow.report.facts import lines
+from alignflow.report.facts import lines, sentences
 
 AUDIT = {
     "membership": {
@@ -34,6 +34,13 @@ def test_names_do_not():
     for name in ("Smith", "Doe", "Patient", "/data"):
         assert name not in text
     assert ("nearest", "2 entries, in the file") in lines(AUDIT)
+
+
+def test_words_of_the_audit_itself():
+    assert sentences({"words": ["copies: 0 of 48 pairs", 3], "note": "x"}) == [
+        "copies: 0 of 48 pairs"
+    ]
+    assert sentences({"words": "copies"}) == sentences({}) == [] == lines({"words": ["copies"]})
 
 
 def test_a_page_is_not_flooded():

@@ -107,9 +107,15 @@ def test_nearest_pairs_find_a_copy():
 
 
 def test_pairs_of_one_number_stand_side_by_side():
+    """Also where some pairs of one set were taken away."""
     sets = {
-        "aligned": image_set(torch.zeros(9, 1, 4, 4)),
+        "aligned": image_set(torch.zeros(4, 1, 4, 4)),
         "unaligned": image_set(torch.zeros(5, 1, 4, 4)),
     }
-    shown = {name: [t.name.split()[1] for t in maker(sets).shown(name, 3)] for name in sets}
-    assert shown["aligned"] == shown["unaligned"] == ["1", "3", "5"]
+    for images, numbers in ((sets["aligned"], (0, 2, 3, 9)), (sets["unaligned"], range(5))):
+        images.names[:] = [f"pair_{k:05}.png" for k in numbers]
+    for name in sets:
+        assert [t.name for t in maker(sets).shown(name, 3)] == [f"{name} {k}" for k in (0, 2, 3)]
+        assert len(maker(sets).shown(name, 8)) == 3
+    strangers = {"aligned": image_set(torch.zeros(3, 1, 4, 4))}
+    assert [t.name for t in maker(strangers).shown("aligned", 2)] == ["aligned 1", "aligned 3"]

@@ -10,7 +10,19 @@ from alignflow.report.text import interval, number
 MOST_ENTRIES = 24  # more of one kind are a list of cases, and a case may bear a name
 MOST_LINES = 80
 PLAIN_WORD = re.compile(r"[A-Za-z][A-Za-z0-9_ %+()-]{0,40}")
-SAID = {"answer", "attack", "description", "kind", "meaning", "method", "note", "space", "verdict"}
+LEFT_OUT = {"config", "provenance", "versions", "words"}
+SAID = {
+    "answer",
+    "calibrated on",
+    "attack",
+    "description",
+    "kind",
+    "meaning",
+    "method",
+    "note",
+    "space",
+    "verdict",
+}
 """Fields whose text is the writer's own, and not a name found in the data."""
 
 
@@ -24,6 +36,12 @@ def lines(content: Any, title: str = "") -> list[tuple[str, str]]:
     if len(found) > MOST_LINES:
         found = [*found[:MOST_LINES], ("and more", f"{len(found) - MOST_LINES} lines in the file")]
     return found
+
+
+def sentences(content: dict[str, Any]) -> list[str]:
+    """The outcome in the words of the run that wrote it, where it has such ("words")."""
+    words = content.get("words")
+    return [one for one in words if isinstance(one, str)] if isinstance(words, list) else []
 
 
 def _lines(content: Any, title: str) -> list[tuple[str, str]]:
@@ -44,7 +62,7 @@ def _lines(content: Any, title: str) -> list[tuple[str, str]]:
         return [(title, f"{len(content)} entries, in the file")]
     found = []
     for key, value in content.items():
-        if key in ("provenance", "config", "versions") or not PLAIN_WORD.fullmatch(key):
+        if key in LEFT_OUT or not PLAIN_WORD.fullmatch(key):
             continue
         found += _lines(value, f"{title}: {_spoken(key)}" if title else _spoken(key))
     return found

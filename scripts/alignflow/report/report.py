@@ -136,6 +136,7 @@ class Report:
             "embedding": self.embedding(),
             "copies": self.copies(),
             "audit": None if self.audit is None else facts.lines(self.audit),
+            "audit_words": facts.sentences(self.audit or {}),
             "speed": self.speed(),
             "card": self.card(),
             "lineage": self.lineage,

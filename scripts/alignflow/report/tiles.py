@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -21,13 +22,15 @@ from alignflow.pictures import image_tiles
 OUTLINES = ("#56B4E9", "#F0E442", "#CC79A7", "#009E73", "#E69F00")
 """Colours of the classes 1, 2, ..., repeated; of the palette of Okabe and Ito."""
 
+PAIR = re.compile(r"pair_(\d+)")
+
 
 @dataclass(frozen=True)
 class Tile:
     """One image.
 
     Attributes:
-        name: "reference 3"; with the file's name where these are asked for.
+        name: "reference 3", in the order of the folder; of a pair its own number; with the file's name where these are asked for.
         png: data URI.
         width, height: of the picture, pixels; outlines are in the same coordinates.
         outlines: (colour, SVG path) of each class.
@@ -79,11 +82,16 @@ class TileMaker:
 
         Of two sets of pairs those of the same numbers: they began from the same noise.
         """
-        among = len(self.sets[name])
+        rows = list(range(len(self.sets[name])))
         if name in SYNTHETIC:
-            among = min(len(self.sets[one]) for one in SYNTHETIC if one in self.sets)
-        numbers = np.linspace(0, among - 1, min(count, among)).round().astype(int)
-        return [self.tile(name, int(k)) for k in numbers]
+            rows = self.in_common(name) or rows
+        return [self.tile(name, rows[int(k)]) for k in plotted(len(rows), count)]
+
+    def in_common(self, name: str) -> list[int]:
+        """The pairs of a set whose number every set of pairs has; some may be in quarantine."""
+        found = [{number_of(n) for n in self.sets[s].names} for s in SYNTHETIC if s in self.sets]
+        common = set.intersection(*found) - {None}
+        return [k for k, n in enumerate(self.sets[name].names) if number_of(n) in common]
 
     def tile(self, name: str, number: int) -> Tile:
         """One image of a set."""
@@ -97,7 +105,8 @@ class TileMaker:
             label = None if label is None else _smaller(label, size)
         shown = self.rows(image_tiles(image)[0])
         outlines = [] if label is None else outline_paths(self.rows(label.numpy()))
-        title = f"{name} {number + 1}"
+        own = number_of(images.names[number]) if name in SYNTHETIC else None
+        title = f"{name} {number + 1 if own is None else own}"
         if self.file_names:
             title = f"{title}, {images.names[number]}"
         return Tile(title, data_uri(shown), shown.shape[1], shown.shape[0], outlines)
@@ -136,6 +145,12 @@ class TileMaker:
                 return None
             return float(np.median(nearest(known, known, leave_one_out=True)[0]))
         return float(np.median(nearest(points(self.sets[real_name], view), known)[0]))
+
+
+def number_of(name: str) -> int | None:
+    """Of a pair, from the name of its file: 12 of "pair_00012.png"; None of other names."""
+    found = PAIR.match(name)
+    return int(found[1]) if found else None
 
 
 def points(images: ImageSet, view: str) -> Tensor:
