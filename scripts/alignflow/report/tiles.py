@@ -30,7 +30,8 @@ class Tile:
     """One image.
 
     Attributes:
-        name: "reference 3", in the order of the folder; of a pair its own number; with the file's name where these are asked for.
+        name: "reference 3", in the order of the folder; of a pair its own number; with the file's
+            name where these are asked for.
         png: data URI.
         width, height: of the picture, pixels; outlines are in the same coordinates.
         outlines: (colour, SVG path) of each class.
