@@ -228,6 +228,7 @@ def test_everything_given(full):
     assert "yes : the aligned pairs were drawn with the weights of the aligned" in page.words
     assert "not known : it was aligned to the references" in page.words
     assert "Holds real images" in page.words
+    assert "began from the same noise" not in page.words  # their seeds are 0 and 1
     assert len(full) < 5_000_000
 
 

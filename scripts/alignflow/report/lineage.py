@@ -137,6 +137,11 @@ class Lineage:
         rows += [(key, [_setting(c, key) for c in configs]) for key in SETTINGS]
         return [(key.replace("_", " "), v) for key, v in rows if set(v) != {NOT_KNOWN}]
 
+    def same_noise(self) -> bool:
+        """Whether unaligned and aligned pairs of one number began from the same noise."""
+        seeds = [self.pairs[name].get("seed") for name in SYNTHETIC]
+        return None not in seeds and seeds[0] == seeds[1] and not self.started_from_images()
+
     def started_from_images(self) -> bool:
         """Whether pairs began from real images and not from noise alone."""
         starts = [made.get("config", {}).get("start_time") for made in self.pairs.values()]
