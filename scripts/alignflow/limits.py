@@ -64,6 +64,8 @@ NUMBERS = {
     "feature_weight": Number(0),
     "huber_delta": Number(1e-6),
     "tolerance": Number(0),
+    "shown": COUNT,
+    "tile_size": Number(16, 1024, whole=True),
 }
 CHOICES = {
     "image_solver": tuple(STEPS),
@@ -77,12 +79,14 @@ CHOICES = {
 }
 SWITCHES = (
     "compile",
+    "file_names",
     "foreground_only",
     "mirror_x",
     "mirror_y",
     "mlflow",
     "native_size",
     "whole_volumes",
+    "real_images",
 )
 
 

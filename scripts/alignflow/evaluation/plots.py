@@ -13,23 +13,41 @@ from torch import Tensor
 from alignflow.files import replacing
 
 COLOURS = {
-    "source": "tab:blue",
-    "reference": "black",
-    "unaligned": "tab:orange",
-    "aligned": "tab:red",
-    "target": "tab:green",
+    "source": "#0072B2",
+    "reference": "#000000",
+    "unaligned": "#E69F00",
+    "aligned": "#D55E00",
+    "target": "#009E73",
 }
+"""Of the sets; from the palette of Okabe and Ito (2008), which the colour-blind can tell apart."""
+
+
+def principal_plane(features: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[float]]:
+    """Sets of features (N, D), D >= 2, in the plane of the two principal axes of all of them.
+
+    Of either direction of an axis the one is taken in which its largest entry is positive.
+
+    Returns:
+        The sets as points (N, 2), and the share of the variance along each axis.
+    """
+    every = torch.cat(list(features.values()))
+    centre = every.mean(dim=0)
+    scatter = (every - centre).T @ (every - centre)
+    values, vectors = torch.linalg.eigh(scatter)
+    axes = vectors[:, -2:].flip(1)
+    largest = axes.gather(0, axes.abs().argmax(dim=0, keepdim=True))
+    axes = axes * largest.sign()
+    shares = values[-2:].flip(0).clamp(min=0) / scatter.trace().clamp(min=1e-300)
+    return {name: (points - centre) @ axes for name, points in features.items()}, shares.tolist()
 
 
 def feature_scatter(path: Path, features: dict[str, Tensor]) -> None:
     """Sets of features (N, D) in the plane of the two principal axes of all of them."""
-    every = torch.cat(list(features.values()))
-    centre = every.mean(dim=0)
-    axes = torch.linalg.eigh((every - centre).T @ (every - centre)).eigenvectors[:, -2:].flip(1)
+    in_plane, _ = principal_plane(features)
     figure = Figure(figsize=(6, 5), layout="constrained")
     plot = figure.subplots()
-    for name, points in features.items():
-        x, y = ((points - centre) @ axes).T
+    for name, points in in_plane.items():
+        x, y = points.T
         marked = name == "reference"
         plot.scatter(
             x,

@@ -31,6 +31,10 @@ class ImageSet:
     labels: Tensor
     """Their masks, class indices (M, 1, X, Y)."""
     fingerprint: str
+    names: list[str]
+    """File of each image."""
+    given: list[bool]
+    """Which images come with a mask."""
 
     def __len__(self) -> int:
         return len(self.images)
@@ -106,4 +110,6 @@ def _image_set(directory: str, read: References, encoder: nn.Module, batch_size:
         masked=read.images[given],
         labels=empty if read.labels is None else read.labels[given],
         fingerprint=read.fingerprint,
+        names=read.names,
+        given=read.given,
     )

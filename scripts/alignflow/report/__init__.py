@@ -1,0 +1,1 @@
+"""`run report`: what is known of a set of pairs, in one HTML file."""

@@ -1,0 +1,191 @@
+"""Segmenters that were scored at the site, and how they differ."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from alignflow.errors import InputError
+from alignflow.evaluation.copies import Table
+from alignflow.evaluation.faithfulness import bootstrap_interval
+from alignflow.report.inputs import read_json, read_optional
+
+Kind = Literal["without", "unaligned", "aligned", "synthetic", "unknown"]
+"""What a segmenter learnt from: real pairs alone; and pairs of the bundle before or after
+alignment, or of one that cannot be told; or there is no record of it."""
+
+OF_A_RUN = {
+    "_meta_",
+    "bundle_root",
+    "dataset_dir",
+    "device",
+    "model_dir",
+    "output_dir",
+    "pairs_dir",
+    "seed",
+    "segmenter_dir",
+    "test_dir",
+}
+"""Keys of a segmenter's config that do not tell one arm from another."""
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A segmenter's setting, averaged over the seeds that it was trained with.
+
+    Attributes:
+        name: of its folder, or what the folders of its seeds have in common.
+        kind: see `Kind`.
+        settings: what two arms must share to differ by their pairs alone; "" where unknown.
+        seeds: number of trainings.
+        dice, iou: of each image, (images,), mean over classes and seeds; NaN without foreground.
+    """
+
+    name: str
+    kind: Kind
+    settings: str
+    seeds: int
+    dice: Table
+    iou: Table
+
+    @property
+    def counted(self) -> int:
+        """Images with foreground."""
+        return int((~np.isnan(self.dice)).sum())
+
+    def score(self, of: str = "dice") -> dict[str, float | None]:
+        """Mean over images, in [0, 1], with its 95% bootstrap interval."""
+        return mean_interval(getattr(self, of))
+
+
+@dataclass(frozen=True)
+class _Scored:
+    """One folder: what `run segment` or `run test` wrote."""
+
+    folder: Path
+    kind: Kind
+    settings: str
+    images_sha256: str
+    images: tuple[str, ...]
+    dice: Table
+    iou: Table
+
+
+def read_arms(
+    folders: str | Sequence[str] | None, generators: dict[str, str | None]
+) -> list[Arm] | None:
+    """The arms in some folders, in their order; None without any.
+
+    A folder holds `scores.json` (and `segmenter.json`), or folders that do. Folders whose configs
+    differ by their seed alone are one arm.
+
+    Args:
+        folders: one, or a list.
+        generators: SHA-256 of the image flow's weights, of "unaligned" and "aligned"; None where
+            unknown.
+
+    Raises:
+        InputError: no scores, damaged ones, or arms that were scored on different images.
+    """
+    if folders is None:
+        return None
+    given = [folders] if isinstance(folders, str) else list(folders)
+    scored = [_read(path, generators) for folder in given for path in _scored_folders(folder)]
+    for other in scored[1:]:
+        same = (other.images_sha256, other.images) == (scored[0].images_sha256, scored[0].images)
+        if not same:
+            raise InputError(
+                f"segment_dir: '{scored[0].folder}' and '{other.folder}' were scored on different "
+                "images; score both on one test_dir"
+            )
+    groups: dict[tuple[str, str], list[_Scored]] = {}
+    for number, one in enumerate(scored):
+        groups.setdefault((one.kind, one.settings or str(number)), []).append(one)
+    return [_average(group) for group in groups.values()]
+
+
+def _scored_folders(folder: str) -> list[Path]:
+    root = Path(folder)
+    found = [root] if (root / "scores.json").is_file() else []
+    found = found or sorted(path.parent for path in root.glob("*/scores.json"))
+    if not found:
+        raise InputError(
+            f"segment_dir '{folder}': no scores.json in it; run segment with a test_dir"
+        )
+    return found
+
+
+def _read(folder: Path, generators: dict[str, str | None]) -> _Scored:
+    path = folder / "scores.json"
+    needed = ("images", "images_sha256", "segmenter_sha256")
+    content = read_json(path, "segment_dir", needed, "run segment with a test_dir")
+    try:
+        images = content["images"]
+        tables = {name: _image_means([one[name] for one in images.values()]) for name in SCORES}
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise InputError(
+            f"segment_dir '{path}': damaged ({error}); run segment with a test_dir again"
+        ) from error
+    if (~np.isnan(tables["dice"])).sum() < 2:
+        raise InputError(f"segment_dir '{path}': fewer than two images with foreground; give more")
+    kind, settings = _origin(folder, content["segmenter_sha256"], generators)
+    return _Scored(folder, kind, settings, content["images_sha256"], tuple(images), **tables)
+
+
+SCORES = ("dice", "iou")
+
+
+def _image_means(rows: list[dict[str, float | None]]) -> Table:
+    """Mean over the classes that an image has; NaN where it has none."""
+    found = [[float(v) for v in row.values() if v is not None] for row in rows]
+    return np.array([np.mean(values) if values else np.nan for values in found])
+
+
+def _origin(folder: Path, digest: str, generators: dict[str, str | None]) -> tuple[Kind, str]:
+    """What a segmenter learnt from, and its settings, from the record beside its scores."""
+    record = read_optional(folder / "segmenter.json", "segment_dir") or {}
+    made = record.get("provenance", {})
+    if made.get("weights_sha256") != digest or not isinstance(made.get("config"), dict):
+        return "unknown", ""
+    config = {key: value for key, value in made["config"].items() if key not in OF_A_RUN}
+    settings = json.dumps(config, sort_keys=True, default=str)
+    if made.get("synthetic") == 0:
+        return "without", settings
+    pairs = Path(str(made["config"].get("pairs_dir"))) / "provenance.json"
+    drawn = (read_optional(pairs, "segment_dir") or {}).get("weights_sha256", {}).get("model.pt")
+    # where alignment kept the weights that it began with, pairs of both are aligned ones
+    for kind in ("aligned", "unaligned"):
+        if drawn is not None and drawn == generators.get(kind):
+            return kind, settings
+    return "synthetic", settings
+
+
+def _average(group: list[_Scored]) -> Arm:
+    names = [one.folder.name for one in group]
+    common = os.path.commonprefix(names).rstrip("_-. ") or names[0]
+    return Arm(
+        name=common,
+        kind=group[0].kind,
+        settings=group[0].settings,
+        seeds=len(group),
+        dice=np.mean([one.dice for one in group], axis=0),
+        iou=np.mean([one.iou for one in group], axis=0),
+    )
+
+
+def mean_interval(values: Table) -> dict[str, float | None]:
+    """Mean of the numbers that are not NaN, with its 95% bootstrap interval."""
+    known = values[~np.isnan(values)]
+    low, high = bootstrap_interval([known], np.mean)
+    return {"value": float(known.mean()), "low": low, "high": high}
+
+
+def difference(arm: Arm, base: Arm) -> dict[str, Any]:
+    """Dice of an arm less that of another, image by image, with its paired 95% interval."""
+    return mean_interval(arm.dice - base.dice)

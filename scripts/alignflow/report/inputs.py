@@ -1,0 +1,81 @@
+"""The JSON files that other runs wrote, read with checks."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from alignflow.errors import InputError
+
+
+def read_json(path: Path, key: str, needed: tuple[str, ...], mend: str) -> dict[str, Any]:
+    """The object in a JSON file.
+
+    Args:
+        path: of the file.
+        key: of the config that led to it, named in the errors.
+        needed: fields that it must have.
+        mend: command that writes it, named in the errors.
+
+    Raises:
+        InputError: no such file, no JSON object, or a field is missing.
+    """
+    if not path.is_file():
+        raise InputError(f"{key}: no file '{path}'; {mend}")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{key} '{path}': not valid JSON ({error}); {mend} again") from error
+    known = content if isinstance(content, dict) else {}
+    for field in needed:
+        if field not in known:
+            raise InputError(f"{key} '{path}': no field '{field}'; {mend} again")
+    if not isinstance(content, dict):
+        raise InputError(f"{key} '{path}': no JSON object; {mend} again")
+    return content
+
+
+def read_optional(path: Path, key: str) -> dict[str, Any] | None:
+    """The same, None where there is no such file."""
+    if not path.is_file():
+        return None
+    return read_json(path, key, (), "write it")
+
+
+def read_evaluation(folder: str | None) -> dict[str, Any] | None:
+    """`evaluation.json` of `run evaluate`; None without a folder."""
+    if folder is None:
+        return None
+    needed = ("sets", "metrics", "fall", "copies", "masks", "faithfulness", "encoder", "unseen")
+    return read_json(Path(folder) / "evaluation.json", "evaluation_dir", needed, "run evaluate")
+
+
+def read_audit(folder: str | None) -> dict[str, Any] | None:
+    """`audit.json` of a copy audit; None without a folder."""
+    if folder is None:
+        return None
+    return read_json(Path(folder) / "audit.json", "audit_dir", (), "run the audit")
+
+
+def read_speed(paths: str | list[str] | None) -> dict[str, dict[str, Any]] | None:
+    """{sampler: figures} of one or more JSON files of `benchmarks/sampler`; None without any.
+
+    Several files add to each other: `quality.py` knows the distance, `speed.py` the images a
+    second.
+    """
+    if paths is None:
+        return None
+    found: dict[str, dict[str, Any]] = {}
+    for path in [paths] if isinstance(paths, str) else paths:
+        arms = read_json(Path(path), "speed", ("arms",), "run benchmarks/sampler/quality.py")[
+            "arms"
+        ]
+        if not isinstance(arms, dict) or not all(isinstance(a, dict) for a in arms.values()):
+            raise InputError(
+                f"speed '{path}': field 'arms' is no object of objects; "
+                "run benchmarks/sampler/quality.py again"
+            )
+        for name, figures in arms.items():
+            found[name] = found.get(name, {}) | figures
+    return found

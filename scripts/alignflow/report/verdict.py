@@ -1,0 +1,144 @@
+"""Did the segmenter get better at the site, by how much, how sure: in plain language."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from alignflow.report.arms import Arm, difference
+from alignflow.report.text import points, signed_points
+
+Answer = Literal["better", "worse", "unclear", "unknown"]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What stands first on the page.
+
+    Attributes:
+        answer: of the four.
+        headline: one line.
+        sentences: what it rests on.
+    """
+
+    answer: Answer
+    headline: str
+    sentences: list[str] = field(default_factory=list)
+
+
+def judge(arms: Sequence[Arm] | None) -> Verdict:
+    """Compare the best segmenter with aligned pairs to the best one without pairs.
+
+    The strongest of several segmenters without pairs is the one to beat: a weaker one would
+    flatter the pairs. Segmenters known to have learnt from unaligned pairs take no part.
+    """
+    if not arms:
+        return Verdict(
+            "unknown",
+            "Not known: no segmenter was scored at the site.",
+            [
+                "Whether a segmenter gets better at the site cannot be known without labelled "
+                "images of the site. Figures on the look of the images, below, do not replace it."
+            ],
+        )
+    base, candidate = baseline(arms), best(arms, ("aligned", "synthetic"))
+    if base is None or candidate is None:
+        missing = "without synthetic pairs" if base is None else "with aligned pairs"
+        return Verdict(
+            "unknown",
+            f"Not known: no segmenter {missing} was scored at the site.",
+            [_alone(candidate or base or arms[0])],
+        )
+    gain = difference(candidate, base)
+    return Verdict(*_answer(gain), _grounds(arms, candidate, base, gain))
+
+
+def baseline(arms: Sequence[Arm]) -> Arm | None:
+    """The segmenter without pairs that does best at the site."""
+    return best(arms, ("without",))
+
+
+def best(arms: Sequence[Arm], kinds: Sequence[str]) -> Arm | None:
+    """The one of these kinds with the largest mean Dice."""
+    among = [arm for arm in arms if arm.kind in kinds]
+    return max(among, key=lambda arm: arm.score()["value"] or 0.0, default=None)
+
+
+def _answer(gain: dict[str, Any]) -> tuple[Answer, str]:
+    if gain["low"] > 0:
+        return (
+            "better",
+            f"Yes: the segmenter got better, by {points(gain['value'])} points of Dice.",
+        )
+    if gain["high"] < 0:
+        return "worse", f"No: the segmenter got worse, by {points(-gain['value'])} points of Dice."
+    return (
+        "unclear",
+        f"Not shown: Dice changed by {signed_points(gain['value'])} points, within what chance "
+        "allows.",
+    )
+
+
+def _grounds(arms: Sequence[Arm], candidate: Arm, base: Arm, gain: dict[str, Any]) -> list[str]:
+    low, high = signed_points(gain["low"]), signed_points(gain["high"])
+    sentences = [
+        f"With aligned pairs ({candidate.name}) Dice is {points(candidate.score()['value'])}, "
+        f"without ({base.name}) {points(base.score()['value'])}: means over {base.counted} "
+        f"labelled images of the site, in points of 100. The difference, image by image, is "
+        f"{signed_points(gain['value'])} points, 95% interval {low} to {high}.",
+    ]
+    if gain["low"] <= 0 <= gain["high"]:
+        sentences.append(
+            "The interval holds 0: with these images neither a gain nor a loss is shown. "
+            f"A gain of more than {points(max(gain['high'], 0))} points is unlikely, and so is a "
+            f"loss of more than {points(max(-gain['low'], 0))}."
+        )
+    sentences.append(_trainings(candidate, base))
+    if candidate.kind == "synthetic":
+        sentences.append(
+            "That its pairs are of the aligned bundle is taken on trust: the folder of these pairs "
+            "is no longer there to tell."
+        )
+    others = [arm for arm in arms if arm.kind in ("aligned", "synthetic")]
+    if len(others) > 1:
+        sentences.append(
+            f"Of {len(others)} segmenters with pairs the best is taken, which flatters it."
+        )
+    before = next(
+        (a for a in arms if a.kind == "unaligned" and a.settings == candidate.settings), None
+    )
+    if before is not None:
+        step = difference(candidate, before)
+        sentences.append(
+            f"Alignment alone, aligned less unaligned pairs ({before.name}) in the same setting: "
+            f"{signed_points(step['value'])} points, {signed_points(step['low'])} to "
+            f"{signed_points(step['high'])}."
+        )
+    return sentences
+
+
+def _trainings(candidate: Arm, base: Arm) -> str:
+    """What the interval leaves out."""
+    counts = f"{candidate.seeds} and {base.seeds}"
+    if candidate.seeds == base.seeds:
+        counts = str(base.seeds)
+    plural = "training" if counts == "1" else "trainings"
+    each = " each" if counts.isdigit() else ""
+    return (
+        f"Scores are those of {counts} {plural}{each}. The interval is over images: that another "
+        "training, or another draw of references, would have come out otherwise, is not in it; "
+        "and frames of one patient count as independent."
+    )
+
+
+def _alone(arm: Arm) -> str:
+    """A score that stands by itself."""
+    score = arm.score()
+    return (
+        f"Dice of {arm.name} on {arm.counted} labelled images of the site: "
+        f"{points(score['value'])} points, 95% interval {points(score['low'])} to "
+        f"{points(score['high'])}. Whether that is better needs both: one segmenter trained with "
+        "the pairs and one without, scored on the same images (run segment with and without "
+        "pairs_dir)."
+    )

@@ -1,0 +1,75 @@
+"""Charts: well-formed, without links, the same each time, and safe from their labels."""
+
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+import torch
+
+from alignflow.report.arms import Arm
+from alignflow.report.charts import arm_differences, embedding, metric_panels, speed_quality
+
+HOSTILE = "<script>alert(1)</script> & $\\frac{x$ \x01"
+
+
+def record(value, half=0.1):
+    ends = {"value": value, "low": value - half, "high": value + half}
+    return ends | {"n": 5, "floor": {"value": 0.0, "low": -0.1, "high": 0.1}}
+
+
+@pytest.fixture
+def arms():
+    values = np.linspace(0.2, 0.9, 12)
+    made = [Arm(n, "aligned", "", 1, values + k / 50, values) for k, n in enumerate((HOSTILE, "b"))]
+    return [Arm("base", "without", "", 1, values, values), *made]
+
+
+def charts(arms):
+    torch.manual_seed(0)
+    names = ("source", "reference", "unaligned", "aligned", "target")
+    features = {n: torch.randn(6 + k, 5).double() for k, n in enumerate(names)}
+    speed = {
+        f"teacher euler {n}, torch": {"evaluations": n, "kid": record(1 / n)} for n in (1, 2, 8)
+    } | {HOSTILE: {"evaluations": 3, "kid": record(0.4)}}
+    panels = {"kid": ("KID: lower is better", {"aligned": record(0.4), "source": record(0.2)})}
+    return {
+        "embedding": embedding(features, "plane of <all>"),
+        "metrics": metric_panels(panels, 'of "all"'),
+        "arms": arm_differences(arms, arms[0], "arms"),
+        "speed": speed_quality(speed, "speed"),
+    }
+
+
+def test_charts_are_safe_and_stand_alone(arms):
+    ids = []
+    for name, chart in charts(arms).items():
+        root = ElementTree.fromstring(chart)  # well-formed, whatever its labels are
+        assert root.get("role") == "img" and root.get("aria-label")
+        tags = {element.tag.split("}")[1] for element in root.iter()}
+        assert not tags & {"script", "style", "metadata", "image"}
+        ids += [element.get("id") for element in root.iter() if element.get("id")]
+        for element in root.iter():
+            for key, value in element.attrib.items():
+                assert "http" not in value
+                if key.endswith("href"):
+                    assert value[1:] in ids, f"{name}: {value} leads nowhere"
+        assert "currentColor" in chart and "#010203" not in chart
+    assert len(ids) == len(set(ids)), "ids of two charts on one page clash"
+
+
+def test_labels_are_shown_as_they_are(arms):
+    text = " ".join(ElementTree.fromstring(charts(arms)["arms"]).itertext())
+    assert "<script>alert(1)</script> & $\\frac{x$" in text
+
+
+def test_same_inputs_same_bytes(arms):
+    assert charts(arms) == charts(arms)
+
+
+def test_speed_takes_what_is_known():
+    one = {"a": {"evaluations": 1, "kid": record(1)}}
+    assert speed_quality(one, "") is None
+    two = one | {"b": {"evaluations": 2, "kid": record(0.5)}}
+    assert "evaluations of the network" in speed_quality(two, "")
+    timed = {n: s | {"images_per_second": 3 / s["evaluations"]} for n, s in two.items()}
+    assert "images a second" in speed_quality(timed, "")

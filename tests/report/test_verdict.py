@@ -1,0 +1,61 @@
+"""The verdict says no more than its interval does."""
+
+import numpy as np
+import pytest
+
+from alignflow.report.arms import Arm
+from alignflow.report.verdict import judge
+
+
+def arm(name, kind, dice, seeds=1, settings="s"):
+    values = np.asarray(dice, dtype=float)
+    return Arm(name, kind, settings, seeds, values, values)
+
+
+@pytest.fixture
+def base():
+    return arm("source", "without", np.linspace(0.3, 0.9, 50))
+
+
+def test_better_worse_and_unclear(base):
+    noise = np.random.default_rng(0).normal(0, 0.02, 50)
+    better = judge([base, arm("pairs", "aligned", base.dice + 0.05 + noise)])
+    assert better.answer == "better" and better.headline.startswith("Yes")
+    assert " 4." in better.headline or " 5." in better.headline
+    worse = judge([base, arm("pairs", "aligned", base.dice - 0.05 + noise)])
+    assert worse.answer == "worse" and worse.headline.startswith("No")
+    unclear = judge([base, arm("pairs", "aligned", base.dice + 10 * noise - 10 * noise.mean())])
+    assert unclear.answer == "unclear" and "within what chance allows" in unclear.headline
+    assert any("neither a gain nor a loss is shown" in one for one in unclear.sentences)
+
+
+def test_without_scores_it_cannot_be_known():
+    for arms in (None, []):
+        verdict = judge(arms)
+        assert verdict.answer == "unknown"
+        assert "cannot be known without labelled images of the site" in verdict.sentences[0]
+
+
+def test_one_side_alone_is_no_comparison(base):
+    for alone in (base, arm("pairs", "aligned", base.dice), arm("u", "unaligned", base.dice)):
+        assert judge([alone]).answer == "unknown"
+    assert judge([base, arm("u", "unaligned", base.dice + 0.2)]).answer == "unknown"
+
+
+def test_the_strongest_rival_counts(base):
+    """Pairs that beat a weak segmenter and lose to a strong one did not make things better."""
+    strong = arm("strong", "without", base.dice + 0.08)
+    pairs = arm("pairs", "aligned", base.dice + 0.04)
+    assert judge([base, pairs]).answer == "better"
+    assert judge([base, strong, pairs]).answer == "worse"
+
+
+def test_what_the_interval_leaves_out_is_said(base):
+    pairs = [arm(f"pairs{k}", "aligned", base.dice + 0.01 * k, settings=str(k)) for k in (1, 2)]
+    before = arm("before", "unaligned", base.dice - 0.03, settings="2")
+    text = " ".join(judge([base, before, *pairs]).sentences)
+    assert "Of 2 segmenters with pairs the best is taken" in text
+    assert "1 training each" in text and "another training" in text
+    assert "aligned less unaligned pairs (before) in the same setting: +5.0 points" in text
+    unsure = " ".join(judge([base, arm("p", "synthetic", base.dice)]).sentences)
+    assert "taken on trust" in unsure
