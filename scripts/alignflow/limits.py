@@ -64,6 +64,9 @@ NUMBERS = {
     "feature_weight": Number(0),
     "huber_delta": Number(1e-6),
     "tolerance": Number(0),
+    "false_alarms": SHARE,
+    "membership_images": Number(2, whole=True),
+    "membership_noises": COUNT,
 }
 CHOICES = {
     "image_solver": tuple(STEPS),
@@ -75,7 +78,15 @@ CHOICES = {
     "inferer_mode": ("resize", "sliding"),
     "backend_precision": ("fp32", "bf16", "fp16"),
 }
-SWITCHES = ("compile", "foreground_only", "mirror_x", "mirror_y", "mlflow", "native_size")
+SWITCHES = (
+    "compile",
+    "dry_run",
+    "foreground_only",
+    "mirror_x",
+    "mirror_y",
+    "mlflow",
+    "native_size",
+)
 
 
 def check_limits(config: Mapping[str, Any]) -> None:

@@ -1,0 +1,125 @@
+"""The images that an audit compares, each with its name and its patient."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from alignflow.data.datalist import Case, build_datalist, split_by_group
+from alignflow.data.dataset import SliceDataset
+from alignflow.data.references import References
+from alignflow.errors import InputError
+from alignflow.privacy.quarantine import PairFiles
+from alignflow.segmentation.data import read_slices, written_window
+from alignflow.stage1 import Stage1
+
+SPLIT = {"validation_fraction": "validation_fraction", "split_seed": "seed"} | {
+    name: name for name in ("group_pattern", "group_column")
+}
+"""Settings of the audit, and their names in `train_config.json`."""
+
+
+@dataclass(frozen=True)
+class Images:
+    """Images (N, C, X, Y) in [-1, 1], masks (N, 1, X, Y) class indices, names and groups."""
+
+    images: Tensor
+    labels: Tensor
+    names: list[str]
+    groups: list[str]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def some(self, most: int, seed: int) -> Images:
+        """At most so many of them, drawn at random."""
+        order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))
+        rows = order[:most].sort().values.tolist()
+        names, groups = ([values[i] for i in rows] for values in (self.names, self.groups))
+        return Images(self.images[rows], self.labels[rows], names, groups)
+
+
+def source_cases(
+    dataset_dir: str | None, model_dir: str, **split: object
+) -> tuple[list[Case], list[Case]] | None:
+    """Cases that the bundle was trained on, and those that it held out; None without a folder.
+
+    Args:
+        dataset_dir: the source.
+        model_dir: the bundle; where it has a `train_config.json`, the split must be that one's.
+        split: group_pattern, group_column, validation_fraction and split_seed.
+
+    Raises:
+        InputError: another split than that of training, or one that holds nothing out.
+    """
+    if dataset_dir is None:
+        return None
+    path = Path(model_dir) / "train_config.json"
+    trained = json.loads(path.read_text()) if path.is_file() else {}
+    for name, other in SPLIT.items():
+        if other in trained and trained[other] != split[name]:
+            raise InputError(
+                f'config "{name}": {split[name]!r}, but training had {trained[other]!r}; set that, '
+                "else images that were trained on count as held out"
+            )
+    pattern, column = split["group_pattern"], split["group_column"]
+    cases = build_datalist(dataset_dir, pattern, column)  # type: ignore[arg-type]
+    training, held_out = split_by_group(cases, split["validation_fraction"], split["split_seed"])  # type: ignore[arg-type]
+    if training is held_out:
+        raise InputError(
+            'config "validation_fraction": 0 holds no image out, so nothing tells how near real '
+            "images lie; audit a bundle that was trained with some held out"
+        )
+    return training, held_out
+
+
+def read_source(cases: Sequence[Case], stage1: Stage1) -> Images:
+    """Images of a datalist, as stage 1 read them."""
+    dataset = read_slices(cases, stage1, stage1.image_size, stage1.intensity)
+    count = Counter(dataset.case_of)
+    seen: Counter[int] = Counter()
+    names = []
+    for number in dataset.case_of:
+        name = Path(cases[number]["image"]).name
+        names.append(name if count[number] == 1 else f"{name}[{seen[number]}]")
+        seen[number] += 1
+    return _images(dataset, names, [cases[number]["group"] for number in dataset.case_of])
+
+
+def read_pairs(pairs: Sequence[PairFiles], stage1: Stage1) -> Images:
+    """Generated images and masks, one of each for a pair.
+
+    Raises:
+        InputError: a pair that is a volume.
+    """
+    cases = [{"image": str(p.image), "label": str(p.label)} for p in pairs]
+    dataset = read_slices(cases, stage1, stage1.image_size, written_window(stage1))
+    if dataset.case_of != list(range(len(pairs))):
+        raise InputError("pairs_dir: holds volumes; give pairs as infer writes them, of one slice")
+    names = [pair.name for pair in pairs]
+    return _images(dataset, names, names)
+
+
+def from_references(found: References, segmenter: nn.Module) -> Images:
+    """Images of a site, all with the masks that the source segmenter sees, given or not.
+
+    Each file is a group: slices of a volume are of one patient.
+    """
+    device = next(segmenter.parameters()).device
+    with torch.no_grad():
+        parts = [
+            segmenter(batch.to(device)).argmax(1, keepdim=True) for batch in found.images.split(64)
+        ]
+    labels = torch.cat(parts).to(torch.uint8).cpu()
+    return Images(found.images, labels, found.names, [n.split("[")[0] for n in found.names])
+
+
+def _images(dataset: SliceDataset, names: list[str], groups: list[str]) -> Images:
+    images = torch.stack([item["image"] for item in dataset.data])
+    return Images(images, dataset.label_stack, names, groups)
