@@ -320,19 +320,17 @@ class Audit:
 
     def membership(self) -> dict[str, Any]:
         """{"source", "reference": {"flow", "nearest_pair": `membership.membership`}}."""
-        result = {}
+        result: dict[str, Any] = {}
         for name, other in (("source", "held_out"), ("reference", "target")):
             if name in self.known and other in self.known:
                 sides = [
                     self.known[n].some(self.membership_images, self.seed) for n in (name, other)
                 ]
-                groups = [side.groups for side in sides]
-                losses = [-self.losses(side) for side in sides]
-                near = [-self.nearest_pair(side) for side in sides]
-                result[name] = {
-                    "flow": membership(*losses, *groups),
-                    "nearest_pair": membership(*near, *groups),
-                }
+                member_groups, other_groups = (side.groups for side in sides)
+                for score, of in (("flow", self.losses), ("nearest_pair", self.nearest_pair)):
+                    members, others = (-of(side) for side in sides)
+                    scores = membership(members, others, member_groups, other_groups)
+                    result.setdefault(name, {})[score] = scores
         return result
 
     def losses(self, side: Images) -> Table:
@@ -368,7 +366,7 @@ class Audit:
         }
 
     def write(self, result: dict[str, Any], copies: dict[str, Copies]) -> None:
-        """`audit.json`, and `nearest.png`: the pairs nearest to each known set, above its images."""
+        """`audit.json`, and `nearest.png`: the nearest pairs above the images they are near to."""
         rows = {}
         for name, found in copies.items():
             first = torch.as_tensor(found.relative.argsort()[:SHOWN].copy())

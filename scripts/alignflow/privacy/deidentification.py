@@ -171,7 +171,7 @@ def _picture(path: Path) -> Iterator[tuple[str, str]]:
 
 
 def _nifti(path: Path) -> Iterator[tuple[str, str]]:
-    header = nibabel.load(path).header  # type: ignore[attr-defined]
+    header: Any = nibabel.load(path).header
     for field in NIFTI_TEXTS:
         if field in header and bytes(header[field].item()).strip(b"\0 "):
             yield field, bytes(header[field].item()).decode(errors="replace")

@@ -74,7 +74,7 @@ def _middle(images: Tensor, size: list[int]) -> Tensor:
 
 def _correlate(views: Tensor, known: Tensor, size: list[int]) -> Tensor:
     """Largest correlation (V, M) of unit vectors (V, D) with the windows of known images."""
-    windows = functional.unfold(known, size).transpose(1, 2)
+    windows = functional.unfold(known, tuple(size)).transpose(1, 2)
     count = windows.shape[1]
     units = _unit(windows.reshape(-1, 1, *size))
     return (views @ units.T).view(len(views), len(known), count).amax(dim=2)
