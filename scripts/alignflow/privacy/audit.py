@@ -320,18 +320,28 @@ class Audit:
 
     def membership(self) -> dict[str, Any]:
         """{"source", "reference": {"flow", "nearest_pair": `membership.membership`}}."""
-        result: dict[str, Any] = {}
+        result = {}
         for name, other in (("source", "held_out"), ("reference", "target")):
             if name in self.known and other in self.known:
-                sides = [
-                    self.known[n].some(self.membership_images, self.seed) for n in (name, other)
-                ]
-                member_groups, other_groups = (side.groups for side in sides)
-                for score, of in (("flow", self.losses), ("nearest_pair", self.nearest_pair)):
-                    members, others = (-of(side) for side in sides)
-                    scores = membership(members, others, member_groups, other_groups)
-                    result.setdefault(name, {})[score] = scores
+                result[name] = self.recognised(name, other)
         return result
+
+    def recognised(self, name: str, other: str) -> dict[str, Any]:
+        """How well two scores tell the images of one set from those of another."""
+        flow, near, groups = [], [], []
+        for key in (name, other):
+            generator = torch.Generator().manual_seed(self.seed)
+            order = torch.randperm(len(self.known[key]), generator=generator)
+            rows = order[: self.membership_images].tolist()
+            side = self.known[key].some(rows)
+            flow.append(-self.losses(side))
+            # Distance from each real image to the pair that is most like it.
+            near.append(-self.matrices[key][:, rows].min(dim=0).values.double().numpy())
+            groups.append(side.groups)
+        return {
+            "flow": membership(flow[0], flow[1], groups[0], groups[1]),
+            "nearest_pair": membership(near[0], near[1], groups[0], groups[1]),
+        }
 
     def losses(self, side: Images) -> Table:
         """Of the image flow, (N,)."""
@@ -346,10 +356,6 @@ class Audit:
             precision=self.precision,
             batch_size=self.batch_size,
         )
-
-    def nearest_pair(self, side: Images) -> Table:
-        """Distance from each real image to the pair that is most like it, (N,)."""
-        return distances(self.pairs.images, side.images).min(dim=0).values.double().numpy()
 
     # -- files -------------------------------------------------------------------------------------
 

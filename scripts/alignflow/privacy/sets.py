@@ -37,10 +37,8 @@ class Images:
     def __len__(self) -> int:
         return len(self.images)
 
-    def some(self, most: int, seed: int) -> Images:
-        """At most so many of them, drawn at random."""
-        order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))
-        rows = order[:most].sort().values.tolist()
+    def some(self, rows: Sequence[int]) -> Images:
+        """Those of some rows."""
         names, groups = ([values[i] for i in rows] for values in (self.names, self.groups))
         return Images(self.images[rows], self.labels[rows], names, groups)
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 Table = NDArray[np.float64]
+ROUNDING = 1e-9  # of sums of weights
 
 
 def relative_distance(known: Tensor, others: Tensor | None, neighbours: int) -> tuple[Table, Table]:
@@ -48,8 +49,9 @@ def conformal_threshold(
 
     Split conformal prediction: of n held-out images and a new one each is as likely as any other to
     be the k-th nearest, so the k-th smallest distance with k <= false_alarms (n + 1) will do. With
-    K groups the image i of group g counts 1 / (K + 1) / (size of g), and the new image belongs to a
-    new group (Lee, Barber and Willett, arXiv 2306.06342, section 3).
+    K groups image i of group g weighs 1 / (K + 1) / (size of g), and the new image is one of a new
+    group, which weighs 1 / (K + 1) and may lie anywhere below (Lee, Barber and Willett, arXiv
+    2306.06342, section 3). For groups of one image both are the same.
 
     Args:
         real: (n,) relative distances of held-out real images to the known ones.
@@ -60,11 +62,10 @@ def conformal_threshold(
         The threshold; what lies below it is too near. None where there are too few groups: at
         least 1 / false_alarms - 1 are needed.
     """
-    sizes = Counter(groups)
-    weights = np.array([1 / (len(sizes) + 1) / sizes[g] for g in groups])
+    weights, new = _weights(groups)
     order = np.argsort(real)
-    mass = np.cumsum(weights[order])
-    allowed = np.flatnonzero(mass <= false_alarms + 1e-12)
+    below = np.cumsum(weights[order]) - weights[order]
+    allowed = np.flatnonzero(below + new <= false_alarms + ROUNDING)
     return float(real[order][allowed[-1]]) if len(allowed) else None
 
 
@@ -73,8 +74,14 @@ def conformal_p(distances: Table, real: Table, groups: Sequence[Hashable]) -> Ta
 
     With the weights of `conformal_threshold`; a small value says that real images lie further.
     """
-    sizes = Counter(groups)
-    weights = np.array([1 / (len(sizes) + 1) / sizes[g] for g in groups])
+    weights, new = _weights(groups)
     order = np.argsort(real)
     mass = np.concatenate([[0.0], np.cumsum(weights[order])])
-    return mass[np.searchsorted(real[order], distances, side="right")] + 1 / (len(sizes) + 1)
+    return mass[np.searchsorted(real[order], distances, side="right")] + new
+
+
+def _weights(groups: Sequence[Hashable]) -> tuple[Table, float]:
+    """Weight of each image, and of an image of a new group; they add up to 1."""
+    sizes = Counter(groups)
+    new = 1 / (len(sizes) + 1)
+    return np.array([new / sizes[group] for group in groups]), new
