@@ -49,9 +49,9 @@ OWN_TEXTS = {
 """What `data/dicom_writer.py` and `dicom_seg.py` write; any other text may tell of a person."""
 PATIENT_GROUP = 0x0010  # numbers and codes of which (age, sex, weight) describe a person
 NIFTI_TEXTS = ("descrip", "aux_file", "intent_name", "db_name", "data_type")
-OWN_KEYS = re.compile(r"ITK_|NRRD_(space|kinds|measurement)|ObjectType|ModalityType|NDims")
+OWN_KEYS = re.compile(r"ITK_|NRRD_(space|kinds|measurement)|ObjectType|Modality$")
 SOFTWARE_TAG = 305  # of EXIF and TIFF: the program
-PICTURE_TEXTS = {"Software"}
+PICTURE_KEYS = {"Software", "compression", "exif"}
 
 Finding = dict[str, str]
 
@@ -163,7 +163,7 @@ def _picture(path: Path) -> Iterator[tuple[str, str]]:
     with Image.open(path) as image:
         image.load()
         for key, value in image.info.items():
-            if isinstance(value, (str, bytes)) and value and key not in PICTURE_TEXTS | {"exif"}:
+            if isinstance(value, (str, bytes)) and value and key not in PICTURE_KEYS:
                 yield f"text '{key}'", str(value)
         for tag, value in image.getexif().items():
             if isinstance(value, (str, bytes)) and value and tag != SOFTWARE_TAG:
