@@ -172,10 +172,11 @@ def outcome(
     found = planted < limits[:, None]
     among = [np.concatenate([scores["pairs"], row]) for row in planted]
     ranks = [
-        max((row < copy).sum() + 1 for copy in p) for row, p in zip(among, planted, strict=True)
+        int(max((row < copy).sum() + 1 for copy in p))
+        for row, p in zip(among, planted, strict=True)
     ]
     low, high = bootstrap_interval([np.array(alarms)], np.mean) if args.seeds > 1 else (None, None)
-    everything = conformal_threshold(scores["held_out"], held_out.groups, args.false_alarms)
+    everything = conformal_threshold(scores["held_out"], held_out.groups, args.false_alarms) or 0.0
     return {
         "found": int(found.sum()),
         "planted": found.size,
@@ -187,6 +188,8 @@ def outcome(
         "pairs_below": float(np.mean([(scores["pairs"] < limit).mean() for limit in limits])),
         "pairs_below_with_all_held_out": int((scores["pairs"] < everything).sum()),
         "threshold": everything,
+        # near duplicates of training images, which real data may hold
+        "held_out_as_near_as_copies": int((scores["held_out"] <= planted.max()).sum()),
         "held_out_quantiles": np.quantile(scores["held_out"], [0, 0.02, 0.05, 0.25, 0.5]).tolist(),
         "planted_quantiles": np.quantile(planted, [0.5, 0.9, 1]).tolist(),
     }

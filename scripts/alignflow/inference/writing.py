@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -32,6 +33,8 @@ from alignflow.pictures import image_tiles, mask_tiles, outline_tiles, save_shee
 from alignflow.stage1 import Stage1, weight_hashes
 
 logger = logging.getLogger(__name__)
+
+QUARANTINE = "quarantine"  # of `run audit`, within the folder of the pairs
 
 
 class WritePairs:
@@ -112,6 +115,7 @@ class WritePairs:
         (self.output_dir / "provenance.json").unlink(missing_ok=True)
         for path in pair_files(self.output_dir):
             path.unlink()
+        shutil.rmtree(self.output_dir / QUARANTINE, ignore_errors=True)
 
     def write_batch(self, engine: SupervisedEvaluator) -> None:
         """Write the pairs of one batch."""

@@ -96,7 +96,7 @@ class Audit:
         seed: of noise and choice.
 
     Raises:
-        InputError: neither source nor references.
+        InputError: no pairs, or neither source nor references.
     """
 
     def __init__(
@@ -124,6 +124,8 @@ class Audit:
         batch_size: int = 64,
         seed: int = 0,
     ) -> None:
+        if not pairs_dir:
+            raise InputError("pairs_dir is not set; give --pairs_dir PAIRS, what `run infer` wrote")
         if source is None and reference_dir is None:
             raise InputError(
                 "dataset_dir and reference_dir: neither is set; give what pairs may be copies of"
