@@ -282,6 +282,7 @@ class Audit:
             "expected_by_chance": allowed * len(found.relative),
             "smallest": float(found.relative.min()),
             "median": float(np.median(found.relative)),
+            "smallest_real": float(found.real.min()) if len(found.real) else None,
             "median_real": float(np.median(found.real)) if len(found.real) else None,
         }
 
@@ -379,8 +380,8 @@ class Audit:
         for name, found in copies.items():
             first = torch.as_tensor(found.relative.argsort()[:SHOWN].copy())
             nearest = torch.as_tensor(found.nearest)[first]
-            rows[f"pairs, by {name}"] = image_tiles(self.pairs.images[first])
-            rows[f"nearest {name}"] = image_tiles(self.known[name].images[nearest])
+            rows[f"near {name}"] = image_tiles(self.pairs.images[first])
+            rows[name] = image_tiles(self.known[name].images[nearest])
         tile_rows(self.output_dir / "nearest.png", rows, y_points_up(self.stage1.source))
         with replacing(self.output_dir / "audit.json") as temporary:
             text = json.dumps(result, indent=1, default=str, allow_nan=False)

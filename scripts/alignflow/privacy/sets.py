@@ -91,12 +91,14 @@ def read_source(cases: Sequence[Case], stage1: Stage1) -> Images:
 
 
 def read_pairs(pairs: Sequence[PairFiles], stage1: Stage1) -> Images:
-    """Generated images and masks, one of each for a pair.
+    """Generated images and masks, one of each for a pair, of the bundle's modality.
 
     Raises:
         InputError: a pair that is a volume.
     """
-    cases = [{"image": str(p.image), "label": str(p.label)} for p in pairs]
+    # Files say nothing of CT or MR; `dataset.json` does, and it says what the bundle says.
+    modality = stage1.source.modality
+    cases = [{"image": str(p.image), "label": str(p.label), "modality": modality} for p in pairs]
     dataset = read_slices(cases, stage1, stage1.image_size, written_window(stage1))
     if dataset.case_of != list(range(len(pairs))):
         raise InputError("pairs_dir: holds volumes; give pairs as infer writes them, of one slice")
