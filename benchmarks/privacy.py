@@ -29,7 +29,13 @@ from alignflow.evaluation.copies import nearest, pixels
 from alignflow.evaluation.faithfulness import bootstrap_interval
 from alignflow.inference.writing import versions
 from alignflow.privacy.quarantine import find_pairs
-from alignflow.privacy.sets import Images, read_pairs, read_source, source_cases
+from alignflow.privacy.sets import (
+    Images,
+    read_pairs,
+    read_source,
+    require_trained_on,
+    source_cases,
+)
 from alignflow.privacy.similarity import distances
 from alignflow.privacy.threshold import conformal_threshold, relative_distance
 from alignflow.stage1 import Stage1
@@ -86,13 +92,13 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     stage1 = Stage1.load(args.model_dir)
     cases = source_cases(
         args.dataset_dir,
-        args.model_dir,
-        group_pattern=args.group_pattern,
-        group_column=args.group_column,
-        validation_fraction=args.validation_fraction,
-        split_seed=args.split_seed,
+        args.group_pattern,
+        args.group_column,
+        args.validation_fraction,
+        args.split_seed,
     )
     source, held_out = (read_source(part, stage1) for part in cases)
+    require_trained_on(source, stage1)
     pairs = read_pairs(
         find_pairs(Path(args.pairs_dir), Path(args.pairs_dir) / "quarantine"), stage1
     )

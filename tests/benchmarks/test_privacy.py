@@ -15,11 +15,11 @@ def benchmark(load_benchmark):
 
 def write_pairs(folder, names, seed):
     random = np.random.default_rng(seed)
-    mask = np.zeros((16, 16), np.uint8)
-    mask[4:12, 4:12] = 1
     for kind in ("images", "labels"):
         (folder / kind).mkdir(parents=True)
-    for name in names:
+    for k, name in enumerate(names):
+        mask = np.zeros((16, 16), np.uint8)
+        mask[5:12, 4 : 8 + k % 5] = 1  # columns of a file are X: the masks of the bundle
         coarse = Image.fromarray(random.integers(0, 256, (5, 5, 3), dtype=np.uint8))
         coarse.resize((16, 16), Image.Resampling.BICUBIC).save(folder / f"images/{name}.png")
         Image.fromarray(mask).save(folder / f"labels/{name}.png")

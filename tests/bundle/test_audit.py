@@ -52,10 +52,7 @@ def generated(source, models, infer, tmp_path_factory):
 
     output, random = tmp_path_factory.mktemp("audit_pairs"), np.random.default_rng(1)
     infer(models, output, num_pairs=6)
-    split = {"group_pattern": None, "group_column": None}
-    training, _ = source_cases(
-        str(source), str(models), validation_fraction=0.5, split_seed=0, **split
-    )
+    training, _ = source_cases(str(source), None, None, 0.5, 0)
     origins = [case["image"] for case in training[:4]]
     pixels = [np.asarray(Image.open(path)).astype(float) for path in origins]
     copies = [
@@ -182,9 +179,7 @@ def test_references_alone(audit, pairs, generated, source, tmp_path):
 
 def test_refused(audit, pairs, refused, tmp_path):
     assert "neither is set" in refused(audit, pairs, dataset_dir=None)
-    line = refused(audit, pairs, validation_fraction=0.2)
-    assert "validation_fraction" in line and "training had 0.5" in line
-    assert "training had 0" in refused(audit, pairs, split_seed=3)
+    assert "of 25 masks that the bundle remembers" in refused(audit, pairs, split_seed=3)
     assert "no images/ in it" in refused(audit, tmp_path / "nowhere")
     assert "pairs_dir is not set" in refused(audit, "")
     assert "false_alarms" in refused(audit, pairs, false_alarms=2)

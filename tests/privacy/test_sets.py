@@ -1,6 +1,6 @@
 """What an audit reads: pairs by the window that they were written with, splits as in training."""
 
-import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,17 +10,12 @@ from PIL import Image
 from alignflow.data.spec import SourceSpec
 from alignflow.data.writer import pair_name, write_image, write_label
 from alignflow.errors import InputError
+from alignflow.masks.conditions import describe
 from alignflow.privacy.quarantine import find_pairs
-from alignflow.privacy.sets import read_pairs, source_cases
+from alignflow.privacy.sets import Images, read_pairs, require_trained_on, source_cases
 from alignflow.stage1 import Stage1
 
 GRID = {"shape": [16, 12], "affine": np.diag([0.5, 0.5, 2.0, 1.0]).tolist()}
-SPLIT = {
-    "group_pattern": None,
-    "group_column": None,
-    "validation_fraction": 0.5,
-    "split_seed": 0,
-}
 
 
 @pytest.fixture
@@ -65,22 +60,28 @@ def dataset(tmp_path):
     return str(tmp_path / "data")
 
 
-def test_the_split_is_that_of_training(dataset, tmp_path):
-    training, held_out = source_cases(dataset, str(tmp_path), **SPLIT)
+def test_the_parts_share_no_image(dataset):
+    training, held_out = source_cases(dataset, None, None, 0.5, 0)
     assert len(training) == len(held_out) == 4
     assert not {c["image"] for c in training} & {c["image"] for c in held_out}
-    trained = {"seed": 0, "validation_fraction": 0.25, "group_pattern": None}
-    (tmp_path / "train_config.json").write_text(json.dumps(trained))
-    with pytest.raises(InputError, match='"validation_fraction": 0.5, but training had 0.25'):
-        source_cases(dataset, str(tmp_path), **SPLIT)
-    training, _ = source_cases(dataset, str(tmp_path), **SPLIT | {"validation_fraction": 0.25})
-    assert len(training) == 6
+    assert source_cases(None, None, None, 0.5, 0) is None
 
 
-def test_without_a_source_there_is_no_split(tmp_path):
-    assert source_cases(None, str(tmp_path), **SPLIT) is None
-
-
-def test_nothing_held_out_is_refused(dataset, tmp_path):
+def test_nothing_held_out_is_refused(dataset):
     with pytest.raises(InputError, match="holds no image out"), pytest.warns(UserWarning):
-        source_cases(dataset, str(tmp_path), **SPLIT | {"validation_fraction": 0})
+        source_cases(dataset, None, None, 0, 0)
+
+
+def test_the_bundle_must_have_been_trained_on_the_source(stage1):
+    labels = torch.zeros(6, 1, 16, 12, dtype=torch.uint8)
+    for k in range(6):
+        labels[k, :, 2 : 5 + k, 3:9] = 1
+    names = [str(k) for k in range(6)]
+    source = Images(torch.zeros(6, 1, 16, 12), labels, names, names)
+    # An aligned bundle remembers some of the masks, in another order.
+    require_trained_on(source, replace(stage1, descriptions=describe(labels[[4, 1]], 2).tolist()))
+    labels = labels.clone()
+    labels[4, :, 5:7] = 0
+    with pytest.raises(InputError, match="1 of 2 masks that the bundle remembers"):
+        other = replace(stage1, descriptions=describe(labels[[4, 1]], 2).tolist())
+        require_trained_on(source, other)

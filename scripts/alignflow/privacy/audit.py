@@ -25,7 +25,13 @@ from alignflow.pictures import image_tiles, mask_tiles, outline_tiles, save_shee
 from alignflow.privacy.deidentification import check_folders, names_of
 from alignflow.privacy.membership import flow_losses, in_words, membership
 from alignflow.privacy.quarantine import find_pairs, name_quarantined, quarantine_pair
-from alignflow.privacy.sets import Images, from_references, read_pairs, read_source
+from alignflow.privacy.sets import (
+    Images,
+    from_references,
+    read_pairs,
+    read_source,
+    require_trained_on,
+)
 from alignflow.privacy.similarity import distances
 from alignflow.privacy.threshold import (
     Table,
@@ -190,6 +196,7 @@ class Audit:
         found = {}
         if self.source is not None:
             found["source"] = read_source(self.source[0], self.stage1)
+            require_trained_on(found["source"], self.stage1)
             found["held_out"] = read_source(self.source[1], self.stage1)
         if self.reference_dir is not None:
             segmenter = load_segmenter(self.stage1, self.model_dir, self.device)

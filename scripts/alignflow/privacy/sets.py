@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,14 +14,12 @@ from alignflow.data.datalist import Case, build_datalist, split_by_group
 from alignflow.data.dataset import SliceDataset
 from alignflow.data.references import References
 from alignflow.errors import InputError
+from alignflow.masks.conditions import describe
 from alignflow.privacy.quarantine import PairFiles
 from alignflow.segmentation.data import read_slices, written_window
 from alignflow.stage1 import Stage1
 
-SPLIT = {"validation_fraction": "validation_fraction", "split_seed": "seed"} | {
-    name: name for name in ("group_pattern", "group_column")
-}
-"""Settings of the audit, and their names in `train_config.json`."""
+SAME = 1e-4  # largest difference of two descriptions of one mask
 
 
 @dataclass(frozen=True)
@@ -44,37 +41,51 @@ class Images:
 
 
 def source_cases(
-    dataset_dir: str | None, model_dir: str, **split: object
+    dataset_dir: str | None,
+    group_pattern: str | None,
+    group_column: str | None,
+    validation_fraction: float,
+    split_seed: int,
 ) -> tuple[list[Case], list[Case]] | None:
-    """Cases that the bundle was trained on, and those that it held out; None without a folder.
+    """Cases that a bundle was trained on, and those that it held out; None without a folder.
 
     Args:
         dataset_dir: the source.
-        model_dir: the bundle; where it has a `train_config.json`, the split must be that one's.
-        split: group_pattern, group_column, validation_fraction and split_seed.
+        group_pattern, group_column: of `build_datalist`.
+        validation_fraction, split_seed: of `split_by_group`; all four as training had them.
 
     Raises:
-        InputError: another split than that of training, or one that holds nothing out.
+        InputError: a split that holds nothing out.
     """
     if dataset_dir is None:
         return None
-    path = Path(model_dir) / "train_config.json"
-    trained = json.loads(path.read_text()) if path.is_file() else {}
-    for name, other in SPLIT.items():
-        if other in trained and trained[other] != split[name]:
-            raise InputError(
-                f'config "{name}": {split[name]!r}, but training had {trained[other]!r}; set that, '
-                "else images that were trained on count as held out"
-            )
-    pattern, column = split["group_pattern"], split["group_column"]
-    cases = build_datalist(dataset_dir, pattern, column)  # type: ignore[arg-type]
-    training, held_out = split_by_group(cases, split["validation_fraction"], split["split_seed"])  # type: ignore[arg-type]
+    cases = build_datalist(dataset_dir, group_pattern, group_column)
+    training, held_out = split_by_group(cases, validation_fraction, split_seed)
     if training is held_out:
         raise InputError(
             'config "validation_fraction": 0 holds no image out, so nothing tells how near real '
             "images lie; audit a bundle that was trained with some held out"
         )
     return training, held_out
+
+
+def require_trained_on(source: Images, stage1: Stage1) -> None:
+    """Refuse images that the bundle was not trained on: its record describes each mask it saw.
+
+    Raises:
+        InputError: a description that no mask of `source` has.
+    """
+    described = describe(source.labels, stage1.num_classes)
+    known = torch.tensor(stage1.descriptions)
+    differences = [(described - row).abs().amax(dim=1).min() for row in known]
+    missing = sum(bool(difference > SAME) for difference in differences)
+    if missing:
+        raise InputError(
+            f"dataset_dir: {missing} of {len(known)} masks that the bundle remembers are not among "
+            "those it is said to be trained on; give the data set of its training, and "
+            "group_pattern, group_column, validation_fraction and split_seed (there: seed) as its "
+            "train_config.json has them"
+        )
 
 
 def read_source(cases: Sequence[Case], stage1: Stage1) -> Images:
