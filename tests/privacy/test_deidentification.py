@@ -144,10 +144,12 @@ def test_names_of_inputs_are_found_in_any_file(tmp_path):
     assert names == {str(source), "mueller_01"}  # the others stand in files by chance
     (out / "provenance.json").write_text(json.dumps({"dataset_dir": str(source)}))
     (out / "weights.bin").write_bytes(b"\0\1mueller_01\2")
+    (out / "umlaut.bin").write_bytes(b"\0" + "müller_01".encode() + b"\1")
     (out / "list.gz").write_bytes(gzip.compress(b"from mueller_01.nii.gz"))
     (out / "mueller_01.txt").touch()
     (out / "fine.txt").write_text("mueller_012 and amueller_01")
-    assert findings(out, names) == {
+    assert findings(out, names | {"müller_01"}) == {
+        ("umlaut.bin", "content"): "müller_01",
         ("provenance.json", "content"): str(source),
         ("weights.bin", "content"): "mueller_01",
         ("list.gz", "content"): "mueller_01",

@@ -20,6 +20,7 @@ from alignflow.data.formats import ITK_SUFFIXES, NIFTI_SUFFIXES, PIL_SUFFIXES, s
 
 LEAST_LETTERS = 6  # shorter names stand in files by chance
 OWN_NAME = re.compile(r"pair_\d+")
+TEXT = re.compile(rb"[ -~]{%d,}" % LEAST_LETTERS)
 OWN_UIDS = ("2.25.", "1.2.840.10008.", "1.2.826.0.1.3680043.8.498.")
 """Made from nothing but numbers; the standard's own; pydicom as the writing program."""
 TEXTS = {"AE", "AS", "DA", "DT", "LO", "LT", "PN", "SH", "ST", "TM", "UC", "UN", "UR", "UT"}
@@ -147,10 +148,13 @@ def _names_in(path: Path, names: list[tuple[str, bytes]]) -> Iterator[tuple[str,
     data = path.read_bytes()
     if path.suffix == ".gz":
         data = gzip.decompress(data)
+    # Weights hold next to no text, and many names are searched in what little there is.
+    text = b"\n".join(TEXT.findall(data))
     for name, coded in names:
         if coded in path.name.encode() and _whole(coded, path.name.encode()):
             yield "file name", name
-        if coded in data and _whole(coded, data):
+        searched = text if name.isascii() and name.isprintable() else data
+        if coded in searched and _whole(coded, searched):
             yield "content", name
 
 
