@@ -66,6 +66,9 @@ NUMBERS = {
     "tolerance": Number(0),
     "shown": COUNT,
     "tile_size": Number(16, 1024, whole=True),
+    "false_alarms": SHARE,
+    "membership_images": Number(2, whole=True),
+    "membership_noises": COUNT,
 }
 CHOICES = {
     "image_solver": tuple(STEPS),
@@ -80,6 +83,7 @@ CHOICES = {
 SWITCHES = (
     "compile",
     "file_names",
+    "dry_run",
     "foreground_only",
     "mirror_x",
     "mirror_y",

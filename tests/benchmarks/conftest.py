@@ -156,6 +156,15 @@ def distilled(tmp_path_factory):
 
 
 @pytest.fixture
+def random_bundle(tmp_path):
+    """A bundle of random weights for RGB PNG images of 16 px with one class."""
+    folder = tmp_path / "models"
+    folder.mkdir()
+    write_bundle(folder)
+    return folder
+
+
+@pytest.fixture
 def site(tmp_path):
     """A folder of 9 random RGB images."""
     folder = tmp_path / "site"

@@ -60,6 +60,7 @@ class SliceDataset(Dataset):
     Attributes:
         spec: facts of the source; those of `like` where it is given.
         channels, num_classes, image_size: C, K (with background) and (X, Y).
+        case_of: of each item, the number of its entry in `data`.
 
     Raises:
         InputError: the problems of all files, the first ten of them in full.
@@ -110,7 +111,8 @@ class SliceDataset(Dataset):
         window = self.spec.window if intensity.scope == "dataset" else None
         slices = list(_scaled_slices(cases, coded, window))
         self.image_size = _common_size(slices, like)
-        items = [self._item(image, label, clip, scheme) for image, label in slices]
+        self.case_of = [number for number, _, _ in slices]
+        items = [self._item(image, label, clip, scheme) for _, image, label in slices]
         super().__init__(items, transform)
 
     @property
@@ -249,16 +251,16 @@ def _known_labels(cases: list[LoadedCase], labels: Labels, threshold: float | No
 
 def _scaled_slices(
     cases: list[LoadedCase], labels: Labels, window: Window | None
-) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """(image in [-1, 1], class index) of all slices that have foreground or must stay.
+) -> Iterator[tuple[int, torch.Tensor, torch.Tensor]]:
+    """(case, image in [-1, 1], class index) of all slices that have foreground or must stay.
 
     `window` is that of the data set; None gives each volume its own.
     """
-    for case in cases:
+    for number, case in enumerate(cases):
         for part in case.slices:
             index = _index(part, labels, case)
             if part.always_keep or index.any():
-                yield scale(part.image, *(window or case.window)), index
+                yield number, scale(part.image, *(window or case.window)), index
 
 
 def _index(part: Slice, labels: Labels, case: LoadedCase) -> torch.Tensor:
@@ -271,9 +273,9 @@ def _index(part: Slice, labels: Labels, case: LoadedCase) -> torch.Tensor:
 
 
 def _common_size(
-    slices: list[tuple[torch.Tensor, torch.Tensor]], like: SliceDataset | None
+    slices: list[tuple[int, torch.Tensor, torch.Tensor]], like: SliceDataset | None
 ) -> tuple[int, int]:
-    sizes = sorted({(image.shape[1], image.shape[2]) for image, _ in slices})
+    sizes = sorted({(image.shape[1], image.shape[2]) for _, image, _ in slices})
     if not sizes and like is not None:
         raise InputError(
             "validation set: no slice has foreground; set another validation_fraction or seed"

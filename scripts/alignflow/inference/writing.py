@@ -34,6 +34,8 @@ from alignflow.stage1 import Stage1, weight_hashes
 
 logger = logging.getLogger(__name__)
 
+QUARANTINE = "quarantine"  # of `run audit`, within the folder of the pairs
+
 
 class WritePairs:
     """Handler of the generating evaluator: writes each pair as it comes, in flat memory.
@@ -116,6 +118,7 @@ class WritePairs:
         (self.output_dir / "provenance.json").unlink(missing_ok=True)
         for path in pair_files(self.output_dir):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
+        shutil.rmtree(self.output_dir / QUARANTINE, ignore_errors=True)
 
     def write_batch(self, engine: SupervisedEvaluator) -> None:
         """Write the pairs of one batch."""

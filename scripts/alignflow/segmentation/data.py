@@ -67,7 +67,7 @@ def read_labelled(cases: Sequence[Case], stage1: Stage1, size: Sequence[int]) ->
     Raises:
         InputError: whatever `SliceDataset` refuses: other channels, modality or label values.
     """
-    return _read(cases, stage1, size, stage1.intensity)
+    return cast("list[Item]", read_slices(cases, stage1, size, stage1.intensity).data)
 
 
 def read_pairs(pairs_dir: str | None, stage1: Stage1, size: Sequence[int]) -> list[Item]:
@@ -90,18 +90,23 @@ def read_pairs(pairs_dir: str | None, stage1: Stage1, size: Sequence[int]) -> li
             f"pairs_dir '{pairs_dir}': labels {labels}, but the bundle has {stage1.source.labels}; "
             "give pairs of this bundle"
         )
-    window = IntensityWindow(stage1.reading["modality"], stage1.source.window)
-    return _read(cases, stage1, size, window)
+    return cast("list[Item]", read_slices(cases, stage1, size, written_window(stage1)).data)
 
 
-def _read(
+def written_window(stage1: Stage1) -> IntensityWindow:
+    """The window that pairs are written with; percentiles of each would undo its brightness."""
+    return IntensityWindow(stage1.reading["modality"], stage1.source.window)
+
+
+def read_slices(
     cases: Sequence[Case], stage1: Stage1, size: Sequence[int], window: IntensityWindow
-) -> list[Item]:
+) -> SliceDataset:
+    """Image-mask pairs of a datalist as a set like that of stage 1, but for window and size."""
     known = _Known(stage1.source, (size[0], size[1]))
     resize: Any = Resized(
         ["image", "label"], size, mode=["bilinear", "nearest-exact"], anti_aliasing=[True, False]
     )
-    dataset = SliceDataset(
+    return SliceDataset(
         cases,
         resize,
         window,
@@ -112,7 +117,6 @@ def _read(
         clip=stage1.clip,
         scheme=stage1.scheme,
     )
-    return cast("list[Item]", dataset.data)
 
 
 def select_faithful(
