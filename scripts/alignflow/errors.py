@@ -7,7 +7,14 @@ from types import TracebackType
 
 
 class InputError(ValueError):
-    """Bad input of the user: one line that names the file or field and the mend."""
+    """Bad input of the user: one line that names the file or field and the mend.
+
+    Control characters, which names of files and values of headers may hold, are shown as escapes.
+    """
+
+    def __init__(self, line: str) -> None:
+        shown = (c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in line)
+        super().__init__("".join(shown))
 
 
 def find_input_error(error: BaseException | None) -> InputError | None:

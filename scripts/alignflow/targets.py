@@ -94,10 +94,8 @@ def _require_plain(value: Any, where: str) -> None:
         for item in value:
             _require_plain(item, where)
     elif isinstance(value, dict):
-        if value.keys() & STARTS_DEBUGGER:
-            raise InputError(
-                f"{where}: holds {sorted(STARTS_DEBUGGER & value.keys())[0]}; remove it"
-            )
+        for key in value.keys() & STARTS_DEBUGGER:
+            raise InputError(f"{where}: holds '{key}'; remove it")
         for item in value.values():
             _require_plain(item, where)
         if "_target_" in value:
