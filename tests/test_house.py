@@ -7,6 +7,8 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import yaml
+from packaging.specifiers import SpecifierSet
 
 import alignflow
 from alignflow.demo.template import LABELS, LICENCE
@@ -53,6 +55,20 @@ def test_versions_stand_in_pyproject_alone():
     for name in ("Makefile", "environment.yml"):
         text = (ROOT / name).read_text()
         assert not re.search(r"==\d", text), f"{name} pins a version of its own"
+
+
+def test_conda_creates_the_versions_of_pyproject():
+    """Conda gives Python and pip alone; pip installs this project, and so its pins."""
+    python, pip, installed = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
+    assert pip == "pip"
+    name, _, wanted = python.partition("=")
+    assert name == "python" and wanted in SpecifierSet(PROJECT["requires-python"])
+    [line] = installed["pip"]
+    project, extras = re.fullmatch(r"-e (\.)\[([\w,]+)\]", line).groups()
+    assert (ROOT / "environment.yml").parent / project == ROOT
+    optional = PROJECT["optional-dependencies"]
+    created = [*PROJECT["dependencies"], *(p for e in extras.split(",") for p in optional[e])]
+    assert len(pins(created)) == len(set(created))  # no two versions of one package
 
 
 def test_licences():

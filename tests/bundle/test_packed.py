@@ -148,7 +148,8 @@ def test_in_an_empty_environment(copied, three_class_dataset, tmp_path):
         python = tmp_path / "venv/bin/python"
         call_pip = [python, "-m", "pip", "install", "-q", "-r", copied / "requirements.txt"]
         subprocess.run(call_pip, check=True)
-    absent = call(python, "-c", WHERE, cwd=tmp_path)
+    (tmp_path / "elsewhere").mkdir()
+    absent = call(python, "-c", WHERE, cwd=tmp_path / "elsewhere")
     assert "No module named 'alignflow'" in absent.stderr
     assert_runs(python, copied)
     tiny = (

@@ -97,3 +97,19 @@ def test_bad_sources(tmp_path, write_series):
         collect(str(tmp_path / "export"), str(tmp_path))
     with pytest.raises(InputError, match='"irregular": .*refuse, leave_out, slices'):
         collect(str(tmp_path / "export"), str(tmp_path / "out"), "resample")
+
+
+@pytest.mark.parametrize(
+    "names", [["..", "secret.dcm"], ["/", "etc", "x"], ["A", "..", "..", "B"], "../secret.dcm"]
+)
+def test_a_dicomdir_that_leads_out_of_its_folder(tmp_path, write_series, names):
+    [secret] = write_series(tmp_path, VOLUME[..., :1])
+    secret.rename(tmp_path / "secret.dcm")
+    directory = pydicom.dcmread(DICOMDIR)
+    records = [r for r in directory.DirectoryRecordSequence if "ReferencedFileID" in r]
+    records[0].ReferencedFileID = names
+    (tmp_path / "medium").mkdir()
+    directory.save_as(tmp_path / "medium/DICOMDIR")
+    with pytest.raises(InputError, match="which is not below its folder; give the folder"):
+        collect(str(tmp_path / "medium/DICOMDIR"), str(tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
