@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from monai.apps.utils import extractall
 
-from alignflow.errors import find_input_error
+from alignflow.errors import InputError, find_input_error
 from alignflow.hashes import TRUST, verify
 from alignflow.packing import pack
 
@@ -137,6 +137,22 @@ def test_a_changed_config_is_refused_unless_told_otherwise(run_copied, copied, m
     assert "\n" not in line and not (copied / "output").exists()
     monkeypatch.setenv(TRUST, "1")
     assert run_copied() == 3
+
+
+def test_verify_finds_code_and_runs_none_of_it(copied, tmp_path):
+    """What a run cannot stop: MONAI evaluates such values before any check of ours."""
+    path, harm = copied / "configs/inference.json", f"$__import__('os').mkdir('{tmp_path}/ran')"
+    original = path.read_text()
+    path.write_text(original.replace('"seed": 0', f'"seed": "{harm}"'))
+    with pytest.raises(InputError, match="'configs/inference.json' is changed"):
+        verify(copied)
+    path.write_text(original)
+    (copied / "torch.py").write_text(harm[1:])
+    with pytest.raises(InputError, match="'torch.py' is not listed"):
+        verify(copied)
+    assert not (tmp_path / "ran").exists()
+    subprocess.run([sys.executable, "-c", "import torch"], cwd=copied, capture_output=True)
+    assert (tmp_path / "ran").exists()  # it would have been the first to be found
 
 
 @pytest.mark.slow
