@@ -69,6 +69,26 @@ def test_conda_creates_the_versions_of_pyproject():
     optional = PROJECT["optional-dependencies"]
     created = [*PROJECT["dependencies"], *(p for e in extras.split(",") for p in optional[e])]
     assert len(pins(created)) == len(set(created))  # no two versions of one package
+    assert f'-e ".[{extras}]"' in (ROOT / "Makefile").read_text()  # what `make` installs
+
+
+@pytest.mark.parametrize(
+    ("card", "sections"),
+    [
+        ("README.md", "Training data,Metrics,Intended use,Out of scope,Limits,Licence,References"),
+        ("data_card.md", "Source,Site,Limits,The demo's synthetic pairs,Licence"),
+    ],
+)
+def test_cards_have_their_sections(card, sections):
+    headings = re.findall("^## (.+)$", (ROOT / "bundle/docs" / card).read_text(), re.MULTILINE)
+    for section in sections.split(","):
+        assert any(heading.startswith(section) for heading in headings), section
+
+
+def test_the_data_card_answers_all_criteria_of_the_smd_card():
+    text = (ROOT / "bundle/docs/data_card.md").read_text()
+    rows = re.findall(r"^\| (Co\w+) \| ([^|]+\?) \| ([^|]{20,}) \|$", text, re.MULTILINE)
+    assert len(rows) == 7
 
 
 def test_licences():
