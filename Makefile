@@ -15,7 +15,7 @@ export MALLOC_MMAP_THRESHOLD_ := 4294967296
 export MALLOC_TRIM_THRESHOLD_ := 4294967296
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench lint clean
+.PHONY: help demo test bench bundle lint clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-6s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -65,6 +65,10 @@ bench: $(READY) ## run the quick benchmarks, see benchmarks/README.md
 	@"$(PY)" benchmarks/train_step.py --rounds 3 --steps 2
 	@echo "left out: stage1_quality and real_data, which need data, and sampler and peers,"
 	@echo "which need a distilled bundle (see benchmarks/README.md)"
+
+bundle: $(READY) ## the model-zoo zip; MODELS=DIR adds weights, DATA_SOURCE= says of what, KEY=PEM signs
+	@"$(PY)" -m alignflow.packing pack $(if $(MODELS),--model_dir "$(MODELS)") \
+	  $(if $(DATA_SOURCE),--data_source "$(DATA_SOURCE)") $(if $(KEY),--key "$(KEY)")
 
 lint: $(READY) ## ruff (lint, format) and mypy
 	@.venv/bin/ruff check .

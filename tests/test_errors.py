@@ -63,6 +63,12 @@ def test_finds_the_first_in_the_chain():
     assert find_input_error(None) is None
 
 
+def test_control_characters_are_shown_and_not_sent():
+    hostile = "image 'a\n\x1b[2Jb\r\u202e\u00e9 \u4e2d.png'"
+    assert str(InputError(hostile)) == "image 'a\\n\\x1b[2Jb\\r\\u202e\u00e9 \u4e2d.png'"
+    assert str(InputError("first\n", "second")) == "first\\n\nsecond"
+
+
 def test_is_a_value_error():
     with pytest.raises(ValueError, match="line"):
         raise InputError("line")

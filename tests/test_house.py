@@ -7,6 +7,8 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import yaml
+from packaging.specifiers import SpecifierSet
 
 import alignflow
 from alignflow.demo.template import LABELS, LICENCE
@@ -53,6 +55,40 @@ def test_versions_stand_in_pyproject_alone():
     for name in ("Makefile", "environment.yml"):
         text = (ROOT / name).read_text()
         assert not re.search(r"==\d", text), f"{name} pins a version of its own"
+
+
+def test_conda_creates_the_versions_of_pyproject():
+    """Conda gives Python and pip alone; pip installs this project, and so its pins."""
+    python, pip, installed = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
+    assert pip == "pip"
+    name, _, wanted = python.partition("=")
+    assert name == "python" and wanted in SpecifierSet(PROJECT["requires-python"])
+    [line] = installed["pip"]
+    project, extras = re.fullmatch(r"-e (\.)\[([\w,]+)\]", line).groups()
+    assert (ROOT / "environment.yml").parent / project == ROOT
+    optional = PROJECT["optional-dependencies"]
+    created = [*PROJECT["dependencies"], *(p for e in extras.split(",") for p in optional[e])]
+    assert len(pins(created)) == len(set(created))  # no two versions of one package
+    assert f'-e ".[{extras}]"' in (ROOT / "Makefile").read_text()  # what `make` installs
+
+
+@pytest.mark.parametrize(
+    ("card", "sections"),
+    [
+        ("README.md", "Training data,Metrics,Intended use,Out of scope,Limits,Licence,References"),
+        ("data_card.md", "Source,Site,Limits,The demo's synthetic pairs,Licence"),
+    ],
+)
+def test_cards_have_their_sections(card, sections):
+    headings = re.findall("^## (.+)$", (ROOT / "bundle/docs" / card).read_text(), re.MULTILINE)
+    for section in sections.split(","):
+        assert any(heading.startswith(section) for heading in headings), section
+
+
+def test_the_data_card_answers_all_criteria_of_the_smd_card():
+    text = (ROOT / "bundle/docs/data_card.md").read_text()
+    rows = re.findall(r"^\| (Co\w+) \| ([^|]+\?) \| ([^|]{20,}) \|$", text, re.MULTILINE)
+    assert len(rows) == 7
 
 
 def test_licences():

@@ -62,9 +62,8 @@ def record():
 
 @pytest.fixture
 def models(tmp_path):
-    (tmp_path / "model.pt").write_bytes(b"image weights")
-    (tmp_path / "mask_model.pt").write_bytes(b"mask weights")
-    (tmp_path / "segmenter.pt").write_bytes(b"segmenter weights")
+    for k, name in enumerate(("model.pt", "mask_model.pt", "segmenter.pt")):
+        torch.save({"weight": torch.tensor([float(k)])}, tmp_path / name)
     return tmp_path
 
 
@@ -94,9 +93,18 @@ def test_weights_of_another_run_are_refused(record, models):
 
 def test_record_written_again_takes_the_new_weights(record, models):
     record.save(str(models))
-    (models / "model.pt").write_bytes(b"trained longer")
+    torch.save({"weight": torch.tensor([9.0])}, models / "model.pt")  # trained longer
     replace(record, clip=4.0).save(str(models))
     assert Stage1.load(str(models)).clip == 4.0
+
+
+def test_weights_that_are_no_tensors_are_refused(record, models):
+    for content in (b"", b"text", b"PK\x03\x04"):
+        (models / "segmenter.pt").write_bytes(content)
+        record.save(str(models))
+        with pytest.raises(InputError, match="segmenter.pt': not tensors alone") as caught:
+            Stage1.load(str(models))
+        assert "\n" not in str(caught.value)
 
 
 def test_untrained_folder(tmp_path):

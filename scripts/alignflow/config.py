@@ -7,39 +7,47 @@ import inspect
 import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from pydoc import locate
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
 
 import ignite.distributed as idist
-from monai.bundle import ComponentLocator, ConfigParser
+from monai.bundle import ConfigParser, ConfigWorkflow
 from monai.utils import set_determinism
 
 from alignflow.device import tune_allocator
 from alignflow.distributed import require_joining
 from alignflow.errors import InputError, print_input_errors_as_one_line
 from alignflow.files import replacing
+from alignflow.hashes import require_as_packed
 from alignflow.limits import check_limits
+from alignflow.targets import resolve
 
 REFERENCE = re.compile(r"@(\w+(?:(?:::|#)\w+)*)")
 EXPECTED_BY_MONAI = ["bundle_root", "device", "dataset_dir", "network_def", "run"]
+Kind = TypeVar("Kind")
 MONAI_KEYS = {"_target_", "_disabled_", "_requires_", "_desc_", "_mode_"}
 
 
 def begin(workflows: Sequence[str], seed: int) -> None:
     """First item of each config's `initialize`.
 
-    Shows input errors as one line, refuses keys without effect and values out of range, tunes the
-    allocator, and seeds.
+    Shows input errors as one line, refuses a packed bundle that was changed, keys without effect,
+    targets that are not allowed and values out of range, tunes the allocator, and seeds.
+
+    MONAI has evaluated the config's `imports` and the arguments of this call before: against a
+    config that is made to do harm this is no protection, `alignflow.packing verify` is.
 
     Args:
         workflows: run_ids of the config; what none of them reaches has no effect.
         seed: of Python, NumPy and torch.
 
     Raises:
-        InputError: on a key without effect, an argument that its target does not take, a value
-            out of range, or several processes that nothing joins.
+        InputError: on a changed file, a key without effect, a target that is not allowed or does
+            not take an argument, a value out of range, or several processes that nothing joins.
     """
     print_input_errors_as_one_line()
+    if (workflow := _on_the_stack(ConfigWorkflow)) is not None:
+        require_as_packed(bundle_folder(workflow.config_root_path))
     config = running_config()
     check_keys(config, workflows)
     check_arguments(config)
@@ -63,12 +71,26 @@ def running_parser() -> ConfigParser:
 
     MONAI gives an expression no way to it, so it is found on the stack.
     """
+    parser = _on_the_stack(ConfigParser)
+    if parser is None:
+        raise RuntimeError("not called from an expression of a bundle config")
+    return parser
+
+
+def _on_the_stack(kind: type[Kind]) -> Kind | None:
+    """The innermost object of a kind of which a method is running."""
     frame = inspect.currentframe()
     while frame is not None:
-        if isinstance(parser := frame.f_locals.get("self"), ConfigParser):
-            return parser
+        if isinstance(found := frame.f_locals.get("self"), kind):
+            return found
         frame = frame.f_back
-    raise RuntimeError("not called from an expression of a bundle config")
+    return None
+
+
+def bundle_folder(config_folder: str | Path) -> Path:
+    """The bundle that a folder of configs belongs to, as MONAI has it."""
+    folder = Path(config_folder)
+    return folder.parent if folder.name == "configs" else folder
 
 
 @idist.one_rank_only()
@@ -117,21 +139,16 @@ def check_keys(config: dict[str, Any], workflows: Sequence[str]) -> None:
 
 
 def check_arguments(config: dict[str, Any]) -> None:
-    """Refuse arguments that a `_target_` does not take.
+    """Refuse a `_target_` that is not allowed, and arguments that it does not take.
 
     Raises:
-        InputError: naming the target, the argument and those it takes.
+        InputError: naming the target, or the argument and those that the target takes.
     """
-    locator = ComponentLocator()
     for key, part in parts_with_target(config):
         name = part["_target_"]
-        module = locator.get_component_module_name(name)
-        module = module[0] if isinstance(module, list) else module
-        target = locate(name if module is None else f"{module}.{name}")
-        if target is None:
-            raise InputError(f"config key '{key}': _target_ '{name}' cannot be imported")
+        target = resolve(name, f"config key '{key}'")
         try:
-            parameters = inspect.signature(target).parameters  # type: ignore[arg-type]
+            parameters = inspect.signature(target).parameters
         except ValueError:  # some built-ins have no signature
             continue
         if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):

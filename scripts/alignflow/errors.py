@@ -7,7 +7,20 @@ from types import TracebackType
 
 
 class InputError(ValueError):
-    """Bad input of the user: one line that names the file or field and the mend."""
+    """Bad input of the user: one line that names the file or field and the mend.
+
+    Control characters, which names of files may hold, are shown as escapes.
+
+    Args:
+        lines: the line; several only where several files are bad.
+    """
+
+    def __init__(self, *lines: str) -> None:
+        super().__init__("\n".join("".join(map(_shown, line)) for line in lines))
+
+
+def _shown(character: str) -> str:
+    return character if character.isprintable() else repr(character)[1:-1]
 
 
 def find_input_error(error: BaseException | None) -> InputError | None:

@@ -17,11 +17,12 @@ def replacing(path: str | Path) -> Iterator[Path]:
     """A temporary path in the same folder, renamed to `path` when the block ends well.
 
     The folder is created, the suffixes are kept (writers choose their format by them), and a
-    failed block leaves nothing behind.
+    failed block leaves nothing behind. A link at `path` is replaced, and what it leads to stays.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".partial-{os.getpid()}-{path.name}")
+    temporary.unlink(missing_ok=True)  # else a link of that name would be followed
     try:
         yield temporary
         os.replace(temporary, path)

@@ -107,7 +107,7 @@ class Stage1:
 
         Raises:
             InputError: if there is none, it is of another version or damaged, or the weights beside
-                it are missing or of another run.
+                it are missing, of another run, or more than tensors.
         """
         path = Path(directory) / FILE
         if not path.is_file():
@@ -127,6 +127,7 @@ class Stage1:
                     f"'{Path(directory) / name}' is not the file that {FILE} was written with; "
                     "run training to its end, or copy the whole folder"
                 )
+            require_tensors(Path(directory) / name)
         values = {field.name: record[field.name] for field in fields(cls)}
         return cls(**values | {"source": SourceSpec.from_dict(record["source"])})
 
@@ -152,6 +153,24 @@ def read_record(path: Path) -> dict[str, Any]:
             f"'{path}': no field '{missing[0]}'; it was written by another version, train again"
         )
     return known
+
+
+def require_tensors(path: Path) -> None:
+    """Refuse a file of weights that a plain unpickler would run code of.
+
+    Whoever reads it later does so with `weights_only` as well, MONAI's handlers included; here it
+    is refused in one line.
+
+    Raises:
+        InputError: anything but tensors and plain values.
+    """
+    try:
+        torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception as error:  # torch's unpickler raises whatever it stumbles over
+        raise InputError(
+            f"'{path}': not tensors alone ({type(error).__name__}), so it was not loaded; "
+            "take weights that training wrote"
+        ) from error
 
 
 def weight_hashes(directory: str) -> dict[str, str]:

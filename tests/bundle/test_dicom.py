@@ -3,12 +3,16 @@
 import copy
 import gzip
 import json
+import logging
+import os
 import shutil
 import socket
 import subprocess
 import time
 import urllib.error
 import urllib.request
+import warnings
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import numpy as np
@@ -25,12 +29,15 @@ from alignflow.data.dataset import SliceDataset
 from alignflow.data.dicomweb import require_client, store
 from alignflow.data.formats import load
 from alignflow.data.intensity import IntensityWindow
+from alignflow.errors import InputError
 
 highdicom = pytest.importorskip("highdicom")
 
 TEXTS = ("AE", "CS", "LO", "LT", "PN", "SH", "ST", "UC", "UR", "UT")
 DATE = "18770816"
 TIME = "031415.926535"
+AGE, WEIGHT, COUNT = "097Y", "2718281", "1414213"  # how planted numbers begin
+GROUPS = (0x0008, 0x0010, 0x0018, 0x0032, 0x0040)  # of numbers that say nothing of the grid
 NEEDED = {  # to read the pixels at all, or to write a segmentation of them
     "Modality",
     "SpecificCharacterSet",
@@ -39,6 +46,11 @@ NEEDED = {  # to read the pixels at all, or to write a segmentation of them
     "ImageType",
     "PatientSex",
     "CodingSchemeDesignator",
+    "SliceThickness",
+    "SpacingBetweenSlices",
+    "GantryDetectorTilt",
+    "ImagerPixelSpacing",
+    "NominalScannedPixelSpacing",
 }
 CORNERS = [(0, 0, 0), (23, 0, 0), (0, 19, 0), (23, 19, 0)]
 UIDS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "FrameOfReferenceUID")
@@ -50,7 +62,7 @@ def planted(number, count):
 
 
 def plant(dataset, number):
-    """Give every attribute of text, date or identity a value of its own; return these values."""
+    """Give every attribute of text, date, number or identity a value; return these values."""
     values = {DATE, TIME}
     for tag, (vr, _, _, retired, _) in DicomDictionary.items():
         name = keyword_for_tag(tag)
@@ -61,6 +73,11 @@ def plant(dataset, number):
             dataset.add_new(tag, vr, planted(number, len(values) - 1))
         elif vr in ("DA", "TM", "DT"):
             dataset.add_new(tag, vr, {"DA": DATE, "TM": TIME, "DT": DATE + TIME}[vr])
+        elif vr in ("AS", "DS", "IS") and tag >> 16 in GROUPS:
+            count = len(values) % 1000
+            numbers = {"AS": AGE, "DS": f"{WEIGHT}{count:03d}.5", "IS": f"{COUNT}{count:03d}"}
+            dataset.add_new(tag, vr, numbers[vr])
+            values.add(numbers[vr])
     block = dataset.private_block(0x0011, planted(number, 999999), create=True)
     block.add_new(1, "LO", planted(number, 999998))
     alias = pydicom.Dataset()
@@ -160,8 +177,35 @@ def dicom_source(tmp_path_factory):
 def dicom_models(dicom_source, train, tmp_path_factory):
     """`models/` of a training on the source, with the MLflow store."""
     output = tmp_path_factory.mktemp("dicom_bundle") / "models"
-    train(dicom_source[0], output, mlflow=True)
+    output.mkdir()
+    with said_in(output / "said.txt"):
+        train(dicom_source[0], output, mlflow=True)
     return output
+
+
+@contextmanager
+def said_in(path):
+    """A file of all that goes to the console, to logs of any level, and into warnings."""
+    root, saved = logging.getLogger(), [os.dup(1), os.dup(2)]
+    level = root.level
+    with open(path, "w") as file, warnings.catch_warnings():
+        warnings.simplefilter("always")
+        logging.captureWarnings(True)
+        root.addHandler(handler := logging.StreamHandler(file))
+        root.setLevel(logging.DEBUG)
+        try:
+            os.dup2(file.fileno(), 1)  # libraries in C write there
+            os.dup2(file.fileno(), 2)
+            with redirect_stdout(file), redirect_stderr(file):
+                yield path
+        finally:
+            file.flush()
+            for descriptor, copy_ in zip((1, 2), saved, strict=True):
+                os.dup2(copy_, descriptor)
+                os.close(copy_)
+            root.removeHandler(handler)
+            root.setLevel(level)
+            logging.captureWarnings(False)
 
 
 @pytest.fixture(scope="session")
@@ -206,6 +250,14 @@ def test_an_unknown_format_is_refused(dicom_models, infer, refused, tmp_path):
     assert "output_format" in line and "null" in line and "dicom" in line
 
 
+def assert_holds_none(data, values, where):
+    """What all planted texts and numbers begin with, each date and each UID."""
+    shared = ["PLANT", WEIGHT, COUNT]
+    rest = [v for v in values if not v.startswith((*shared, AGE))]
+    for value in [*shared, *rest]:
+        assert value.encode() not in data, f"{value} in {where}"
+
+
 def content(path):
     data = path.read_bytes()
     return gzip.decompress(data) if path.suffix == ".gz" else data
@@ -218,20 +270,87 @@ def test_nothing_of_the_inputs_headers_comes_out(
     assert len(values) > 1500
     written = b"".join(path.read_bytes() for path in root.rglob("*.dcm"))
     assert all(value.encode() in written for value in values if "PLANT1X" in value)
+    for value in (AGE, WEIGHT, COUNT):
+        assert value.encode() in written
 
-    align(dicom_models, site, tmp_path / "aligned", mlflow=True)
-    infer(tmp_path / "aligned", tmp_path / "nifti")
-    infer(tmp_path / "aligned", tmp_path / "dicom", output_format="dicom")
-    segment(dicom_models, root, tmp_path / "segmenter", pairs_dir=str(tmp_path / "dicom"))
+    with said_in(tmp_path / "said.txt"):
+        align(dicom_models, site, tmp_path / "aligned", mlflow=True)
+        infer(tmp_path / "aligned", tmp_path / "nifti")
+        infer(tmp_path / "aligned", tmp_path / "dicom", output_format="dicom")
+        segment(dicom_models, root, tmp_path / "segmenter", pairs_dir=str(tmp_path / "dicom"))
+    for path in (dicom_models / "said.txt", tmp_path / "said.txt"):
+        assert "wrote" in path.read_text()  # what was caught is what was said
 
     folders = [dicom_models, dicom_pairs, tmp_path]
     files = [path for folder in folders for path in folder.rglob("*") if path.is_file()]
     assert {".dcm", ".gz", ".pt", ".json", ".db"} <= {path.suffix for path in files}
     for path in files:
         data = content(path)
-        # One search for what all planted texts share, then one for each date and UID.
-        for value in ["PLANT", *(v for v in values if "PLANT" not in v)]:
-            assert value.encode() not in data, f"{value} in {path}"
+        assert_holds_none(data, values, path)
+        if path.suffix in (".json", ".txt", ".db", ".dcm"):  # too short a text for pixels
+            assert AGE.encode() not in data, path
+
+
+def test_sex_age_and_weight_change_nothing(dicom_source, tmp_path):
+    """Values of one letter cannot be looked for: what is read is the same with another one."""
+    root = shutil.copytree(dicom_source[0], tmp_path / "other")
+    for path in root.rglob("*.dcm"):
+        header = pydicom.dcmread(path)
+        header.PatientSex = "F" if header.PatientSex == "O" else "O"
+        header.PatientAge, header.PatientWeight = "012Y", 40
+        header.save_as(path)
+    labels = {"background": 0, "lesion": 1}
+    first, other = (
+        SliceDataset(build_datalist(r), None, IntensityWindow(), labels=labels, progress=False)
+        for r in (dicom_source[0], root)
+    )
+    assert first.fingerprint == other.fingerprint
+    assert first.spec == other.spec
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_errors_and_warnings_say_nothing_of_the_headers(dicom_source, run_config, tmp_path):
+    """Damaged files, and values that no standard allows, which libraries like to quote."""
+    root, site, values = dicom_source
+    series = sorted((site / "case4").iterdir())
+    bad = shutil.copytree(site / "case4", tmp_path / "bad/odd_values")
+    for path in bad.iterdir():
+        data = path.read_bytes()  # equal lengths: text in place of dates, ages and numbers
+        for planted_, text in ((DATE, "PLANTDAY"), (AGE, "PLAN"), (WEIGHT, "PLANTNO")):
+            data = data.replace(planted_.encode(), text.encode())
+        path.write_bytes(data)
+    cut = tmp_path / "bad/cut.dcm"
+    cut.write_bytes(series[0].read_bytes()[:-700])
+    gap = shutil.copytree(site / "case4", tmp_path / "bad/gap")
+    (gap / series[1].name).unlink()
+    two = shutil.copytree(site / "case4", tmp_path / "bad/two")
+    for path in (site / "case5").iterdir():
+        shutil.copy(path, two / f"other_{path.name}")
+    alone = shutil.copy(root / "labels/case1.dcm", tmp_path / "bad/alone.dcm")
+    with said_in(tmp_path / "said.txt"):
+        load(bad)
+        for path in (cut, gap, two, alone):
+            with pytest.raises(InputError) as caught:
+                load(path)
+            print(path.name, caught.value)
+        for source, irregular in (
+            (gap, "refuse"),
+            (gap, "leave_out"),
+            (tmp_path / "bad", "slices"),
+        ):
+            options = {"source": str(source), "output_dir": str(tmp_path / "out")}
+            try:
+                run_config("collect", "infer", "collect", options | {"irregular": irregular})
+            except RuntimeError as error:
+                print(irregular, error, error.__cause__)
+                continue
+            (tmp_path / "out/collection.json").rename(tmp_path / f"{irregular}.json")
+            shutil.rmtree(tmp_path / "out")
+    said = (tmp_path / "said.txt").read_bytes()
+    reports = [path.read_bytes() for path in tmp_path.glob("*.json")]
+    assert_holds_none(b"".join([said, *reports]), values, "what was said")
+    for name in (b"cut.dcm", b"gap", b"two", b"alone.dcm", b"slices are missing"):
+        assert name in said
 
 
 PLUGIN = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")

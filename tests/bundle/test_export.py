@@ -3,6 +3,7 @@
 import builtins
 import json
 import shutil
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -57,6 +58,13 @@ def exported(distilled, export):
 
 def volumes(folder):
     return [np.asarray(nib.load(path).dataobj) for path in sorted((folder / "images").iterdir())]
+
+
+def test_files_tell_nothing_of_the_machine(exported):
+    for name in WRITTEN:
+        content = (exported / name).read_bytes()
+        for trace in (str(Path.cwd()), "site-packages", "alignflow/", "forward", ".py"):
+            assert trace.encode() not in content, f"{trace} in {name}"
 
 
 def test_files_are_whole_and_have_one_input_and_any_batch(exported):

@@ -203,3 +203,136 @@ def test_bad_sources(tmp_path, write_series):
         collect(str(tmp_path / "export"), str(tmp_path))
     with pytest.raises(InputError, match='"irregular": .*refuse, resample, leave_out, slices'):
         collect(str(tmp_path / "export"), str(tmp_path / "out"), "mend")
+    image = load(tmp_path / "out/images/series_001.nii.gz")
+    np.testing.assert_array_equal(image[0], ramp)  # linear, so what was missing comes back
+    whole = tmp_path / "whole"
+    write_series(whole, ramp)
+    np.testing.assert_allclose(image.affine, load(whole).affine, atol=1e-4)
+    assert image.meta["native_dtype"] == "int16"
+    facts = {
+        "from_slices": 5,
+        "from_steps_mm": [2.5, 7.5],
+        "to_slices": 7,
+        "to_step_mm": 2.5,
+    }
+    assert f"'series_001': resampled, {json.dumps(facts)}" in caplog.text
+    expected = {"modality": "CT", "files": 5, "resampled": facts}
+    assert report(tmp_path / "out")["images"] == {"series_001": expected}
+    assert [path.name for path in (tmp_path / "out/images").iterdir()] == ["series_001.nii.gz"]
+    assert dataset_json(tmp_path / "out") == {"modality": "CT"}
+
+
+def test_irregular_frames(tmp_path, write_enhanced):
+    export = tmp_path / "export"
+    export.mkdir()
+    ramp = np.repeat(np.array([0, 100, 200, 400], np.int16)[None, None], 6, 0).repeat(5, 1)
+    write_enhanced(export / "gap.dcm", ramp, [2, 0, 3, 1], [0, 2.5, 5, 10])
+    with pytest.raises(InputError, match='slices are 2.5 to 5 mm apart.*set "irregular"'):
+        collect(str(export), str(tmp_path / "refused"))
+    collect(str(export), str(tmp_path / "out"), "resample")
+    (path,) = (tmp_path / "out/images").iterdir()
+    image = load(path)
+    np.testing.assert_array_equal(image[0, 0, 0], 100 * np.arange(5))
+    assert path.name == "series_001.nii.gz"
+    write_enhanced(export / "whole.dcm", ramp, [2, 0, 3, 1], [0, 2.5, 5, 7.5])
+    collect(str(export), str(tmp_path / "slices"), "slices")
+    (path,) = (tmp_path / "slices/images").iterdir()
+    np.testing.assert_array_equal(load(path)[0], ramp)
+    (reason,) = report(tmp_path / "slices")["left_out"]
+    assert reason.startswith("images of an irregular series: slices are 2.5 to 5 mm apart")
+
+
+def test_pixels_that_cannot_be_read(tmp_path, write_series):
+    files = write_series(tmp_path / "export", VOLUME)
+    files[1].unlink()
+    files[2].write_bytes(files[2].read_bytes()[:-40])
+    with pytest.raises(InputError, match='cannot be read .*"leave_out" or'):
+        collect(str(tmp_path / "export"), str(tmp_path / "out"), "resample")
+
+
+def test_a_tilted_gantry_is_resampled(tmp_path, write_series):
+    tilted = np.eye(3)
+    tilted[:, 2] = [0, 0.36, 1]  # 0.9 mm, a pixel, for each slice of 2.5 mm
+    write_series(tmp_path / "export", VOLUME, direction=tilted)
+    collect(str(tmp_path / "export"), str(tmp_path / "out"), "resample")
+    image = load(tmp_path / "out/images/series_001.nii.gz")
+    expected = np.full((6, 8, 4), VOLUME.min())
+    for k in range(4):
+        expected[:, k : k + 5, k] = VOLUME[..., k]
+    np.testing.assert_array_equal(image[0], expected)
+    assert report(tmp_path / "out")["images"]["series_001"]["resampled"]["tilt_degrees"] == 19.8
+
+
+def test_repetitions_are_dropped_and_different_slices_at_one_place_refused(tmp_path, write_series):
+    export = tmp_path / "export"
+    files = write_series(export, VOLUME)
+    again = pydicom.dcmread(files[1])
+    again.SOPInstanceUID = again.file_meta.MediaStorageSOPInstanceUID = "1.2.3.4.5"
+    again.save_as(export / "again.dcm")
+    collect(str(export), str(tmp_path / "out"))
+    assert len(list((tmp_path / "out/images/series_001").iterdir())) == 4
+    assert report(tmp_path / "out")["left_out"] == {"slices that repeat another": 1}
+    np.testing.assert_array_equal(load(tmp_path / "out/images/series_001")[0], VOLUME)
+    again.PixelData = again.PixelData[::-1]
+    again.save_as(export / "again.dcm")
+    for irregular in ("refuse", "resample"):
+        with pytest.raises(InputError, match="different slices at one place, '.*' and '.*'; keep"):
+            collect(str(export), str(tmp_path / "no"), irregular)
+    assert not (tmp_path / "no").exists()
+
+
+def test_stacks_of_other_pixel_size_come_apart(tmp_path, write_series):
+    export, out = tmp_path / "export", tmp_path / "out"
+    write_series(export, VOLUME, series_uid="1.2.3.4")
+    write_series(export / "b", VOLUME[..., :3], series_uid="1.2.3.4", spacing=(0.5, 0.5, 2.5))
+    collect(str(export), str(out))
+    assert sorted(load(path).shape[3] for path in (out / "images").iterdir()) == [3, 4]
+
+
+def test_secondary_captures_alone_are_images(tmp_path, write_series):
+    write_series(tmp_path / "export", VOLUME[..., :1], SOPClassUID=CAPTURE)
+    collect(str(tmp_path / "export"), str(tmp_path / "out"))
+    assert len(report(tmp_path / "out")["images"]) == 1
+
+
+def test_dicomdir(tmp_path):
+    collect(str(DICOMDIR), str(tmp_path / "out"), "slices")
+    listed = [
+        r for r in pydicom.dcmread(DICOMDIR).DirectoryRecordSequence if "ReferencedFileID" in r
+    ]
+    images = report(tmp_path / "out")["images"]
+    left = sum(report(tmp_path / "out")["left_out"].values())
+    assert sum(entry["files"] for entry in images.values()) + left == len(listed) == 31
+
+
+def test_bad_sources(tmp_path, write_series):
+    for source in (None, tmp_path / "nowhere"):
+        with pytest.raises(InputError, match="not there; give a folder, a DICOMDIR or a URL"):
+            collect(source, str(tmp_path / "out"))
+    files = write_series(tmp_path / "export", VOLUME, modality="PR")
+    with pytest.raises(InputError, match="no DICOM image in it \\(found: 4 objects without image"):
+        collect(str(tmp_path / "export"), str(tmp_path / "out"))
+    with pytest.raises(InputError, match="no DICOMDIR; give the folder"):
+        collect(str(files[0]), str(tmp_path / "out"))
+    with pytest.raises(InputError, match="not empty; give a new folder"):
+        collect(str(tmp_path / "export"), str(tmp_path))
+    with pytest.raises(InputError, match='"irregular": .*refuse, resample, leave_out, slices'):
+        collect(str(tmp_path / "export"), str(tmp_path / "out"), "mend")
+    with pytest.raises(InputError, match='"irregular": .*refuse, leave_out, slices'):
+        collect(str(tmp_path / "export"), str(tmp_path / "out"), "resample")
+
+
+@pytest.mark.parametrize(
+    "names", [["..", "secret.dcm"], ["/", "etc", "x"], ["A", "..", "..", "B"], "../secret.dcm"]
+)
+def test_a_dicomdir_that_leads_out_of_its_folder(tmp_path, write_series, names):
+    [secret] = write_series(tmp_path, VOLUME[..., :1])
+    secret.rename(tmp_path / "secret.dcm")
+    directory = pydicom.dcmread(DICOMDIR)
+    records = [r for r in directory.DirectoryRecordSequence if "ReferencedFileID" in r]
+    records[0].ReferencedFileID = names
+    (tmp_path / "medium").mkdir()
+    directory.save_as(tmp_path / "medium/DICOMDIR")
+    with pytest.raises(InputError, match="which is not below its folder; give the folder"):
+        collect(str(tmp_path / "medium/DICOMDIR"), str(tmp_path / "out"))
+    assert not (tmp_path / "out").exists()

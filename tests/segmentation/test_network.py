@@ -68,8 +68,9 @@ def test_weights_come_back(tmp_path):
         (CONFIG | {"chanels": 3}, "makes no network.*chanels"),
         (CONFIG | {"channels": [4]}, "makes no network"),
         (CONFIG | {"in_channels": "$1"}, "expressions"),
-        (CONFIG | {"_target_": "monai.networks.nets.NoSuchNet"}, "makes no network"),
-        ({"_target_": "torch.Size"}, "is no network"),
+        (CONFIG | {"_target_": "monai.networks.nets.NoSuchNet"}, "cannot be imported"),
+        ({"_target_": "torch.Size"}, "is of no allowed package"),
+        ({"_target_": "torch.nn.Parameter"}, "is no network"),
     ],
 )
 def test_configs_that_make_no_network(config, words):

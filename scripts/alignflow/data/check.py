@@ -94,4 +94,4 @@ def raise_problems(lines: list[str], shown: int = 10) -> None:
     """Raise one `InputError` with the first lines and the number of the others; none if empty."""
     if lines:
         more = [f"... and {len(lines) - shown} more"] if len(lines) > shown else []
-        raise InputError("\n".join([*lines[:shown], *more]))
+        raise InputError(*lines[:shown], *more)

@@ -34,6 +34,7 @@ from alignflow.data.intensity import to_dtype
 from alignflow.data.writer import write_volume
 from alignflow.errors import InputError
 from alignflow.files import replacing
+from alignflow.hashes import is_inside
 
 logger = logging.getLogger(__name__)
 
@@ -82,6 +83,14 @@ def _files(source: str | None) -> list[Path]:
     records = header.get("DirectoryRecordSequence") or []
     names = [r.ReferencedFileID for r in records if r.get("ReferencedFileID")]
     parts = [[name] if isinstance(name, str) else list(name) for name in names]
+    # Anything else could bring in another person's files from beside the medium.
+    raise_problems(
+        [
+            f"'{path}': lists '{'/'.join(part)}', which is not below its folder; give the folder"
+            for part in parts
+            if not is_inside("/".join(part))
+        ]
+    )
     files = [path.parent.joinpath(*part) for part in parts]
     raise_problems(
         [

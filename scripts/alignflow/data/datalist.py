@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import logging
+import os
 import random
 import re
 import warnings
@@ -15,6 +17,8 @@ from alignflow.data.check import raise_problems
 from alignflow.data.formats import split_suffix
 from alignflow.errors import InputError
 
+logger = logging.getLogger(__name__)
+
 Case = dict[str, str]
 GroupOf = Callable[[str], str]
 
@@ -25,9 +29,9 @@ def build_datalist(
     """All pairs of a data set, with the group (patient, sequence) that splits must keep whole.
 
     The data set is either described by an MSD-style `dataset.json` ("training", and optionally
-    "validation": lists of {"image", "label"[, "group"]} with paths relative to the folder), or it
-    is two folders: `images/` and `masks/` or `labels/`, files of equal stem being a pair. A DICOM
-    series is a folder `images/NAME/`.
+    "validation": lists of {"image", "label"[, "group"]} with paths relative to the folder; a
+    warning counts those that lead out of it), or it is two folders: `images/` and `masks/` or
+    `labels/`, files of equal stem being a pair. A DICOM series is a folder `images/NAME/`.
 
     Args:
         dataset_dir: the folder.
@@ -199,7 +203,22 @@ def _from_json(root: Path) -> list[Case]:
         raise InputError(
             f"'{root / 'dataset.json'}': no case in 'training'; list {{\"image\", \"label\"}} there"
         )
+    _tell_of_others(root, cases)
     return sorted(cases, key=lambda case: case["image"])
+
+
+def _tell_of_others(root: Path, cases: list[Case]) -> None:
+    """Files may lie outside of the folder, as in lists that share a store: they are only read."""
+    top = os.path.abspath(root)
+    paths = [os.path.abspath(case[key]) for case in cases for key in ("image", "label")]
+    outside = [path for path in paths if os.path.commonpath([top, path]) != top]
+    if outside:
+        logger.warning(
+            "'%s' lists %d files outside of its folder, such as '%s'",
+            root / "dataset.json",
+            len(outside),
+            outside[0],
+        )
 
 
 def _json_case(root: Path, split: str, entry: Any) -> Case:
@@ -208,9 +227,9 @@ def _json_case(root: Path, split: str, entry: Any) -> Case:
             f"'{root / 'dataset.json'}': {split} has {json.dumps(entry)[:100]}; "
             'each case needs "image" and "label"'
         )
-    case = {key: str(root / entry[key]) for key in ("image", "label")}
+    case = {key: str(root / str(entry[key])) for key in ("image", "label")}
     for key, path in case.items():
-        if not Path(path).exists():
+        if not os.path.exists(path):  # of pathlib, names that are too long raise
             raise InputError(
                 f"{key} '{path}': listed in dataset.json, but no such file; correct it"
             )

@@ -149,9 +149,12 @@ def _image_headers(path: Path) -> dict[Path, pydicom.Dataset]:
         )
     series = Counter(str(h.get("SeriesInstanceUID", "")) for h in images.values())
     if len(series) > 1:
-        listed = ", ".join(f"{uid} ({count} files)" for uid, count in sorted(series.items()))
+        # Told apart by a file of each: UIDs lead to persons, and messages end up in logs.
+        first = {str(h.get("SeriesInstanceUID", "")): f.name for f, h in reversed(images.items())}
+        listed = ", ".join(f"'{first[uid]}' ({count} files)" for uid, count in series.items())
         raise InputError(
-            f"image '{path}': {len(series)} image series ({listed}); leave one series in the folder"
+            f"image '{path}': {len(series)} image series beginning with {listed}; "
+            "leave one series in the folder"
         )
     return images
 

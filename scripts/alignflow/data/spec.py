@@ -9,7 +9,7 @@ from typing import Any, TypedDict
 import numpy as np
 
 from alignflow.data.dicom import SUFFIXES as DICOM_SUFFIXES
-from alignflow.data.formats import ITK_SUFFIXES, PIL_SUFFIXES
+from alignflow.data.formats import ITK_SUFFIXES, NIFTI_SUFFIXES, PIL_SUFFIXES
 from alignflow.errors import InputError
 
 
@@ -53,12 +53,16 @@ class SourceSpec:
         """The inverse of `to_dict`.
 
         Raises:
-            InputError: a field is missing or unknown.
+            InputError: a field is missing or unknown, or a suffix is none that is written.
         """
         names = {field.name for field in fields(cls)}
         wrong = sorted(names ^ content.keys())
         if wrong:
             raise InputError(f"source spec: field '{wrong[0]}' is missing or unknown; train again")
+        for name in ("image_suffix", "label_suffix"):
+            # It ends the names of written files: any other text could lead out of their folder.
+            if content[name] not in (*PIL_SUFFIXES, *NIFTI_SUFFIXES, *ITK_SUFFIXES):
+                raise InputError(f"source spec: {name} {content[name]!r} is no image format's")
         return cls(**(content | {"window": tuple(content["window"])}))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
+from importlib import import_module
 from pathlib import Path
 
 import torch
@@ -54,3 +55,17 @@ def write_onnx(sampler: nn.Module, example: Tensor, path: str | Path) -> None:
                 f"export: torch cannot write this network as ONNX ({str(cause)[:300]}); "
                 "leave the backend at torch"
             ) from error
+        _remove_traces(temporary)
+
+
+def _remove_traces(path: Path) -> None:
+    """Take out where in the source each node comes from: the exporter notes paths of here."""
+    onnx = import_module("onnx")
+    model = onnx.load(path)
+    graph = model.graph
+    values = [*graph.input, *graph.output, *graph.value_info, *graph.initializer]
+    nodes = [*graph.node, *(node for function in model.functions for node in function.node)]
+    for part in (model, graph, *values, *nodes, *model.functions):
+        part.ClearField("metadata_props")
+        part.ClearField("doc_string")
+    onnx.save(model, path)

@@ -84,7 +84,8 @@ def read_pairs(pairs_dir: str | None, stage1: Stage1, size: Sequence[int]) -> li
     try:
         cases, labels = build_datalist(pairs_dir), stated_labels(pairs_dir)
     except InputError as error:
-        raise InputError(str(error).replace("dataset_dir", "pairs_dir")) from error
+        lines = str(error).replace("dataset_dir", "pairs_dir").splitlines()
+        raise InputError(*lines) from error
     if labels is not None and labels != stage1.source.labels:
         raise InputError(
             f"pairs_dir '{pairs_dir}': labels {labels}, but the bundle has {stage1.source.labels}; "

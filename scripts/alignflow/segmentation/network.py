@@ -13,6 +13,7 @@ from torch import nn
 from alignflow.config import find, running_parser
 from alignflow.errors import InputError
 from alignflow.stage1 import FILE, WEIGHTS, Stage1
+from alignflow.targets import require_network
 
 
 def network_config(key: str) -> dict[str, Any]:
@@ -44,12 +45,10 @@ def build_network(config: Any, where: str) -> nn.Module:
         where: file and field that it stands in, for the message.
 
     Raises:
-        InputError: not a config, expressions in it, or arguments that do not make a network.
+        InputError: not a config, expressions in it, a class that is not allowed, or arguments that
+            do not make a network.
     """
-    if not isinstance(config, dict) or "_target_" not in config:
-        raise InputError(f'{where}: {config!r}; it needs {{"_target_": class, argument: value}}')
-    if any(str(value).startswith(("$", "@")) for value in config.values()):
-        raise InputError(f"{where}: holds expressions; write names and numbers alone")
+    require_network(config, where)
     try:
         network = ConfigParser({"network": dict(config)}).get_parsed_content("network")
     except Exception as error:  # whatever the class raises, wrapped by MONAI several times

@@ -1,0 +1,168 @@
+"""The model-zoo zip: a bundle that runs from an empty folder with its listed requirements alone.
+
+python -m alignflow.packing pack --output build/alignflow.zip [--model_dir DIR] [--key PEM]
+python -m alignflow.packing verify build/alignflow.zip [--public_key PEM]
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import tomllib
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import alignflow
+from alignflow.errors import InputError, print_input_errors_as_one_line
+from alignflow.files import replacing, sha256
+from alignflow.hashes import SIGNATURE, SUMS, is_inside, sign, sums_of, verify
+from alignflow.stage1 import FILE, STUDENTS, Stage1, weight_hashes
+
+TOP = "alignflow"  # the folder that the zip unpacks to: the name of the bundle in a model zoo
+CONFIGS = (".json", ".yaml", ".conf")
+UNKNOWN_DATA = "Not stated by whoever packed these weights."
+EARLIEST = (1980, 1, 1, 0, 0, 0)  # that a zip can hold; equal files give equal bytes
+
+
+def pack(
+    output: str | Path,
+    *,
+    bundle: str | Path = "bundle",
+    project: str | Path = "pyproject.toml",
+    model_dir: str | Path | None = None,
+    data_source: str = UNKNOWN_DATA,
+    key: str | Path | None = None,
+) -> list[str]:
+    """Write the zip of a bundle: configs, docs, licence, package, requirements, hashes, weights.
+
+    Of `model_dir` go in the weights, students and ONNX files with their records. What may show or
+    name images stays out: pictures, `align.json`, configs of runs, checkpoints, couplings, MLflow.
+
+    Args:
+        output: of the zip, whole or not at all; equal inputs give equal bytes.
+        bundle: folder with configs/, docs/ and LICENSE.
+        project: pyproject.toml whose pins become `requirements.txt`.
+        model_dir: of `training`, `align` or `distill`; None packs no weights.
+        data_source: what the weights were trained on, for the metadata.
+        key: PEM file of the Ed25519 private key that signs the list of hashes.
+
+    Returns:
+        The names of the files, within the zip's folder.
+
+    Raises:
+        InputError: a file is missing, weights do not belong to their record, or no such key.
+    """
+    files = _texts(Path(bundle), Path(project)) | _package()
+    if model_dir is not None:
+        stage1 = Stage1.load(str(model_dir))
+        metadata = json.loads(files["configs/metadata.json"])
+        described = describe(metadata, stage1) | {"data_source": data_source}
+        files["configs/metadata.json"] = (json.dumps(described, indent=4) + "\n").encode()
+        files |= _weights(Path(model_dir))
+    wrong = [name for name in files if not is_inside(name)]
+    if wrong:
+        raise InputError(f"'{bundle}': {wrong[0]!r} is no name for every system; rename the file")
+    files[SUMS] = sums_of(files)
+    if key is not None:
+        files[SIGNATURE] = sign(files[SUMS], key)
+    with replacing(output) as temporary, zipfile.ZipFile(temporary, "w") as archive:
+        for name in sorted(files):
+            entry = zipfile.ZipInfo(f"{TOP}/{name}", EARLIEST)
+            entry.create_system, entry.external_attr = 3, 0o100644 << 16
+            entry.compress_type = zipfile.ZIP_DEFLATED
+            archive.writestr(entry, files[name])
+    return sorted(files)
+
+
+def requirements(project: str | Path) -> str:
+    """`requirements.txt` with the pins of a pyproject.toml; extras as comments below."""
+    content = tomllib.loads(Path(project).read_text())["project"]
+    lines = [f"# of {content['name']} {alignflow.__version__}", *content["dependencies"]]
+    for extra in ("dicom", "eval", "export", "tensorrt"):
+        lines += ["", f"# optional: {extra}"]
+        lines += [f"# {pin}" for pin in content["optional-dependencies"][extra]]
+    return "\n".join(lines) + "\n"
+
+
+def describe(metadata: dict[str, Any], stage1: Stage1) -> dict[str, Any]:
+    """Metadata of a bundle whose weights are those of a record, where they describe the network."""
+    described = copy.deepcopy(metadata)
+    source = stage1.source
+    classes = list(source.labels)
+    image = [f"image channel {k}" for k in range(source.channels)]
+    maps = [f"one-hot {name}" for name in classes]
+    maps += [f"truncated signed distance of {name}" for name in classes[1:]]
+    formats = described["network_data_format"]
+    ends = (formats["inputs"]["image"], formats["outputs"]["pred"])
+    noise = [f"Gaussian noise of {name}" for name in image]
+    for end, channels in zip(ends, (noise + maps, image), strict=True):
+        end["modality"] = source.modality
+        end["spatial_shape"] = list(stage1.image_size)
+        end["num_channels"] = len(channels)
+        end["channel_def"] = {str(k): name for k, name in enumerate(channels)}
+    values = ", ".join(f"{value:g} {name}" for name, value in source.labels.items())
+    described["image_classes"] = f"{source.channels} channels, {source.modality}, in [-1, 1]"
+    described["label_classes"] = f"single channel: {values}"
+    described["pred_classes"] = f"{source.channels} channels: a synthetic image in [-1, 1]"
+    described["description"] = described["description"].partition(" The weights are trained")[0]
+    return described
+
+
+def _texts(bundle: Path, project: Path) -> dict[str, bytes]:
+    if not project.is_file():
+        raise InputError(f"project '{project}': no such file; give the pyproject.toml")
+    paths = [bundle / "LICENSE"]
+    paths += [path for path in (bundle / "configs").glob("*") if path.suffix in CONFIGS]
+    paths += [path for path in (bundle / "docs").rglob("*") if path.is_file()]
+    for needed in ("LICENSE", "configs/metadata.json", "docs/README.md"):
+        if not (bundle / needed).is_file():
+            raise InputError(f"bundle '{bundle}': no {needed}; give the folder of the bundle")
+    files = {path.relative_to(bundle).as_posix(): path.read_bytes() for path in paths}
+    return files | {"models/.gitkeep": b"", "requirements.txt": requirements(project).encode()}
+
+
+def _package() -> dict[str, bytes]:
+    root = Path(alignflow.__file__).parent
+    paths = [path for path in root.rglob("*") if path.is_file() and "__pycache__" not in path.parts]
+    return {f"alignflow/{p.relative_to(root).as_posix()}": p.read_bytes() for p in paths}
+
+
+def _weights(model_dir: Path) -> dict[str, bytes]:
+    names = [FILE, *weight_hashes(str(model_dir))]
+    for student in STUDENTS.values():
+        names += [p.name for p in model_dir.glob(f"{student}_*.onnx*")]
+    return {f"models/{name}": (model_dir / name).read_bytes() for name in names}
+
+
+def main() -> None:
+    """Command line of `pack` and `verify`."""
+    print_input_errors_as_one_line()
+    parser = argparse.ArgumentParser(description="Pack a bundle, or check a packed one.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    packing = commands.add_parser("pack", help="write the zip")
+    packing.add_argument("--output", help="default: build/alignflow_vVERSION.zip")
+    packing.add_argument("--bundle", default="bundle", help="folder with configs/ and docs/")
+    packing.add_argument("--project", default="pyproject.toml", help="has the pins")
+    packing.add_argument("--model_dir", help="weights; none are packed without")
+    packing.add_argument("--data_source", default=UNKNOWN_DATA, help="what they were trained on")
+    packing.add_argument("--key", help="PEM of the Ed25519 private key that signs the hashes")
+    checking = commands.add_parser("verify", help="check a zip or a folder; runs nothing of it")
+    checking.add_argument("bundle", help="the zip, or what it was unpacked to")
+    checking.add_argument("--public_key", help="PEM of the key that must have signed it")
+    arguments = vars(parser.parse_args())
+    if arguments.pop("command") == "verify":
+        count = verify(**arguments)
+        signed = "signed, " if arguments["public_key"] else ""
+        print(f"{signed}{count} files as they were packed: {arguments['bundle']}")
+        return
+    output = arguments.pop("output") or f"build/{TOP}_v{alignflow.__version__}.zip"
+    names = pack(output, **arguments)
+    weights = [name for name in names if name.startswith("models/") and name.endswith(".pt")]
+    kind = f"weights {', '.join(weights)}" if weights else "NO weights (--model_dir has them)"
+    print(f"wrote {len(names)} files with {kind}: {output}\nsha256 {sha256(output)}")
+
+
+if __name__ == "__main__":
+    main()
