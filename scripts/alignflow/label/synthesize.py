@@ -102,4 +102,3 @@ def draw(
 
 def _plain(tensor: Tensor) -> Tensor:
     return convert_to_tensor(tensor, track_meta=False)
-

@@ -1,4 +1,4 @@
-"""What an annotation server has learnt so far: aligned bundles and segmenters, one after another."""
+"""What an annotation server has learnt so far: aligned bundles and segmenters, in turn."""
 
 from __future__ import annotations
 

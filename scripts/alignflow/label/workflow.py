@@ -17,7 +17,11 @@ logger = logging.getLogger(__name__)
 
 
 def run_workflow(
-    run_id: str, config: Path, overrides: Mapping[str, Any], folder: Path, environment: dict[str, str]
+    run_id: str,
+    config: Path,
+    overrides: Mapping[str, Any],
+    folder: Path,
+    environment: dict[str, str],
 ) -> None:
     """`monai.bundle run RUN_ID` to its end, in the interpreter that runs this.
 

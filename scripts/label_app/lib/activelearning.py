@@ -8,8 +8,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-from lib.settings import CONFIGS, WITNESS, chosen, environment
-from lib.studies import image_path, unlabelled
 from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.tasks.scoring import ScoringMethod
 from monailabel.interfaces.tasks.strategy import Strategy
@@ -18,6 +16,8 @@ from alignflow.label.site import file_name, fingerprint, link_site
 from alignflow.label.work import Work
 from alignflow.label.workflow import run_workflow
 from alignflow.stage1 import Stage1, weight_hashes
+from lib.settings import CONFIGS, WITNESS, chosen, environment
+from lib.studies import image_path, unlabelled
 
 
 class WitnessScoring(ScoringMethod):

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from lib.studies import image_path, mask_path
 from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
 from torch import nn
@@ -18,7 +17,7 @@ from alignflow.label.synthesize import load_image_sampler, synthesize_file
 from alignflow.label.values import tool_values
 from alignflow.label.work import Work
 from alignflow.stage1 import Stage1
-
+from lib.studies import image_path, mask_path
 
 Store = Callable[[], Datastore]
 
@@ -50,7 +49,10 @@ class Segment(InferTask):
         self.stage1, self.store = Stage1.load(str(work.models)), store
         self.network = Latest(work, lambda: work.segmenter(device))
         super().__init__(
-            InferType.SEGMENTATION, foreground(self.stage1), 3, "The site's segmenter: image to mask"
+            InferType.SEGMENTATION,
+            foreground(self.stage1),
+            3,
+            "The site's segmenter: image to mask",
         )
 
     def is_valid(self) -> bool:

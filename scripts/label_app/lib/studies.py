@@ -41,7 +41,9 @@ def labelled(datastore: Datastore) -> dict[str, Path]:
     datastore.datalist()
     names = datastore.list_images()
     tags = {name: datastore.get_labels_by_image_id(name) for name in names}
-    return {name: mask_path(datastore, name) for name in names if DefaultLabelTag.FINAL in tags[name]}
+    return {
+        name: mask_path(datastore, name) for name in names if DefaultLabelTag.FINAL in tags[name]
+    }
 
 
 def unlabelled(datastore: Datastore) -> list[str]:

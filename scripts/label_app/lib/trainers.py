@@ -6,8 +6,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-from lib.settings import ALIGN, CONFIGS, SEGMENT, chosen, environment
-from lib.studies import image_path, labelled
 from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.tasks.train import TrainTask
 
@@ -17,6 +15,8 @@ from alignflow.label.synthesize import best_student
 from alignflow.label.work import Work
 from alignflow.label.workflow import run_workflow
 from alignflow.stage1 import Stage1
+from lib.settings import ALIGN, CONFIGS, SEGMENT, chosen, environment
+from lib.studies import image_path, labelled
 
 
 class Align(TrainTask):
@@ -84,24 +84,38 @@ class TrainSegmenter(TrainTask):
         if not masks:
             raise InputError("datastore: no image has a final mask yet; annotate one first")
         images = {name: image_path(datastore, name) for name in masks}
-        model_dir = str(self.work.bundle())
+        model_dir = self.work.bundle()
+        stage1 = Stage1.load(str(model_dir))
         settings = chosen(request, SEGMENT)
-        num_pairs = settings.pop("num_pairs")
+        count = settings.pop("num_pairs") if settings["synthetic_share"] else 0
         folder = self.work.new_folder("segmenter")
-        site = link_site(folder / "site", images, masks, Stage1.load(model_dir))
-        overrides = {"model_dir": model_dir, "device": self.device}
-        pairs = {"pairs_dir": str(folder / "pairs")}
-        if num_pairs and settings["synthetic_share"]:
-            drawn = overrides | {"num_pairs": num_pairs, "output_dir": pairs["pairs_dir"]}
-            drawn |= {"output_format": None, "native_size": False, "student": best_student(model_dir)}
-            run_workflow("infer", CONFIGS / "inference.json", drawn, folder, environment())
-        else:
-            pairs = {}
-        overrides |= settings | pairs | {"dataset_dir": str(site), "output_dir": str(folder)}
-        overrides |= {"init": "source", "validation_fraction": 0, "val_interval": settings["epochs"]}
+        overrides = {
+            "model_dir": str(model_dir),
+            "dataset_dir": str(link_site(folder / "site", images, masks, stage1)),
+            "pairs_dir": self.draw_pairs(model_dir, folder, count) if count else None,
+            "output_dir": str(folder),
+            "device": self.device,
+            "network_def": stage1.segmenter,
+            "init": "source",
+            "validation_fraction": 0,
+            **settings,
+        }
         run_workflow("segment", CONFIGS / "segment.json", overrides, folder, environment())
         self.work.replace("segmenter", folder)
         return {"segmenter": str(folder), **self.stats()}
+
+    def draw_pairs(self, model_dir: Path, folder: Path, count: int) -> str:
+        """Write synthetic pairs of a bundle; their folder."""
+        overrides = {
+            "model_dir": str(model_dir),
+            "output_dir": str(folder / "pairs"),
+            "device": self.device,
+            "num_pairs": count,
+            "student": best_student(model_dir),
+            "native_size": False,
+        }
+        run_workflow("infer", CONFIGS / "inference.json", overrides, folder, environment())
+        return str(folder / "pairs")
 
 
 def read(path: Path) -> dict[str, Any]:

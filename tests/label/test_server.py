@@ -1,0 +1,287 @@
+"""The server as `make label` starts it, talked to over REST; needs .venv-label."""
+
+import io
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+requests = pytest.importorskip("requests")
+
+ROOT = Path(__file__).parents[2]
+PYTHON = Path(os.environ.get("ALIGNFLOW_LABEL_PYTHON", ROOT / ".venv-label/bin/python"))
+START = ROOT / "scripts/label_app/start.py"
+TOKEN = "0123456789abcdef0123"
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not PYTHON.is_file(), reason="no .venv-label; make label builds it"),
+]
+
+UNET = {"channels": [32, 32], "attention_levels": [False, True]}
+TINY = {
+    "image_size": [16, 16],
+    "batch_size": 4,
+    "steps_per_epoch": 2,
+    "image_epochs": 1,
+    "mask_epochs": 1,
+    "segmenter_epochs": 1,
+    "segmenter_def::features": [4, 4, 8, 8, 8, 4],
+    "val_interval": 1,
+    "solver_steps": 2,
+    "mlflow": False,
+    **{f"network_def::{key}": value for key, value in UNET.items()},
+    **{f"mask_network_def::{key}": value for key, value in UNET.items()},
+}
+
+
+def disc(size, centre, radius):
+    grid = np.indices(size)
+    return (grid[0] - centre[0]) ** 2 + (grid[1] - centre[1]) ** 2 <= radius**2
+
+
+def write_pairs(root, count, brightness):
+    rng = np.random.default_rng(brightness)
+    for folder in ("images", "masks"):
+        (root / folder).mkdir(parents=True)
+    for k in range(count):
+        mask = disc((40, 48), rng.integers(12, 28, 2), 9)
+        image = rng.integers(0, 40, (40, 48, 3)) + brightness + 100 * mask[..., None]
+        Image.fromarray(image.astype(np.uint8)).save(root / f"images/case{k}.png")
+        Image.fromarray((255 * mask).astype(np.uint8)).save(root / f"masks/case{k}.png")
+    return root
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    """A bundle of 16 px, trained for a few steps; five halvings need 32."""
+    root = tmp_path_factory.mktemp("label_bundle")
+    source = write_pairs(root / "source", 6, 60)
+    arguments = TINY | {"image_size": [32, 32], "dataset_dir": str(source)}
+    arguments |= {"output_dir": str(root / "models"), "device": "cpu"}
+    arguments |= {"run_id": "training", "config_file": "configs/train.json"}
+    (root / "args.json").write_text(json.dumps(arguments))
+    run([sys.executable, "-m", "monai.bundle", "run", "--args_file", str(root / "args.json")])
+    return root / "models"
+
+
+def run(command):
+    environment = dict(os.environ) | {"PYTHONPATH": str(ROOT / "scripts"), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        command, cwd=ROOT / "bundle", env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+class Server:
+    """A running server, and a client of it."""
+
+    def __init__(self, log, *arguments, headers=None, **environment):
+        self.port, self.log = free_port(), log
+        self.session = requests.Session()
+        self.session.headers.update(headers or {})
+        command = [str(PYTHON), str(START), "--port", str(self.port), *arguments]
+        clean = {k: v for k, v in os.environ.items() if not k.startswith("MONAI_LABEL")}
+        self.process = subprocess.Popen(
+            command,
+            env=clean | {"OMP_NUM_THREADS": "1"} | environment,
+            stdout=log.open("w"),
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        self.wait_until_up()
+
+    def wait_until_up(self):
+        deadline = time.monotonic() + 400
+        while time.monotonic() < deadline:
+            assert self.process.poll() is None, self.log.read_text()[-3000:]
+            try:
+                self.get("info/")
+                return
+            except requests.ConnectionError:
+                time.sleep(1)
+        raise AssertionError(self.log.read_text()[-3000:])
+
+    def get(self, path, **options):
+        return self.session.get(f"http://127.0.0.1:{self.port}/{path}", timeout=900, **options)
+
+    def post(self, path, **options):
+        return self.session.post(f"http://127.0.0.1:{self.port}/{path}", timeout=900, **options)
+
+    def json(self, path, **options):
+        answer = self.post(path, **options)
+        assert answer.status_code == 200, answer.text + self.log.read_text()[-3000:]
+        return answer.json()
+
+    def picture(self, path, **options):
+        answer = self.post(path, **options)
+        assert answer.status_code == 200, answer.text + self.log.read_text()[-3000:]
+        return np.asarray(Image.open(io.BytesIO(answer.content)))
+
+    def save_mask(self, image, path):
+        url = f"http://127.0.0.1:{self.port}/datastore/label?image={image}"
+        files = {"label": (path.name, path.read_bytes())}
+        answer = self.session.put(url, files=files, data={"params": "{}"}, timeout=60)
+        assert answer.status_code == 200, answer.text
+
+    def finish(self, kind):
+        """Wait for a task in the background; its status."""
+        while self.get(f"{kind}/").json()["status"] in ("SUBMITTED", "RUNNING"):
+            time.sleep(1)
+        return self.get(f"{kind}/").json()
+
+    def stop(self):
+        os.killpg(self.process.pid, signal.SIGTERM)
+        self.process.wait()
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    return write_pairs(tmp_path_factory.mktemp("site"), 6, 110)
+
+
+@pytest.fixture(scope="module")
+def server(models, site, tmp_path_factory):
+    root = tmp_path_factory.mktemp("server")
+    shutil.copytree(site / "images", root / "studies")
+    folders = ["--studies", root / "studies", "--models", models, "--work", root / "work"]
+    started = Server(root / "log", *map(str, folders), "--device", "cpu")
+    started.work = root / "work"
+    yield started
+    started.stop()
+
+
+QUICK = {"epochs": 1, "steps_per_epoch": 2, "batch_size": 4}
+WITNESS = {"num_masks": 4, "num_samples": 4}
+
+
+def test_everything_is_offered(server):
+    info = server.get("info/").json()
+    assert set(info["models"]) == {"segment", "synthesize"}
+    assert set(info["trainers"]) == {"align", "segment"}
+    assert set(info["strategies"]) == {"witness", "random"}
+    assert set(info["scoring"]) == {"witness"}
+    assert info["models"]["segment"]["labels"] == {"class1": 1}
+    assert info["datastore"]["total"] == 6
+    assert "<html" in server.get("ohif/").text and server.get("docs").status_code == 200
+
+
+def test_a_mask_for_an_image(server):
+    mask = server.picture("infer/segment?image=case0&output=image")
+    assert mask.shape == (40, 48) and set(np.unique(mask)) <= {0, 1}
+    answer = server.json("infer/segment?image=case0&output=json")
+    assert answer["label_names"] == {"class1": 1}
+
+
+def test_an_image_for_a_mask_that_is_sent(server, site):
+    sent = {"file": ("m.png", (site / "masks/case3.png").read_bytes())}
+    image = server.picture("infer/synthesize?output=image", files=sent)
+    assert image.shape == (40, 48, 3) and image.dtype == np.uint8
+    again = server.picture("infer/synthesize?output=image", files=sent)
+    other = server.picture(
+        "infer/synthesize?output=image", files=sent, data={"params": json.dumps({"seed": 1})}
+    )
+    assert np.array_equal(image, again) and not np.array_equal(image, other)
+
+
+def test_input_errors_come_as_one_line(server):
+    answer = server.post("infer/synthesize?image=case5&output=image")
+    assert answer.status_code == 400
+    assert answer.json()["detail"].startswith("image 'case5': no mask yet")
+
+
+def test_pages_from_elsewhere_get_nothing(server):
+    assert server.get("info/", headers={"Origin": "http://elsewhere.example"}).status_code == 403
+    assert server.get("info/", headers={"Host": "elsewhere.example"}).status_code == 403
+
+
+def test_annotate_train_align(server, site):
+    assert server.json("scoring/witness?run_sync=true", json=WITNESS)["scored"] == 6
+    infos = server.get("datastore/?output=all").json()["objects"]
+    scores = {name: entry["image"]["info"]["witness"] for name, entry in infos.items()}
+    order = sorted(scores, key=lambda name: -scores[name])
+    for expected in order[:3]:
+        sample = server.json("activelearning/witness", json=WITNESS)
+        assert sample["id"] == expected and sample["witness"] == scores[expected]
+        server.save_mask(expected, site / f"masks/{expected}.png")
+    assert server.get("datastore/").json()["completed"] == 3
+    assert server.json("activelearning/random")["id"] in order[3:]
+    # of an image of the studies, its mask is taken
+    assert server.picture(f"infer/synthesize?image={order[0]}&output=image").shape == (40, 48, 3)
+
+    before = server.picture("infer/segment?image=case0&output=image")
+    settings = QUICK | {"num_pairs": 2, "synthetic_share": 0.25, "learning_rate": 0.01}
+    server.json("train/segment", json=settings)
+    task = server.finish("train")
+    assert task["status"] == "DONE", "\n".join(task["details"])
+    record = json.loads((server.work / "segmenter/0001/segmenter.json").read_text())
+    assert record["provenance"]["real"] == 3 and record["provenance"]["synthetic"] == 2
+    after = server.picture("infer/segment?image=case0&output=image")
+    assert not np.array_equal(before, after), "the new segmenter is in use"
+    assert "dice" in server.get("info/").json()["train_stats"]["segment"]["validation"]
+
+    align = QUICK | {"num_masks": 8, "num_samples": 4}
+    bundle = server.json("train/align?run_sync=true", json=align)["bundle"]
+    assert json.loads((server.work / "current.json").read_text())["aligned"] == "aligned/0001"
+    references = json.loads((Path(bundle) / "align.json").read_text())["references"]
+    assert references == sorted(f"{name}.png" for name in scores)
+
+    sample = server.json("activelearning/witness", json=WITNESS)
+    assert sample["id"] in order[3:], "annotated images are not proposed again"
+    infos = server.get("datastore/?output=all").json()["objects"]
+    of = {entry["image"]["info"]["witness_of"] for entry in infos.values()}
+    assert len(of) == 1, "the aligned bundle scores all images anew"
+
+
+def test_a_run_that_fails_leaves_what_is_in_use(server):
+    before = (server.work / "current.json").read_text()
+    server.json("train/align", json=QUICK | {"epochs": 0})
+    task = server.finish("train")
+    assert task["status"] == "ERROR"
+    assert re.search(r'config "?epochs"?', "\n".join(task["details"]))
+    assert (server.work / "current.json").read_text() == before
+
+
+def test_the_network_needs_a_token(models, tmp_path):
+    command = [str(PYTHON), str(START), "--studies", str(tmp_path), "--models", str(models)]
+    command += ["--work", str(tmp_path / "work"), "--host", "0.0.0.0"]
+    done = subprocess.run(command, capture_output=True, text=True, env=dict(os.environ))
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: host '0.0.0.0': reachable from the network")
+
+
+def test_with_a_token_only_its_holders_are_served(models, site, tmp_path):
+    folders = ["--studies", str(site / "images"), "--models", str(models)]
+    folders += ["--work", str(tmp_path / "work"), "--device", "cpu", "--host", "0.0.0.0"]
+    server = Server(
+        tmp_path / "log",
+        *folders,
+        headers={"Authorization": f"Bearer {TOKEN}"},
+        ALIGNFLOW_LABEL_TOKEN=TOKEN,
+    )
+    try:
+        assert server.get("info/").status_code == 200
+        url = f"http://127.0.0.1:{server.port}/"
+        for path in ("info/", "ohif/", "", "docs", "proxy/dicom/qido/studies", "static/x"):
+            assert requests.get(url + path, timeout=60).status_code == 401
+            wrong = {"Authorization": f"Bearer {TOKEN[::-1]}"}
+            assert requests.get(url + path, headers=wrong, timeout=60).status_code == 401
+        assert requests.get(url + "info/", auth=("me", TOKEN), timeout=60).status_code == 200
+    finally:
+        server.stop()
