@@ -12,9 +12,13 @@ import sys
 import time
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 from PIL import Image
+
+from alignflow.files import sha256
+from alignflow.stage1 import Stage1
 
 requests = pytest.importorskip("requests")
 
@@ -96,7 +100,7 @@ class Server:
         self.port, self.log = free_port(), log
         self.session = requests.Session()
         self.session.headers.update(headers or {})
-        command = [str(PYTHON), str(START), "--port", str(self.port), *arguments]
+        command = [str(PYTHON), *arguments, "--port", str(self.port)]
         clean = {k: v for k, v in os.environ.items() if not k.startswith("MONAI_LABEL")}
         self.process = subprocess.Popen(
             command,
@@ -161,7 +165,7 @@ def server(models, site, tmp_path_factory):
     root = tmp_path_factory.mktemp("server")
     shutil.copytree(site / "images", root / "studies")
     folders = ["--studies", root / "studies", "--models", models, "--work", root / "work"]
-    started = Server(root / "log", *map(str, folders), "--device", "cpu")
+    started = Server(root / "log", str(START), *map(str, folders), "--device", "cpu")
     started.work = root / "work"
     yield started
     started.stop()
@@ -271,6 +275,7 @@ def test_with_a_token_only_its_holders_are_served(models, site, tmp_path):
     folders += ["--work", str(tmp_path / "work"), "--device", "cpu", "--host", "0.0.0.0"]
     server = Server(
         tmp_path / "log",
+        str(START),
         *folders,
         headers={"Authorization": f"Bearer {TOKEN}"},
         ALIGNFLOW_LABEL_TOKEN=TOKEN,
@@ -283,5 +288,64 @@ def test_with_a_token_only_its_holders_are_served(models, site, tmp_path):
             wrong = {"Authorization": f"Bearer {TOKEN[::-1]}"}
             assert requests.get(url + path, headers=wrong, timeout=60).status_code == 401
         assert requests.get(url + "info/", auth=("me", TOKEN), timeout=60).status_code == 200
+    finally:
+        server.stop()
+
+
+STOCK = "from monailabel.main import Main; Main().run()"
+# torchvision's wheel may be built for another torch than the one beside it
+OPERATORS = """
+import torch
+library = torch.library.Library("torchvision", "DEF")
+library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+"""
+
+
+@pytest.fixture
+def stock_app(models, tmp_path):
+    """MONAI Label's app for bundles with our bundle, whose training is made short."""
+    code = "import sysconfig; print(sysconfig.get_paths()['data'])"
+    prefix = subprocess.run([str(PYTHON), "-c", code], capture_output=True, text=True).stdout
+    app = tmp_path / "monaibundle"
+    shutil.copytree(Path(prefix.strip()) / "monailabel/sample-apps/monaibundle", app)
+    bundle = app / "model/alignflow"
+    shutil.copytree(ROOT / "bundle/configs", bundle / "configs")
+    shutil.copytree(models, bundle / "models", ignore=shutil.ignore_patterns("checkpoints"))
+    config = json.loads((bundle / "configs/train.json").read_text())
+    for key, value in (TINY | {"image_size": [32, 32]}).items():
+        part, _, name = key.rpartition("::")
+        (config[part] if part else config)[name] = value
+    (bundle / "configs/train.json").write_text(json.dumps(config))
+    return app
+
+
+def test_the_stock_app_loads_the_bundle(stock_app, site, tmp_path):
+    paths = [str(ROOT / "scripts")]
+    if subprocess.run([str(PYTHON), "-c", "import torchvision"], capture_output=True).returncode:
+        (tmp_path / "sitecustomize.py").write_text(OPERATORS)
+        paths.append(str(tmp_path))
+    studies = tmp_path / "studies"
+    shutil.copytree(site / "images", studies)
+    line = ["start_server", "--app", str(stock_app), "--studies", str(studies)]
+    line += ["--conf", "models", "alignflow", "--conf", "zoo_source", "ngc"]
+    line += ["--host", "127.0.0.1"]
+    server = Server(tmp_path / "log", "-c", STOCK, *line, PYTHONPATH=os.pathsep.join(paths))
+    try:
+        info = server.get("info/").json()
+        assert set(info["models"]) == set(info["trainers"]) == {"alignflow"}
+        sent = {"file": ("m.png", (site / "masks/case3.png").read_bytes())}
+        answer = server.post("infer/alignflow?output=image", files=sent)
+        assert answer.status_code == 200, server.log.read_text()[-3000:]
+        (tmp_path / "image.nii.gz").write_bytes(answer.content)
+        image = nib.load(tmp_path / "image.nii.gz").get_fdata()
+        assert image.shape == (3, 48, 40) and 0 <= image.min() < image.max() <= 255
+        for k in range(6):
+            server.save_mask(f"case{k}", site / f"masks/case{k}.png")
+        folder = stock_app / "model/alignflow/models"
+        before = sha256(folder / "model.pt")
+        server.json("train/alignflow?run_sync=true", json={"max_epochs": 1, "device": "cpu"})
+        assert sha256(folder / "model.pt") != before
+        assert Stage1.load(str(folder)).source.channels == 3, "record and weights belong together"
     finally:
         server.stop()
