@@ -14,8 +14,11 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+import pydicom
 import pytest
 from PIL import Image
+from pydicom.dataset import FileMetaDataset
+from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 
 from alignflow.files import sha256
 from alignflow.stage1 import Stage1
@@ -347,5 +350,140 @@ def test_the_stock_app_loads_the_bundle(stock_app, site, tmp_path):
         server.json("train/alignflow?run_sync=true", json={"max_epochs": 1, "device": "cpu"})
         assert sha256(folder / "model.pt") != before
         assert Stage1.load(str(folder)).source.channels == 3, "record and weights belong together"
+    finally:
+        server.stop()
+
+
+ORIGIN, ROW, COLUMN = [-40.0, 12.5, 7.0], [0.8, 0.6, 0.0], [-0.6, 0.8, 0.0]
+SERIES = "1.2.826.0.1.3680043.8.498.2"
+
+
+def ct_slice(k, pixels):
+    """Slice k (rows, columns) of an oblique CT series, 1.5 x 0.75 mm, 4 mm apart."""
+    dataset = pydicom.Dataset()
+    dataset.SOPClassUID, dataset.SOPInstanceUID = CTImageStorage, f"{SERIES}.{k + 1}"
+    dataset.StudyInstanceUID, dataset.SeriesInstanceUID = f"{SERIES}.77", f"{SERIES}.78"
+    dataset.FrameOfReferenceUID = f"{SERIES}.79"
+    dataset.PatientName = dataset.PatientID = "PHANTOM"
+    for name in ("PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "StudyID"):
+        setattr(dataset, name, "")
+    for name in ("AccessionNumber", "ReferringPhysicianName", "Manufacturer"):
+        setattr(dataset, name, "")
+    dataset.PositionReferenceIndicator, dataset.PatientPosition = "", "HFS"
+    dataset.Modality, dataset.SeriesNumber, dataset.InstanceNumber = "CT", 1, 9 - k
+    dataset.Rows, dataset.Columns = pixels.shape
+    dataset.PixelSpacing, dataset.SliceThickness = [1.5, 0.75], 4
+    dataset.ImagePositionPatient = [*ORIGIN[:2], ORIGIN[2] + 4 * k]
+    dataset.ImageOrientationPatient = ROW + COLUMN
+    dataset.PhotometricInterpretation, dataset.SamplesPerPixel = "MONOCHROME2", 1
+    dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = 16, 16, 15
+    dataset.PixelRepresentation, dataset.RescaleSlope, dataset.RescaleIntercept = 1, 1, 0
+    dataset.PixelData = pixels.astype("<i2").tobytes()
+    dataset.file_meta = FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    dataset.file_meta.MediaStorageSOPClassUID = CTImageStorage
+    dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
+    buffer = io.BytesIO()
+    dataset.save_as(buffer, enforce_file_format=True)
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def orthanc(tmp_path):
+    """URL of a running Orthanc with a CT series of 4 slices."""
+    plugin = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
+    if shutil.which("Orthanc") is None or not plugin.exists():
+        pytest.skip("Orthanc with its DICOMweb plugin is not installed")
+    port, folder = free_port(), tmp_path / "orthanc"
+    folder.mkdir()
+    settings = {"StorageDirectory": str(folder), "IndexDirectory": str(folder)}
+    settings |= {"HttpPort": port, "DicomServerEnabled": False, "Plugins": [str(plugin)]}
+    (folder / "orthanc.json").write_text(json.dumps(settings))
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    process = subprocess.Popen(["Orthanc", str(folder / "orthanc.json")], **quiet)
+    url = f"http://127.0.0.1:{port}"
+    for _ in range(120):
+        try:
+            requests.get(f"{url}/system", timeout=10)
+            break
+        except requests.ConnectionError:
+            time.sleep(0.5)
+    rng = np.random.default_rng(0)
+    for k in (2, 0, 3, 1):
+        pixels = rng.integers(-50, 50, (40, 32)) + 150 * disc((40, 32), (18, 15), 8)
+        sent = requests.post(f"{url}/instances", data=ct_slice(k, pixels), timeout=60)
+        assert sent.status_code == 200
+    yield url
+    process.terminate()
+    process.wait()
+
+
+@pytest.fixture(scope="module")
+def ct_models(tmp_path_factory):
+    """A bundle of single-channel CT."""
+    root = tmp_path_factory.mktemp("ct_bundle")
+    rng = np.random.default_rng(0)
+    for number in range(4):
+        mask = np.repeat(disc((40, 32), (18, 15), 7 + number)[..., None], 3, axis=2)
+        image = rng.integers(-50, 50, mask.shape) + 150 * mask
+        for folder, volume in (("images", image.astype(np.int16)), ("labels", mask)):
+            (root / "source" / folder).mkdir(parents=True, exist_ok=True)
+            file = root / "source" / folder / f"case{number}.nii.gz"
+            nib.save(nib.Nifti1Image(volume.astype(np.int16), np.eye(4)), file)
+    arguments = TINY | {"image_size": [32, 32], "modality": "CT", "device": "cpu"}
+    arguments |= {"dataset_dir": str(root / "source"), "output_dir": str(root / "models")}
+    arguments |= {"run_id": "training", "config_file": "configs/train.json"}
+    (root / "args.json").write_text(json.dumps(arguments))
+    run([sys.executable, "-m", "monai.bundle", "run", "--args_file", str(root / "args.json")])
+    return root / "models"
+
+
+def nifti(content, path):
+    path.write_bytes(content)
+    return nib.load(path)
+
+
+def test_dicomweb(orthanc, ct_models, tmp_path):
+    folders = ["--studies", f"{orthanc}/dicom-web", "--models", str(ct_models)]
+    folders += ["--work", str(tmp_path / "work"), "--device", "cpu"]
+    server = Server(tmp_path / "log", str(START), *folders)
+    name = f"{SERIES}.78"
+    try:
+        assert server.json("activelearning/random")["id"] == name
+        answer = server.post(f"infer/segment?image={name}&output=image")
+        assert answer.status_code == 200, answer.text + server.log.read_text()[-3000:]
+        predicted = nifti(answer.content, tmp_path / "predicted.nii.gz")
+        # what SimpleITK, in MONAI Label, makes of the series
+        image = nifti(server.get(f"datastore/image?image={name}").content, tmp_path / "i.nii.gz")
+        assert predicted.shape == image.shape == (32, 40, 4)
+        np.testing.assert_allclose(predicted.affine, image.affine, atol=1e-4)
+
+        mask = np.zeros(image.shape, np.uint8)
+        mask[5:20, 8:30, 1], mask[10:14, 8:20, 2] = 1, 1
+        nib.save(nib.Nifti1Image(mask, image.affine), tmp_path / "mask.nii.gz")
+        server.save_mask(name, tmp_path / "mask.nii.gz")
+        assert server.json("activelearning/witness", json=WITNESS) == {}, "all are annotated"
+        drawn = server.post(f"infer/synthesize?image={name}&output=image")
+        drawn = nifti(drawn.content, tmp_path / "drawn.nii.gz")
+        np.testing.assert_allclose(drawn.affine, image.affine, atol=1e-4)
+
+        query = {"Level": "Instance", "Query": {"Modality": "SEG"}}
+        [stored] = requests.post(f"{orthanc}/tools/find", json=query, timeout=60).json()
+        found = requests.get(f"{orthanc}/instances/{stored}/file", timeout=60).content
+        segmentation = pydicom.dcmread(io.BytesIO(found))
+        assert segmentation.ReferencedSeriesSequence[0].SeriesInstanceUID == name
+        frames = segmentation.pixel_array.reshape(-1, 40, 32)
+        groups = segmentation.PerFrameFunctionalGroupsSequence
+        seen = np.zeros_like(mask)
+        for frame, group in zip(frames, groups, strict=True):
+            position = group.PlanePositionSequence[0].ImagePositionPatient
+            np.testing.assert_allclose(position[:2], ORIGIN[:2], atol=1e-3)
+            seen[:, :, round((position[2] - ORIGIN[2]) / 4)] = frame.T
+        assert np.array_equal(seen, mask)
+
+        settings = QUICK | {"synthetic_share": 0}
+        server.json("train/segment?run_sync=true", json=settings)
+        record = json.loads((tmp_path / "work/segmenter/0001/segmenter.json").read_text())
+        assert record["provenance"]["real"] == 2, "slices with foreground"
     finally:
         server.stop()

@@ -12,10 +12,11 @@ from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.tasks.scoring import ScoringMethod
 from monailabel.interfaces.tasks.strategy import Strategy
 
+from alignflow.files import sha256
 from alignflow.label.site import file_name, fingerprint, link_site
 from alignflow.label.work import Work
 from alignflow.label.workflow import run_workflow
-from alignflow.stage1 import Stage1, weight_hashes
+from alignflow.stage1 import FILE, Stage1
 from lib.settings import CONFIGS, WITNESS, chosen, environment
 from lib.studies import image_path, unlabelled
 
@@ -33,8 +34,8 @@ class WitnessScoring(ScoringMethod):
 
     def subject(self, datastore: Datastore) -> str:
         """Hash of what scores depend on."""
-        weights = sorted(weight_hashes(str(self.work.bundle())).items())
-        return fingerprint([*weights, *sorted(datastore.list_images())])
+        record = sha256(self.work.bundle() / FILE)  # it has the hashes of the weights
+        return fingerprint([record, *sorted(datastore.list_images())])
 
     def __call__(self, request: dict[str, Any], datastore: Datastore) -> dict[str, Any]:
         """Score all images."""
