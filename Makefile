@@ -8,6 +8,18 @@ READY := .venv/.installed
 # the pin stands in pyproject.toml alone
 TORCH := $(shell sed -n 's/^ *"\(torch==[^"]*\)".*/\1/p' pyproject.toml)
 
+# the annotation server, see bundle/docs/annotate_with_monai_label.md
+STUDIES ?= $(CURDIR)/build/label/studies
+MODELS ?= $(CURDIR)/bundle/models
+WORK ?= $(CURDIR)/build/label
+HOST ?= 127.0.0.1
+PORT ?= 8000
+LABEL_ARGS ?=
+LABEL_PY := $(CURDIR)/.venv-label/bin/python
+LABEL_READY := .venv-label/.installed
+LABEL_NEEDS := scripts/label_app/requirements.txt
+LABEL_ALONE := scripts/label_app/requirements-no-deps.txt
+
 # glibc hands large tensors back to the kernel after every use and asks for them again: page
 # faults then cost more than the arithmetic (measured 3 to 4 times on a UNet's CPU forward).
 # These keep them in the heap; they are read at the start of a process and ignored elsewhere.
@@ -15,7 +27,7 @@ export MALLOC_MMAP_THRESHOLD_ := 4294967296
 export MALLOC_TRIM_THRESHOLD_ := 4294967296
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench bundle lint clean
+.PHONY: help demo test bench bundle label lint clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-6s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,6 +42,19 @@ $(READY): pyproject.toml
 	@"$(PY)" -m pip install --quiet --disable-pip-version-check $(TORCH_ARGS) "$(TORCH)"
 	@"$(PY)" -m pip install --quiet --disable-pip-version-check -e ".[demo,test,dev,export,dicom]"
 	@touch $@
+
+$(LABEL_READY): $(LABEL_NEEDS) $(LABEL_ALONE)
+	@test -n "$(PYTHON)" || { echo "no python3 found: make PYTHON=/path/to/python3.11"; exit 1; }
+	@echo "installing MONAI Label into .venv-label (once, some minutes)"
+	@$(PYTHON) -m venv .venv-label
+	@"$(LABEL_PY)" -m pip install --quiet --disable-pip-version-check $(TORCH_ARGS) "$(TORCH)"
+	@"$(LABEL_PY)" -m pip install --quiet --disable-pip-version-check -r $(LABEL_NEEDS)
+	@"$(LABEL_PY)" -m pip install --quiet --disable-pip-version-check --no-deps -r $(LABEL_ALONE)
+	@touch $@
+
+label: $(LABEL_READY) ## start the annotation server (STUDIES=, MODELS=, HOST=, PORT=, WORK=)
+	@"$(LABEL_PY)" scripts/label_app/start.py --studies "$(STUDIES)" --models "$(MODELS)" \
+	  --work "$(WORK)" --host "$(HOST)" --port "$(PORT)" $(LABEL_ARGS)
 
 demo: $(READY) ## install, prepare data, train, align to a simulated second scanner, write pairs
 	@"$(PY)" -m alignflow.demo.prepare --output_dir "$(DEMO)/data" --site_dir "$(DEMO)/site"
@@ -76,4 +101,4 @@ lint: $(READY) ## ruff (lint, format) and mypy
 	@.venv/bin/mypy
 
 clean: ## remove .venv, build and caches
-	rm -rf .venv build .pytest_cache .mypy_cache .ruff_cache .hypothesis scripts/*.egg-info
+	rm -rf .venv .venv-label build .pytest_cache .mypy_cache .ruff_cache .hypothesis scripts/*.egg-info

@@ -25,6 +25,8 @@ from alignflow.targets import resolve
 REFERENCE = re.compile(r"@(\w+(?:(?:::|#)\w+)*)")
 EXPECTED_BY_MONAI = ["bundle_root", "device", "dataset_dir", "network_def", "run"]
 Kind = TypeVar("Kind")
+# MONAI Label's app for bundles goes through the transforms, and replaces what `datalist` gives.
+EXPECTED_BY_MONAI += ["preprocessing", "postprocessing", "datalist"]
 MONAI_KEYS = {"_target_", "_disabled_", "_requires_", "_desc_", "_mode_"}
 
 

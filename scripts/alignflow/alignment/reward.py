@@ -156,6 +156,25 @@ class SetReward:
         spaces = self._features(images)
         return torch.cat([x / x.shape[1] ** 0.5 for x in spaces.values()], dim=1)
 
+    @torch.no_grad()
+    def witness(self, images: Tensor, others: Tensor) -> Tensor:
+        """Where the images lie and the others do not: `distance.witness` over all terms (N,).
+
+        Each term counts with its weight, in units of its standard deviation over the images: those
+        of the start would blow up a term in which the two sets already agree.
+
+        Args:
+            images: (N, C, X, Y), N >= 2.
+            others: (M, C, X, Y), M >= 1.
+        """
+        x, y = self._features(images), self._features(others)
+        total = images.new_zeros(len(images))
+        for name, term in self.terms.items():
+            space = name.rsplit("_", 1)[0]
+            values = witness(x[space], y[space], term.kernel)
+            total += term.weight * values / values.std().clamp(min=1e-12)
+        return total
+
     def total(self, values: Mapping[str, float]) -> float:
         """Weighted sum of the terms: 1 before alignment."""
         return sum(term.weight * values[name] for name, term in self.terms.items())

@@ -17,7 +17,7 @@ from alignflow.data.case import geometry_of
 from alignflow.data.check import check_pair, raise_problems
 from alignflow.data.datalist import build_datalist, lists_cases
 from alignflow.data.formats import load, split_suffix
-from alignflow.data.intensity import IntensityWindow, Window, scale
+from alignflow.data.intensity import Window, scale
 from alignflow.data.labels import check_values, overlap_of, to_index
 from alignflow.data.slices import is_single_slice, slice_axis_of, stack_slices
 from alignflow.data.spec import Geometry
@@ -123,14 +123,11 @@ def _listed(folder: Path) -> list[Path]:
 
 
 def _read(image_path: str, label_path: str | None, stage1: Stage1) -> list[_Slice]:
-    reading, intensity = stage1.reading, stage1.intensity
     image = load(image_path)
-    _check_fits(image, intensity, stage1)
+    require_fit(image, stage1)
     label = None if label_path is None else _label(image, label_path, stage1)
-    window = stage1.source.window
-    if reading["scope"] == "volume":
-        window = intensity.window_of(image, stage1.source.modality)
-    axis = slice_axis_of(image, reading["slice_axis"])
+    window = window_of(image, stage1)
+    axis = slice_axis_of(image, stage1.reading["slice_axis"])
     images = stack_slices(image.as_tensor(), axis)
     labels = [None] * len(images) if label is None else list(stack_slices(label, axis))
     name = Path(image_path).name
@@ -144,8 +141,22 @@ def _read(image_path: str, label_path: str | None, stage1: Stage1) -> list[_Slic
     ]
 
 
-def _check_fits(image: MetaTensor, intensity: IntensityWindow, stage1: Stage1) -> None:
+def window_of(image: MetaTensor, stage1: Stage1) -> Window:
+    """The window (low, high) in native units that an image of the site is scaled by."""
+    if stage1.reading["scope"] == "volume":
+        return stage1.intensity.window_of(image, stage1.source.modality)
+    return stage1.source.window
+
+
+def require_fit(image: MetaTensor, stage1: Stage1) -> None:
+    """Refuse an image (C, X, Y[, Z]) that the source's networks cannot take.
+
+    Raises:
+        InputError: other channels or another modality than the source, values that are not finite,
+            or all equal.
+    """
     name, source = Path(image.meta["filename_or_obj"]).name, stage1.source
+    intensity = stage1.intensity
     if image.shape[0] != source.channels:
         raise InputError(
             f"'{name}': {image.shape[0]} channels, but the source has {source.channels}; convert "
@@ -183,15 +194,20 @@ def _small(
     geometry: Geometry,
     stage1: Stage1,
 ) -> _Slice:
-    """Resized first, then scaled, as in training."""
-    size = stage1.image_size
-    small = Resize(size, mode="bilinear", anti_aliasing=True)(image.contiguous())
     mask = None
     if label is not None:
-        nearest = Resize(size, mode="nearest-exact")(label.contiguous().float())
+        nearest = Resize(stage1.image_size, mode="nearest-exact")(label.contiguous().float())
         mask = convert_to_tensor(nearest, track_meta=False).to(torch.uint8)
-    plain = convert_to_tensor(small, track_meta=False).float()
-    return _Slice(scale(plain, *window), mask, name, geometry)
+    return _Slice(small_image(image, window, stage1.image_size), mask, name, geometry)
+
+
+def small_image(image: Tensor, window: Window, size: list[int]) -> Tensor:
+    """A slice (C, A, B) in native units as the networks take it, (C, X, Y) in [-1, 1].
+
+    Resized first, then scaled, as in training.
+    """
+    small = Resize(size, mode="bilinear", anti_aliasing=True)(image.contiguous())
+    return scale(convert_to_tensor(small, track_meta=False).float(), *window)
 
 
 def _without_duplicates(slices: list[_Slice]) -> list[_Slice]:

@@ -1,0 +1,1 @@
+"""Annotation at the site: the parts of the MONAI Label app that do not need MONAI Label."""

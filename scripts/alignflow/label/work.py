@@ -1,0 +1,79 @@
+"""What an annotation server has learnt so far: aligned bundles and segmenters, in turn."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import nn
+
+from alignflow.errors import InputError
+from alignflow.files import replacing
+from alignflow.segmentation.network import load_segmenter
+from alignflow.segmentation.record import SegmenterRecord
+from alignflow.stage1 import Stage1
+
+FILE = "current.json"
+KINDS = ("aligned", "segmenter")
+
+
+@dataclass(frozen=True)
+class Work:
+    """A folder of results, and a file that names those in use.
+
+    A run writes into a folder of its own; when it has ended well, the file names it. So whoever
+    reads meanwhile has the former result, whole, and a former one can be taken up again by editing
+    the file.
+
+    Attributes:
+        folder: receives `aligned/0001`, `segmenter/0001`, ... and `current.json`.
+        models: the bundle to start from, which is only read.
+    """
+
+    folder: Path
+    models: Path
+
+    def bundle(self) -> Path:
+        """The bundle in use: the last aligned one, else that to start from."""
+        return self.current("aligned") or self.models
+
+    def segmenter(self, device: str) -> nn.Module:
+        """The segmenter in use, on the device: the last one trained, else the bundle's own."""
+        folder = self.current("segmenter")
+        if folder is not None:
+            return SegmenterRecord.load(folder).build(folder, device)
+        return load_segmenter(Stage1.load(str(self.models)), self.models, device)
+
+    def version(self) -> str:
+        """What is in use, as text: changes with every replacement."""
+        return json.dumps({kind: str(self.current(kind)) for kind in KINDS})
+
+    def new_folder(self, kind: str) -> Path:
+        """An empty folder for a result of this kind, numbered after the last one."""
+        parent = self.folder / kind
+        numbers = [int(p.name) for p in parent.glob("[0-9]*") if p.name.isdigit()]
+        made = parent / f"{max(numbers, default=0) + 1:04d}"
+        made.mkdir(parents=True)
+        return made
+
+    def replace(self, kind: str, folder: Path) -> None:
+        """Put a result in use; the former ones stay where they are."""
+        content = self._read() | {kind: str(folder.relative_to(self.folder))}
+        with replacing(self.folder / FILE) as temporary:
+            temporary.write_text(json.dumps(content, indent=1) + "\n")
+
+    def current(self, kind: str) -> Path | None:
+        """The folder in use of this kind, None before the first."""
+        name = self._read().get(kind)
+        return None if name is None else self.folder / name
+
+    def _read(self) -> dict[str, str]:
+        path = self.folder / FILE
+        if not path.is_file():
+            return {}
+        try:
+            content = json.loads(path.read_text())
+        except ValueError as error:
+            raise InputError(f"'{path}': not valid JSON ({error}); correct or remove it") from error
+        return dict(content)

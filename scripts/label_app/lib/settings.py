@@ -1,0 +1,27 @@
+"""What a workflow is run with, and which of it a client may change."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+CONFIGS = Path(__file__).resolve().parents[3] / "bundle/configs"
+PACKAGE = Path(__file__).resolve().parents[2]
+
+ALIGN = {"epochs": 10, "steps_per_epoch": 20, "batch_size": 8, "learning_rate": 1e-4}
+ALIGN |= {"num_masks": 256, "num_samples": 64, "mirror_x": False, "mirror_y": False}
+SEGMENT = {"epochs": 15, "steps_per_epoch": 100, "batch_size": 16, "learning_rate": 1e-3}
+SEGMENT |= {"synthetic_share": 0.125, "num_pairs": 200}
+WITNESS = {"num_masks": 64, "num_samples": 64}
+
+
+def chosen(request: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
+    """The defaults, with those that the request has; its other keys are MONAI Label's own."""
+    return {key: request.get(key, value) for key, value in defaults.items()}
+
+
+def environment() -> dict[str, str]:
+    """Of a workflow's process: this checkout's package."""
+    path = os.pathsep.join([str(PACKAGE), os.environ.get("PYTHONPATH", "")])
+    return dict(os.environ) | {"PYTHONPATH": path.rstrip(os.pathsep), "PYTHONUNBUFFERED": "1"}
