@@ -58,6 +58,10 @@ class Check:
         split = self._split(cases)
         self._duplicates(files, split)
         self._masks(files)
+        held_out = {case["image"] for case in split[1]}
+        seen = [f for f in files if f.image in held_out and f.shares and not f.is_empty]
+        # a volume has more than one slice with foreground, as a rule
+        self.result["validation_with_foreground"] = sum(len(f.size) - 1 for f in seen)
         self.result["source"] = facts(files) | {
             "directory": str(directory),
             "groups": len({f.group for f in files}),
