@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -48,6 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
     # What follows imports torch and MONAI, which takes seconds: help and usage come before.
     from alignflow.adaptation.readiness import NotReady
+    from alignflow.adaptation.workflow import StageFailed
     from alignflow.errors import find_input_error
 
     try:
@@ -60,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         for cause in _chain(error):
             if isinstance(cause, NotReady):
                 return _say(cause, PROBLEMS)
-            if type(cause).__name__ == "StageFailed":
+            if isinstance(cause, StageFailed):
                 return _say(cause, FAILED)
         found = find_input_error(error)
         if found is None:
@@ -139,6 +141,7 @@ def run_adapt(args: argparse.Namespace) -> int:
     """`alignflow adapt`."""
     from monai.bundle import ConfigWorkflow
 
+    logging.getLogger("monai.bundle").setLevel(logging.ERROR)  # warns of no logging file
     overrides = settings(args)
     given = {
         "source": args.source,

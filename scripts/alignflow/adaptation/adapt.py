@@ -9,7 +9,6 @@ import shutil
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from alignflow.adaptation.clock import Clock
 from alignflow.adaptation.display import Display
@@ -18,17 +17,20 @@ from alignflow.adaptation.lock import locked
 from alignflow.adaptation.plan import STAGES, Folders, Plan
 from alignflow.adaptation.readiness import NotReady, inspect
 from alignflow.adaptation.tracking import Runs
-from alignflow.adaptation.verdict import judge
-from alignflow.adaptation.workflow import run_workflow
-from alignflow.config import running_config
+from alignflow.adaptation.verdict import ADAPTED, SOURCE, judge
+from alignflow.adaptation.workflow import StageFailed, run_workflow
+from alignflow.config import running_config, suggestion
 from alignflow.data.datalist import build_datalist, split_by_group, stated_labels
 from alignflow.errors import InputError, find_input_error
 from alignflow.files import replacing, sha256
 from alignflow.inference.writing import versions
 from alignflow.inspection.text import duration, lines
+from alignflow.limits import check_limits
 from alignflow.stage1 import Stage1
 
 SECTIONS = ("train", "align", "distill", "infer", "segment", "evaluate", "report")
+CONFIG_OF = {"infer": "inference"}
+"""Config of a section where it has another name."""
 NEUTRAL = {
     "train": ("device", "mlflow", "tracking_uri", "experiment"),
     "align": ("device", "mlflow", "tracking_uri", "experiment"),
@@ -39,10 +41,6 @@ NEUTRAL = {
     "report": (),
 }
 """Keys of each config that are the same for a whole adaptation."""
-
-
-class StageFailed(RuntimeError):
-    """A stage ended with an error; the message has its first line and the log."""
 
 
 class Adaptation:
@@ -88,16 +86,15 @@ class Adaptation:
         self.costs: dict[str, float] = config["costs"]
         for name, path in (("source", source), ("references", references), ("test", test)):
             if path is not None and not (path and Path(path).is_dir()):
-                raise InputError(f'config "{name}": \'{path}\' is no folder; give --{name} DIR')
-        if hand_over not in self.sections["arms"]:
-            known = ", ".join(self.sections["arms"])
-            raise InputError(f'config "hand_over": {hand_over!r}; set one of {known}')
+                raise InputError(f"config \"{name}\": '{path}' is no folder; give --{name} DIR")
+        self.configs = Path(bundle_root).resolve() / "configs"
+        require_arms(self.sections["arms"], hand_over)
+        require_keys(self.sections, self.configs)
         self.root = Path(output_dir).resolve()
         self.test = None if test is None else Path(test).resolve()
         self.model_dir = None if model_dir is None else Path(model_dir).resolve()
         self.bundle = None if model_dir is None else Stage1.load(str(self.model_dir))
         self.source, self.references = Path(source).resolve(), Path(references).resolve()
-        self.configs = Path(bundle_root).resolve() / "configs"
         self.device = device
         self.seeds = list(range(seed, seed + (seeds if test else 1)))
         self.hand_over = hand_over
@@ -327,9 +324,7 @@ class Adaptation:
 
     def _verdict(self, plan: Plan, folders: Folders) -> Facts:
         """Judge, hand over the segmenter, and write both."""
-        found = judge(
-            self.root, list(self.sections["arms"]), self.seeds, self.hand_over, self.test
-        )
+        found = judge(self.root, list(self.sections["arms"]), self.seeds, self.hand_over, self.test)
         name = f"{found['handed_over']}-{self.seeds[0]}"
         output = self.root / "segmenter"
         for path in (self.root / "segmenters" / name).iterdir():
@@ -408,10 +403,10 @@ class Adaptation:
         values: dict[str, float | None] = {}
         if where is not None:
             prefix = "site" if verdict["site"] else "source"
-            values |= {f"{prefix}_dice_{arm}": dice for arm, dice in where["dice"].items()}
-            gain = where["gains"]["adapted - source"]
-            values |= {f"{prefix}_gain": gain["value"]}
-            values |= {f"{prefix}_gain_{k}": gain[k] for k in ("low", "high")}
+            values |= {f"{prefix}_dice_{arm}": dice / 100 for arm, dice in where["dice"].items()}
+            gain = where["gains"][f"{ADAPTED} - {SOURCE}"]
+            keys = {"value": "", "low": "_low", "high": "_high"}
+            values |= {f"{prefix}_gain_points{keys[k]}": gain[k] for k in keys}
         self.runs.finish(values, "\n\n".join(verdict["text"]))
         inputs = {f"{k}_sha256": v for k, v in verdict["inputs_sha256"].items()}
         aligned, distilled = self.root / "aligned", self.root / "distilled"
@@ -429,14 +424,48 @@ class Adaptation:
                 self.runs.register(kind, stage, files, facts)
 
 
+def require_arms(arms: Facts, hand_over: str) -> None:
+    """Raise `InputError` where the verdict could not be told of these segmenters."""
+    if not {SOURCE, ADAPTED} <= arms.keys() or list(arms)[-1] != ADAPTED:
+        raise InputError(
+            f'config "arms": {", ".join(arms)}; "{SOURCE}" is compared with "{ADAPTED}", which '
+            "comes last"
+        )
+    if hand_over not in arms:
+        raise InputError(f'config "hand_over": {hand_over!r}; set one of {", ".join(arms)}')
+
+
+def require_keys(sections: Facts, configs: Path) -> None:
+    """Refuse keys and values that a stage would refuse hours later.
+
+    Raises:
+        InputError: naming the section and the key.
+    """
+    named = [(name, name, sections[name]) for name in SECTIONS]
+    named += [(f"arms.{arm}", "segment", one) for arm, one in sections["arms"].items()]
+    for section, stage, settings in named:
+        path = configs / f"{CONFIG_OF.get(stage, stage)}.json"
+        if not path.is_file():
+            continue
+        known = [k for k in json.loads(path.read_text()) if not k.startswith("_")]
+        for key in settings:
+            top = key.replace("#", "::").split("::")[0]
+            if top not in known:
+                raise InputError(
+                    f"{section}.{key}: no key of {path.name}{suggestion(top, known)}; remove it"
+                )
+        check_limits(settings)
+
+
 def stage_figures(root: Path, stage: str) -> dict[str, float | None]:
     """What a stage is compared by, from the records it wrote."""
     if stage == "align":
         record = json.loads((root / "aligned/align.json").read_text())
         kept = record["kept"]
-        return {"kept_epoch": record["kept_epoch"], "left_out_before": record["before"]["left_out"]} | {
-            name: value for name, value in kept.items() if isinstance(value, (int, float))
-        }
+        return {
+            "kept_epoch": record["kept_epoch"],
+            "left_out_before": record["before"]["left_out"],
+        } | {name: value for name, value in kept.items() if isinstance(value, (int, float))}
     if stage == "evaluate":
         record = json.loads((root / "evaluation/evaluation.json").read_text())
         found = {

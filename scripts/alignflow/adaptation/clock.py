@@ -100,7 +100,9 @@ class Clock:
         for name, units in work.planned.items():
             bar = work.seen.get(name)
             moved = bar is not None and bar.done > bar.first and bar.seconds > 0
-            pace = bar.seconds / (bar.done - bar.first) if moved and bar else self.costs[name] * unit
+            pace = (
+                bar.seconds / (bar.done - bar.first) if moved and bar else self.costs[name] * unit
+            )
             total += pace * (units - (bar.done if bar else 0))
         return total
 

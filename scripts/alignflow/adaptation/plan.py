@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from alignflow.adaptation.jobs import Facts, Job, overlaid
+from alignflow.adaptation.jobs import Job, overlaid
 from alignflow.stage1 import FILE, WEIGHTS
 
 STAGES = ("prepare", "train", "align", "distill", "infer", "segment", "evaluate", "report")
@@ -69,9 +69,7 @@ class Plan:
         self.seeds = seeds
         self.scored = scored
         self.split = {
-            key: value
-            for key in SPLIT
-            if (value := self.value("train", "train", key)) is not None
+            key: value for key in SPLIT if (value := self.value("train", "train", key)) is not None
         } | {"split_seed": self.value("train", "train", "seed")}
         self.jobs: list[Job] = []
         train = self.train() if folders.model_dir is None else None

@@ -58,16 +58,12 @@ def judge(
     spread = known["gains"][f"{ADAPTED} - {SOURCE}"]["spread"] if known else None
     result["spread"] = spread or SPREAD
     result["spread_measured"] = bool(spread)
-    result["images_needed"] = {
-        f"{gain:g}": images_needed(gain, result["spread"]) for gain in GAINS
-    }
+    result["images_needed"] = {f"{gain:g}": images_needed(gain, result["spread"]) for gain in GAINS}
     result["text"] = words(result)
     return result
 
 
-def read_scores(
-    folder: Path, arms: Sequence[str], seeds: Sequence[int]
-) -> dict[str, Facts] | None:
+def read_scores(folder: Path, arms: Sequence[str], seeds: Sequence[int]) -> dict[str, Facts] | None:
     """{arm: {"dice": (seeds, images) in points, "names": images}}; None where nothing was scored.
 
     An image's Dice is the mean over the classes it has, NaN where it has none.
@@ -196,8 +192,8 @@ def _site_words(result: Facts) -> list[str]:
             )
     if result["handed_over"] != ADAPTED:
         lines.append(
-            f"The better one on these images is {_kind(result['handed_over'])}; it is handed over. "
-            "It was chosen on the images that it is scored on, which favours it."
+            f"The highest Dice on these images has {_kind(result['handed_over'])}; it is handed "
+            "over. It was chosen on the images that it is scored on, which favours it."
         )
     lines.append(_needed(result))
     return lines

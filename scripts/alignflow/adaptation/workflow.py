@@ -15,6 +15,11 @@ from monai.bundle import ConfigWorkflow
 
 from alignflow.adaptation.jobs import Job
 
+
+class StageFailed(RuntimeError):
+    """A stage ended with an error; the message has its first line and the log."""
+
+
 OnLine = Callable[[str], bool]
 
 
@@ -81,7 +86,10 @@ def run_workflow(job: Job, overrides: dict[str, Any], log: Path, on_line: OnLine
 def _captured(stream: LogStream) -> Iterator[None]:
     """Standard output, standard error and what this package logs go to the stream."""
     ours = logging.getLogger("alignflow")
+    theirs = logging.getLogger("monai.bundle")
     before = (ours.handlers[:], ours.level, ours.propagate, sys.excepthook)
+    quiet = theirs.level
+    theirs.setLevel(logging.ERROR)  # it warns of every workflow without a logging file
     handler = logging.StreamHandler(stream)  # type: ignore[arg-type]
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%H:%M:%S"))
     ours.handlers[:], ours.propagate = [handler], False
@@ -92,3 +100,4 @@ def _captured(stream: LogStream) -> Iterator[None]:
     finally:
         ours.handlers[:], level, ours.propagate, sys.excepthook = before
         ours.setLevel(level)
+        theirs.setLevel(quiet)

@@ -14,6 +14,9 @@ RESAMPLES = 4000
 NORMAL = 1.96 + 0.84
 """Quantiles of the normal distribution: 95% interval, found in 80% of all studies."""
 
+FEWEST = 10
+"""Images: with fewer the normal approximation says nothing."""
+
 
 def paired_gain(
     ours: Array, other: Array, groups: Sequence[str] | None = None, seed: int = 0
@@ -85,4 +88,4 @@ def images_needed(gain: float, spread: float) -> int:
         gain: true mean difference, above 0.
         spread: s, standard deviation of the difference over images, in the same units.
     """
-    return max(2, math.ceil((NORMAL * spread / gain) ** 2))
+    return max(FEWEST, math.ceil((NORMAL * spread / gain) ** 2))

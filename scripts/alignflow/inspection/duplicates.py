@@ -23,9 +23,11 @@ def copies(first: Sequence[FileFacts], second: Sequence[FileFacts]) -> list[tupl
     Args:
         first, second: the lists; the same list twice gives each pair once, i < j.
     """
-    return [pair for one, other in _alike_shapes(first, second) for pair in _copies(
-        first, second, one, other
-    )]
+    return [
+        pair
+        for one, other in _alike_shapes(first, second)
+        for pair in _copies(first, second, one, other)
+    ]
 
 
 def _alike_shapes(
@@ -35,7 +37,11 @@ def _alike_shapes(
     lengths = {len(f.thumbnail) for f in first if f.thumbnail is not None}
     for length in sorted(lengths):
         yield tuple(  # type: ignore[misc]
-            [k for k, f in enumerate(files) if f.thumbnail is not None and len(f.thumbnail) == length]
+            [
+                k
+                for k, f in enumerate(files)
+                if f.thumbnail is not None and len(f.thumbnail) == length
+            ]
             for files in (first, second)
         )
 

@@ -119,13 +119,9 @@ def _describe(facts: FileFacts, image: MetaTensor) -> None:
 
 def _require_values(facts: FileFacts, image: MetaTensor) -> None:
     if not torch.isfinite(image).all():
-        raise InputError(
-            f"image '{facts.name}': NaN or infinite values; repair or remove it"
-        )
+        raise InputError(f"image '{facts.name}': NaN or infinite values; repair or remove it")
     if image.min() == image.max():
-        raise InputError(
-            f"image '{facts.name}': every pixel is {float(image.min()):g}; remove it"
-        )
+        raise InputError(f"image '{facts.name}': every pixel is {float(image.min()):g}; remove it")
 
 
 def _describe_mask(facts: FileFacts, mask: MetaTensor, mask_threshold: float | None) -> None:

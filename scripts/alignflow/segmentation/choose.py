@@ -19,9 +19,7 @@ logger = logging.getLogger(__name__)
 FREE = ("synthetic_share", "schedule", "synthetic_epochs", "selection_floor")
 
 
-def choose(
-    candidates: list[dict[str, Any]], output_dir: str, tracking_uri: str
-) -> dict[str, Any]:
+def choose(candidates: list[dict[str, Any]], output_dir: str, tracking_uri: str) -> dict[str, Any]:
     """Train a segmenter with each candidate's settings and compare their validation Dice.
 
     Everything else is as in the running config. Each segmenter stays in
