@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -23,34 +23,25 @@ def copies(first: Sequence[FileFacts], second: Sequence[FileFacts]) -> list[tupl
     Args:
         first, second: the lists; the same list twice gives each pair once, i < j.
     """
-    return [
-        pair
-        for one, other in _alike_shapes(first, second)
-        for pair in _copies(first, second, one, other)
-    ]
-
-
-def _alike_shapes(
-    first: Sequence[FileFacts], second: Sequence[FileFacts]
-) -> Iterator[tuple[list[int], list[int]]]:
-    """Numbers of those with thumbnails of equal length: the others cannot be compared."""
+    found = []
     lengths = {len(f.thumbnail) for f in first if f.thumbnail is not None}
-    for length in sorted(lengths):
-        yield tuple(  # type: ignore[misc]
-            [
-                k
-                for k, f in enumerate(files)
-                if f.thumbnail is not None and len(f.thumbnail) == length
-            ]
-            for files in (first, second)
-        )
+    for length in sorted(lengths):  # 2-D images and volumes, 1 and 3 channels cannot be compared
+        one, other = _of_length(first, length), _of_length(second, length)
+        if one and other:
+            found += _copies(first, second, one, other)
+    return found
+
+
+def _of_length(files: Sequence[FileFacts], length: int) -> list[int]:
+    """Numbers of the files with thumbnails of that length."""
+    return [
+        k for k, f in enumerate(files) if f.thumbnail is not None and len(f.thumbnail) == length
+    ]
 
 
 def _copies(
     first: Sequence[FileFacts], second: Sequence[FileFacts], one: list[int], other: list[int]
 ) -> list[tuple[int, int, bool]]:
-    if not one or not other:
-        return []
     apart = 1 - _stack(first, one) @ _stack(second, other).T
     limit = NEAR * float(_usual(apart if first is not second else apart[~_diagonal(apart)]))
     found = []

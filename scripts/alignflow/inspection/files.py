@@ -80,7 +80,7 @@ def read_facts(
     cases = list(cases)
     return [
         facts_of(case, mask_threshold)
-        for case in tqdm(cases, desc=f"checking {name}", unit="file", delay=1)
+        for case in tqdm(cases, desc=f"checking {name}", unit="file", disable=None)
     ]
 
 
@@ -137,7 +137,7 @@ def _describe_mask(facts: FileFacts, mask: MetaTensor, mask_threshold: float | N
 
 
 def thumbnail(values: Tensor) -> Tensor:
-    """(D,) of mean 0 and norm 1 from an image (C, X, Y[, Z]): unmoved by brightness and contrast."""
+    """(D,) of mean 0 and norm 1 from (C, X, Y[, Z]), unmoved by brightness and contrast."""
     flat = values.shape[3:] in ((), (1,))
     small = (
         adaptive_avg_pool2d(values.reshape(values.shape[:3]), THUMBNAIL)

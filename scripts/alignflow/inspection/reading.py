@@ -1,4 +1,4 @@
-"""How a data set would be read: by the settings of training, or as a trained bundle read its own."""
+"""How a data set would be read: by the settings of training, or as a trained bundle does."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ def separation(
     found = {
         name: _space(source[name], site[name], draws, seed) for name in SPACES if name in source
     }
-    one = found["appearance"]
+    one: dict[str, Any] = found["appearance"]
     images = len(site["appearance"])
     return {"spaces": found, "apart": one["value"] > one["floor_high"], "images": images}
 
@@ -69,7 +69,7 @@ def _space(source: Tensor, site: Tensor, draws: int, seed: int) -> dict[str, flo
 
 
 def _distance(between: Tensor, within: Tensor, weights: Tensor, spread: float) -> float:
-    """Of weighted rows of `between` (n, N), `within` (n, n) to columns of mean distance `spread`."""
+    """Of weighted rows of `between` (n, N) and `within` (n, n); `spread` is within the columns."""
     across = float((weights @ between).mean() / weights.sum())
     return 2 * across - _within(within, weights) - spread
 
