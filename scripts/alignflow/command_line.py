@@ -141,7 +141,7 @@ def run_adapt(args: argparse.Namespace) -> int:
     """`alignflow adapt`."""
     from monai.bundle import ConfigWorkflow
 
-    logging.getLogger("monai.bundle").setLevel(logging.ERROR)  # warns of no logging file
+    logging.getLogger("monai.bundle.workflows").setLevel(logging.ERROR)  # warns of no logging file
     overrides = settings(args)
     given = {
         "source": args.source,

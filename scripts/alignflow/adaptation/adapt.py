@@ -426,10 +426,11 @@ class Adaptation:
 
 def require_arms(arms: Facts, hand_over: str) -> None:
     """Raise `InputError` where the verdict could not be told of these segmenters."""
-    if not {SOURCE, ADAPTED} <= arms.keys() or list(arms)[-1] != ADAPTED:
+    wrong = [name for name, one in arms.items() if not isinstance(one, dict)]
+    if wrong or not {SOURCE, ADAPTED} <= arms.keys() or list(arms)[-1] != ADAPTED:
         raise InputError(
-            f'config "arms": {", ".join(arms)}; "{SOURCE}" is compared with "{ADAPTED}", which '
-            "comes last"
+            f'config "arms": {", ".join(arms)}; each is {{key: value}} of segment.json, "{SOURCE}" '
+            f'is compared with "{ADAPTED}", which comes last'
         )
     if hand_over not in arms:
         raise InputError(f'config "hand_over": {hand_over!r}; set one of {", ".join(arms)}')

@@ -99,7 +99,7 @@ class State:
     def changed(self, job: Job) -> list[str]:
         """Names of what differs from the last start: "settings", "references", another job, ..."""
         state = self.read(job)
-        if not state:
+        if not state or self.finished(job):
             return []
         before, now = state["parts"], job.parts
         if before == now:

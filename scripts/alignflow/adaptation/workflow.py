@@ -86,7 +86,7 @@ def run_workflow(job: Job, overrides: dict[str, Any], log: Path, on_line: OnLine
 def _captured(stream: LogStream) -> Iterator[None]:
     """Standard output, standard error and what this package logs go to the stream."""
     ours = logging.getLogger("alignflow")
-    theirs = logging.getLogger("monai.bundle")
+    theirs = logging.getLogger("monai.bundle.workflows")
     before = (ours.handlers[:], ours.level, ours.propagate, sys.excepthook)
     quiet = theirs.level
     theirs.setLevel(logging.ERROR)  # it warns of every workflow without a logging file
