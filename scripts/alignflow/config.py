@@ -111,7 +111,9 @@ def check_keys(config: dict[str, Any], workflows: Sequence[str]) -> None:
         parts = key.split("::")
         within = {"::".join(parts[: i + 1]) for i in range(len(parts))}
         if not within & reached and not parts[0].startswith("_"):
-            raise InputError(f"config key '{key}' has no effect{suggestion(key, known)}; remove it")
+            raise InputError(
+                f"config key '{key}' has no effect{_suggestion(key, known)}; remove it"
+            )
 
 
 def check_arguments(config: dict[str, Any]) -> None:
@@ -136,7 +138,7 @@ def check_arguments(config: dict[str, Any]) -> None:
             continue
         for argument in set(part) - MONAI_KEYS - set(parameters):
             raise InputError(
-                f"config key '{key}::{argument}' has no effect{suggestion(argument, parameters)}: "
+                f"config key '{key}::{argument}' has no effect{_suggestion(argument, parameters)}: "
                 f"{name} takes {', '.join(parameters)}"
             )
 
@@ -178,8 +180,7 @@ def parts_with_target(config: Any, key: str = "") -> Iterator[tuple[str, dict[st
             yield from parts_with_target(value, f"{key}::{name}" if key else str(name))
 
 
-def suggestion(key: str, known: Iterable[str]) -> str:
-    """ " (did you mean 'x'?)" for the known key nearest to one, "" where none is near."""
+def _suggestion(key: str, known: Iterable[str]) -> str:
     near = difflib.get_close_matches(key, known, n=1)
     return f" (did you mean '{near[0]}'?)" if near else ""
 

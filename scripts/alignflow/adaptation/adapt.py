@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import json
 import os
 import shutil
@@ -19,7 +20,7 @@ from alignflow.adaptation.readiness import NotReady, inspect
 from alignflow.adaptation.tracking import Runs
 from alignflow.adaptation.verdict import ADAPTED, SOURCE, judge
 from alignflow.adaptation.workflow import StageFailed, run_workflow
-from alignflow.config import running_config, suggestion
+from alignflow.config import running_config
 from alignflow.data.datalist import build_datalist, split_by_group, stated_labels
 from alignflow.errors import InputError, find_input_error
 from alignflow.files import replacing, sha256
@@ -244,6 +245,9 @@ class Adaptation:
             found = find_input_error(error)
             reason = str(found) if found else f"{type(error).__name__}: {_innermost(error)}"
             raise StageFailed(f"{job.name}: {reason} (log: {log})") from error
+        if job.run_id == "test":  # scores tell of what they scored
+            record = Path(str(job.paths["segmenter_dir"])) / "segmenter.json"
+            _copy(record, job.folder / record.name)
         seconds = time.monotonic() - start
         self.state.finish(job, seconds)
         self.clock.finish(job.name, seconds)
@@ -259,7 +263,6 @@ class Adaptation:
         known = NEUTRAL[job.config.stem]
         overrides = {k: v for k, v in given.items() if k in known and k not in job.settings}
         if job.run_id == "segment":
-            overrides["run_name"] = job.name.split("/")[-1]
             plain = not any(k.split("::")[0] == "network_def" for k in job.settings)
             if job.settings.get("init") == "source" and plain:
                 overrides["network_def"] = Stage1.load(str(job.paths["model_dir"])).segmenter
@@ -453,7 +456,7 @@ def require_keys(sections: Facts, configs: Path) -> None:
             top = key.replace("#", "::").split("::")[0]
             if top not in known:
                 raise InputError(
-                    f"{section}.{key}: no key of {path.name}{suggestion(top, known)}; remove it"
+                    f"{section}.{key}: no key of {path.name}{_near(top, known)}; remove it"
                 )
         check_limits(settings)
 
@@ -477,6 +480,11 @@ def stage_figures(root: Path, stage: str) -> dict[str, float | None]:
         dice = record["faithfulness"]["dice"]
         return found | {f"faithfulness_{name}": one["mean"] for name, one in dice.items()}
     return {}
+
+
+def _near(key: str, known: Sequence[str]) -> str:
+    found = difflib.get_close_matches(key, known, n=1)
+    return f" (did you mean '{found[0]}'?)" if found else ""
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -310,7 +310,9 @@ class Plan:
                     "unaligned_pairs": str(folders.root / "pairs/unaligned"),
                     "aligned_pairs": str(folders.root / "pairs/aligned"),
                     "evaluation_dir": str(folders.root / "evaluation"),
-                    "segment_dir": str(folders.root / "segmenter"),
+                    "segment_dir": None
+                    if folders.test is None
+                    else str(folders.root / "scores/test"),
                     "target_dir": None if folders.test is None else str(folders.test),
                     "output": str(output / "report.html"),
                 },

@@ -38,7 +38,7 @@ def paired_gain(
         draws above 0, "images", "groups", "trainings"}, in units of the scores; low, high, spread
         and above_0 are None for fewer than two groups.
     """
-    counted: NDArray[np.bool_] = np.isfinite(ours - other).all(axis=0)
+    counted = np.asarray(np.isfinite(ours - other).all(axis=0))
     gain = (ours - other)[:, counted]
     names = np.arange(len(counted)) if groups is None else np.array(groups)
     numbers = np.unique(names[counted], return_inverse=True)[1]

@@ -55,7 +55,6 @@ def choose(candidates: list[dict[str, Any]], output_dir: str, tracking_uri: str)
 def train_candidate(config: dict[str, Any], candidate: dict[str, Any], folder: Path) -> float:
     """Validation Dice of one candidate's segmenter."""
     changed = config | candidate | {"output_dir": str(folder), "test_dir": None, "choose_from": []}
-    changed["run_name"] = folder.name
     path = folder / "segment_config.json"
     text = json.dumps(changed, indent=2, default=str) + "\n"
     done = path.is_file() and path.read_text() == text and (folder / "segmenter.json").is_file()
