@@ -209,7 +209,8 @@ class Plan:
         folders, name = self.folders, f"{arm}-{seed}"
         settings = self.sections["segment"] | self.sections["arms"][arm] | self.split
         get = overlaid(self.config("segment"), settings).__getitem__
-        with_pairs = get("synthetic_share") > 0
+        with_pairs = "pairs_dir" not in settings
+        settings = {k: v for k, v in settings.items() if k != "pairs_dir"}
         after = [job for job in (train, pairs if with_pairs else None) if job is not None]
         output = folders.root / "segmenters" / name
         job = self.add(
