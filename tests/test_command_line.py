@@ -51,13 +51,20 @@ def test_what_is_refused(line, words, capsys, tmp_path):
         ("arms.adapted=3", "arms"),
         ("hand_over=best", "hand_over"),
         ("seeds=0", "seeds"),
+        ("tracking_uri=runs", "tracking_uri 'runs': MLflow keeps no runs in plain files"),
     ],
 )
 def test_keys_are_refused_before_anything_runs(png_dataset, tmp_path, setting, words, capsys):
     out = tmp_path / "out"
     folders = ["--source", png_dataset, "--references", png_dataset / "images", "--out", out]
     assert main(["adapt", *map(str, folders), "--set", setting]) == 2
-    assert words in capsys.readouterr().err and not out.exists()
+    assert words in capsys.readouterr().err and not (out / "prepare").exists()
+
+
+def test_results_among_the_data_are_refused(png_dataset, capsys):
+    data, out = str(png_dataset), str(png_dataset / "images/out")
+    assert main(["adapt", "--source", data, "--references", data, "--out", out]) == 2
+    assert "outside of the data" in capsys.readouterr().err
 
 
 def test_check_tells_and_counts(png_dataset, tmp_path, capsys):

@@ -39,7 +39,7 @@ NEUTRAL = {
     "inference": ("device",),
     "segment": ("device", "mlflow", "tracking_uri", "experiment"),
     "evaluate": ("device",),
-    "report": (),
+    "report": ("device",),
 }
 """Keys of each config that are the same for a whole adaptation."""
 
@@ -92,6 +92,12 @@ class Adaptation:
         require_arms(self.sections["arms"], hand_over)
         require_keys(self.sections, self.configs)
         self.root = Path(output_dir).resolve()
+        for path in filter(None, (source, references, test)):
+            if self.root == Path(path).resolve() or Path(path).resolve() in self.root.parents:
+                raise InputError(
+                    f"output_dir '{output_dir}': lies in '{path}', which would change with every "
+                    "stage; give a folder outside of the data"
+                )
         self.test = None if test is None else Path(test).resolve()
         self.model_dir = None if model_dir is None else Path(model_dir).resolve()
         self.bundle = None if model_dir is None else Stage1.load(str(self.model_dir))
