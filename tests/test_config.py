@@ -26,6 +26,10 @@ WORKFLOWS = {
     "align": ["align"],
     "segment": ["segment", "test", "choose"],
     "evaluate": ["evaluate"],
+    "adapt": [
+        *["adapt", "train", "align", "distill", "infer", "segment", "evaluate", "report"],
+        *["arms", "costs"],
+    ],
 }
 # They pass what they do not know to a class that refuses it.
 TAKES_ANYTHING = {"AsDiscreted", "DataLoader", "alignflow.training.tracking.Tracking"}

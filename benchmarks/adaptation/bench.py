@@ -218,6 +218,7 @@ class Bench:
             "model_dir": str(model_dir),
             "dataset_dir": str(self.source_dir),
             "seed": job.seed,
+            "mlflow": False,
         } | overrides
         return self.stage("segment", "segment", overrides, weights=weight_hashes(str(model_dir)))
 

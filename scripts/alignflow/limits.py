@@ -48,6 +48,7 @@ NUMBERS = {
     "flip_x": SHARE,
     "flip_y": SHARE,
     "epochs": COUNT,
+    "seeds": COUNT,
     "synthetic_epochs": COUNT,
     "synthetic_share": SHARE,
     "selection_floor": SHARE,

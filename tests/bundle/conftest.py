@@ -56,6 +56,7 @@ TINY_INFERENCE = {
 }
 TINY_SEGMENTATION = {
     "device": "cpu",
+    "mlflow": False,
     "batch_size": 4,
     "steps_per_epoch": 3,
     "epochs": 3,

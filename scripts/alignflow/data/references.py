@@ -79,7 +79,7 @@ def load_references(directory: str | Path, stage1: Stage1) -> References:
     """
     found: list[_Slice] = []
     problems: list[str] = []
-    for image_path, label_path in _files(Path(directory)):
+    for image_path, label_path in listed_files(Path(directory)):
         try:
             found += _read(image_path, label_path, stage1)
         except InputError as error:
@@ -100,8 +100,12 @@ def load_references(directory: str | Path, stage1: Stage1) -> References:
     )
 
 
-def _files(root: Path) -> list[tuple[str, str | None]]:
-    """(image, mask or None) of each case."""
+def listed_files(root: Path) -> list[tuple[str, str | None]]:
+    """(image, mask or None) of each case in a folder of references.
+
+    Raises:
+        InputError: no such folder, no image in it, or a `dataset.json` that does not fit.
+    """
     if not str(root) or not root.is_dir():
         raise InputError(f"references '{root}': no such folder; give a folder of images")
     if lists_cases(root):

@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 FREE = ("synthetic_share", "schedule", "synthetic_epochs", "selection_floor")
 
 
-def choose(candidates: list[dict[str, Any]], output_dir: str) -> dict[str, Any]:
+def choose(candidates: list[dict[str, Any]], output_dir: str, tracking_uri: str) -> dict[str, Any]:
     """Train a segmenter with each candidate's settings and compare their validation Dice.
 
     Everything else is as in the running config. Each segmenter stays in
@@ -28,6 +28,7 @@ def choose(candidates: list[dict[str, Any]], output_dir: str) -> dict[str, Any]:
     Args:
         candidates: each {key: value} of `FREE`.
         output_dir: receives `choice.json`: the candidates with their Dice, and the best one.
+        tracking_uri: of the one MLflow store in which all candidates are runs.
 
     Raises:
         InputError: no candidates, or keys other than those of `FREE`.
@@ -38,6 +39,7 @@ def choose(candidates: list[dict[str, Any]], output_dir: str) -> dict[str, Any]:
         for key in candidate.keys() - set(FREE):
             raise InputError(f'config "choose_from": key "{key}"; set only {", ".join(FREE)}')
     config = {k: v for k, v in running_config().items() if k != "choose_from"}
+    config["tracking_uri"] = tracking_uri
     results = [
         candidate
         | {"dice": train_candidate(config, candidate, Path(output_dir) / f"candidate_{k}")}

@@ -19,8 +19,10 @@ from alignflow.errors import InputError
 from alignflow.evaluation.faithfulness import Table, summary
 from alignflow.files import replacing
 from alignflow.pictures import outline_tiles, save_sheet
+from alignflow.segmentation.keep import KeepWeights
 from alignflow.segmentation.record import SegmenterRecord
 from alignflow.stage1 import Stage1
+from alignflow.training.tracking import Tracking
 
 logger = logging.getLogger(__name__)
 
@@ -111,6 +113,23 @@ def score_site(
         output_dir,
     )
     return content
+
+
+def log_scores(handlers: list[Any], kept: KeepWeights, site: dict[str, Any] | None) -> None:
+    """Log Dice and IoU on source validation, and at a site, to the training's MLflow run.
+
+    Args:
+        handlers: of the trainer; nothing is logged where none of them tracks.
+        kept: scores on the validation split.
+        site: what `score_site` returned.
+    """
+    metrics = {f"source_{name}": kept.scores[name]["mean"] for name in ("dice", "iou")}
+    for name in ("dice", "iou") if site is not None else ():
+        for key, suffix in (("mean", ""), ("low", "_low"), ("high", "_high")):
+            metrics[f"site_{name}{suffix}"] = cast("dict[str, Any]", site)[name][key]
+    for handler in handlers:
+        if isinstance(handler, Tracking):
+            handler.log_late(metrics)
 
 
 def require_fit(record: SegmenterRecord, site: References, stage1: Stage1) -> None:

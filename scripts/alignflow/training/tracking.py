@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,19 @@ from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 from monai.engines import Workflow
 from monai.handlers import MLFlowHandler
 
+PARENT = "ALIGNFLOW_PARENT_RUN"
+"""Environment variable: id of the MLflow run that the runs of a workflow are nested under."""
+NESTED = "mlflow.parentRunId"
+"""The tag by which MLflow shows a run below another one."""
+
 
 class Tracking(MLFlowHandler):
     """MONAI's MLflow handler, plus system metrics, and runs that survive a kill.
 
     A training that takes up a checkpoint goes on in the MLflow run that was killed; parameters
     that it has already logged are left as they are, since MLflow refuses to log them again with
-    other values. MONAI's handler takes up whatever unfinished run has the same name, that of other
+    other values. Where the variable `ALIGNFLOW_PARENT_RUN` names a run, they are nested under it.
+    MONAI's handler takes up whatever unfinished run has the same name, that of other
     data or other settings too, and opens a run for a training that is complete. Of several
     processes the first one alone tracks.
 
@@ -46,9 +53,12 @@ class Tracking(MLFlowHandler):
             iteration_log=False, epoch_logger=self.log_epoch, close_on_complete=True, **options
         )
         self.tags = {"output_dir": str(Path(output_dir).resolve())}
+        if PARENT in os.environ:
+            self.tags[NESTED] = os.environ[PARENT]
         self.validator = validator
         self.system_metrics = system_metrics
         self.monitor: SystemMetricsMonitor | None = None
+        self.run_id: str | None = None
 
     @idist.one_rank_only()
     def attach(self, engine: Engine) -> None:
@@ -70,6 +80,7 @@ class Tracking(MLFlowHandler):
                 experiment.experiment_id, run_name=self.run_name, tags=self.tags
             )
         self.cur_run = run
+        self.run_id = run.info.run_id
         super().start(engine)
         if self.system_metrics and self.monitor is None and self.cur_run is not None:
             run_id = self.cur_run.info.run_id
@@ -92,6 +103,13 @@ class Tracking(MLFlowHandler):
         if self.validator is not None:
             metrics |= {f"held_out_{k}": v for k, v in self.validator.state.metrics.items()}
         self._log_metrics(metrics, step=engine.state.epoch)
+
+    @idist.one_rank_only()
+    def log_late(self, metrics: dict[str, float]) -> None:
+        """Log what became known after the training to its run, which has ended."""
+        if self.run_id is not None:
+            for name, value in metrics.items():
+                self.client.log_metric(self.run_id, name, value)
 
     def close(self) -> None:
         """Stop sampling and finish the run."""

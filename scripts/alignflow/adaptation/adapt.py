@@ -1,0 +1,504 @@
+"""`run adapt`: prepare, train, align, distill, infer, segment, evaluate, and a verdict."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from alignflow.adaptation.clock import Clock
+from alignflow.adaptation.display import Display
+from alignflow.adaptation.jobs import Facts, Job, State, bundle_hash, folder_hash, overlaid
+from alignflow.adaptation.lock import locked
+from alignflow.adaptation.plan import STAGES, Folders, Plan
+from alignflow.adaptation.readiness import NotReady, inspect
+from alignflow.adaptation.tracking import Runs
+from alignflow.adaptation.verdict import ADAPTED, SOURCE, judge
+from alignflow.adaptation.workflow import StageFailed, run_workflow
+from alignflow.config import running_config
+from alignflow.data.datalist import build_datalist, split_by_group, stated_labels
+from alignflow.errors import InputError, find_input_error
+from alignflow.files import replacing, sha256
+from alignflow.inference.writing import versions
+from alignflow.inspection.text import duration, lines
+from alignflow.limits import check_limits
+from alignflow.stage1 import Stage1
+
+SECTIONS = ("train", "align", "distill", "infer", "segment", "evaluate", "report")
+CONFIG_OF = {"infer": "inference"}
+"""Config of a section where it has another name."""
+NEUTRAL = {
+    "train": ("device", "mlflow", "tracking_uri", "experiment"),
+    "align": ("device", "mlflow", "tracking_uri", "experiment"),
+    "distill": ("device", "mlflow", "tracking_uri", "experiment"),
+    "inference": ("device",),
+    "segment": ("device", "mlflow", "tracking_uri", "experiment"),
+    "evaluate": ("device",),
+    "report": ("device",),
+}
+"""Keys of each config that are the same for a whole adaptation."""
+
+
+class Adaptation:
+    """From a source and references to a segmenter for the site.
+
+    Each stage is a workflow of the bundle, run as it is; one that is finished with the same inputs
+    and settings is skipped, a killed one goes on. Everything is written below `output_dir`.
+
+    Args:
+        bundle_root: folder with the bundle's `configs/`.
+        source: labelled images, see `build_datalist`.
+        references: images of the site.
+        test: labelled images of the site, none of them a reference; None where there are none.
+        model_dir: a trained bundle, which makes training needless; None to train.
+        output_dir: of the adaptation.
+        device: of all stages.
+        seed: of the first segmenter; the next ones count on from it.
+        seeds: trainings of each segmenter where `test` is given, else one.
+        hand_over: arm that is handed over without `test`.
+        mlflow: whether to track.
+        tracking_uri, experiment: of MLflow; the variable MLFLOW_TRACKING_URI comes first.
+    """
+
+    def __init__(
+        self,
+        *,
+        bundle_root: str,
+        source: str,
+        references: str,
+        output_dir: str,
+        test: str | None = None,
+        model_dir: str | None = None,
+        device: str = "cpu",
+        seed: int = 0,
+        seeds: int = 3,
+        hand_over: str = "augmented",
+        mlflow: bool = True,
+        tracking_uri: str = "",
+        experiment: str = "",
+    ) -> None:
+        config = running_config()
+        self.sections: Facts = {name: config[name] for name in (*SECTIONS, "arms")}
+        self.costs: dict[str, float] = config["costs"]
+        for name, path in (("source", source), ("references", references), ("test", test)):
+            if path is not None and not (path and Path(path).is_dir()):
+                raise InputError(f"config \"{name}\": '{path}' is no folder; give --{name} DIR")
+        self.configs = Path(bundle_root).resolve() / "configs"
+        require_arms(self.sections["arms"], hand_over)
+        require_keys(self.sections, self.configs)
+        self.root = Path(output_dir).resolve()
+        for path in filter(None, (source, references, test)):
+            if self.root == Path(path).resolve() or Path(path).resolve() in self.root.parents:
+                raise InputError(
+                    f"output_dir '{output_dir}': lies in '{path}', which would change with every "
+                    "stage; give a folder outside of the data"
+                )
+        self.test = None if test is None else Path(test).resolve()
+        self.model_dir = None if model_dir is None else Path(model_dir).resolve()
+        self.bundle = None if model_dir is None else Stage1.load(str(self.model_dir))
+        self.source, self.references = Path(source).resolve(), Path(references).resolve()
+        self.device = device
+        self.seeds = list(range(seed, seed + (seeds if test else 1)))
+        self.hand_over = hand_over
+        self.tracking_uri = os.environ.get("MLFLOW_TRACKING_URI") or tracking_uri
+        self.experiment = experiment
+        self.mlflow = mlflow
+        self.state = State(self.root)
+
+    def run(self) -> Facts:
+        """Run what is not finished; returns the verdict, see `verdict.judge`.
+
+        Raises:
+            NotReady: the data has problems.
+            StageFailed: a stage ended with an error.
+        """
+        self.root.mkdir(parents=True, exist_ok=True)
+        with locked(self.root):
+            started = time.monotonic()
+            folders = self._folders()
+            names = [s for s in STAGES if s != "report" or self._has_report()]
+            self.clock = Clock(self.costs)
+            self.display = Display(self.clock, names)
+            self.runs = self._tracked(folders)
+            checked = self._prepare(folders)
+            plan = Plan(folders, self.sections, self.seeds, self._scored(folders, checked))
+            self.clock.step_seconds = checked.get("cost", {}).get("step_seconds")
+            self._plan_clock(plan)
+            if self.model_dir is not None:
+                self.display.say(
+                    f"{self.display.title_of('train')}: bundle '{self.model_dir}' is given, skipped"
+                )
+            for stage in names[1:]:
+                jobs = [job for job in plan.jobs if job.stage == stage]
+                if stage == "report":
+                    verdict = self._verdict(plan, folders)
+                if jobs:
+                    self._stage(stage, jobs)
+            if not self._has_report():
+                self.display.say("report: this bundle has no configs/report.json, left out")
+                verdict = self._verdict(plan, folders)
+            self._end(verdict, plan, time.monotonic() - started)
+        return verdict
+
+    # -- stages ------------------------------------------------------------------------------------
+
+    def _prepare(self, folders: Folders) -> Facts:
+        """Check the data, and write the source's validation split as a data set."""
+        train = overlaid(self.configs / "train.json", self.sections["train"])
+        plain = {k: v for k, v in train.items() if isinstance(v, (int, float, str, list, dict))}
+        facts = {k: v for k, v in plain.items() if not str(v).startswith(("$", "@"))}
+        job = Job(
+            name="prepare",
+            stage="prepare",
+            config=self.configs / "train.json",
+            run_id="",
+            folder=self.root / "prepare",
+            settings={k: facts[k] for k in sorted(facts) if not isinstance(facts[k], dict)},
+            paths={},
+            inputs=dict(folders.inputs),
+            results=("check.json",),
+        )
+        path = job.folder / "check.json"
+        if self.state.finished(job):
+            self.display.say(f"{self.display.title_of('prepare')}: finished before, skipped")
+            known: Facts = json.loads(path.read_text())
+            return known
+        self._say_changes(job)
+        self.display.say(f"{self.display.title_of('prepare')}: checking the data")
+        with self._tracked_stage("prepare", {}):
+            start = time.monotonic()
+            self.state.start(job)
+            found = inspect(
+                source=self.source,
+                references=self.references,
+                test=self.test,
+                train=train,
+                bundle=self.bundle,
+                device=self.device,
+                output=self.root,
+                sections=self.sections,
+                costs=self.costs,
+                configs=self.configs,
+                seeds=len(self.seeds),
+            )
+            for line in lines(found):
+                self.display.say(f"  {line}")
+            with replacing(path) as temporary:
+                temporary.write_text(json.dumps(found, indent=1) + "\n")
+            if found["problems"]:
+                raise NotReady(f"{len(found['problems'])} problems in the data; mend them first")
+            self._write_validation(folders, train)
+            self.state.finish(job, time.monotonic() - start)
+        if self.runs:
+            gap = found.get("separation", {}).get("spaces", {}).get("appearance", {})
+            self.runs.metrics(
+                "prepare",
+                {
+                    "images": found["source"]["images"],
+                    "references": found["references"]["images"],
+                    "distance": gap.get("value"),
+                    "distance_by_chance": gap.get("floor_high"),
+                    "warnings": len(found["warnings"]),
+                },
+            )
+            self.runs.artifacts("prepare", [path])
+        return found
+
+    def _stage(self, stage: str, jobs: list[Job]) -> None:
+        """Run the jobs of a stage that are not finished."""
+        waiting = [job for job in jobs if not self.state.finished(job)]
+        if not waiting:
+            self.display.say(f"{self.display.title_of(stage)}: finished before, skipped")
+            return
+        for job in waiting:
+            self._say_changes(job)
+        self.display.start(stage, [job.name for job in waiting])
+        start = time.monotonic()
+        settings = self.sections[stage]
+        with self._tracked_stage(stage, settings):
+            for job in waiting:
+                if not self.state.finished(job):
+                    self._job(job)
+        seconds = time.monotonic() - start
+        self.display.say(f"{self.display.title_of(stage)}: done in {duration(seconds)}")
+        if self.runs:
+            self._log_stage(stage, jobs, seconds)
+
+    def _job(self, job: Job) -> None:
+        """Run one workflow.
+
+        Raises:
+            StageFailed: whatever it raised, as one line.
+        """
+        log = self.root / "logs" / f"{job.name.replace('/', '-')}.log"
+        start = time.monotonic()
+        self.state.start(job)
+
+        def on_line(line: str) -> bool:
+            is_bar = self.clock.see(job.name, line)
+            if is_bar:
+                self.display.move(job.name)
+            return is_bar
+
+        try:
+            run_workflow(job, self._overrides(job), log, on_line)
+        except Exception as error:
+            found = find_input_error(error)
+            reason = str(found) if found else f"{type(error).__name__}: {_innermost(error)}"
+            raise StageFailed(f"{job.name}: {reason} (log: {log})") from error
+        if job.run_id == "test":  # scores tell of what they scored
+            record = Path(str(job.paths["segmenter_dir"])) / "segmenter.json"
+            _copy(record, job.folder / record.name)
+        seconds = time.monotonic() - start
+        self.state.finish(job, seconds)
+        self.clock.finish(job.name, seconds)
+
+    def _overrides(self, job: Job) -> Facts:
+        """What every workflow of this adaptation is told, and what only earlier stages know."""
+        given: Facts = {
+            "device": self.device,
+            "mlflow": self.mlflow,
+            "tracking_uri": self.tracking_uri,
+            "experiment": self.experiment,
+        }
+        known = NEUTRAL[job.config.stem]
+        overrides = {k: v for k, v in given.items() if k in known and k not in job.settings}
+        if job.run_id == "segment":
+            plain = not any(k.split("::")[0] == "network_def" for k in job.settings)
+            if job.settings.get("init") == "source" and plain:
+                overrides["network_def"] = Stage1.load(str(job.paths["model_dir"])).segmenter
+        return overrides
+
+    # -- parts -------------------------------------------------------------------------------------
+
+    def _folders(self) -> Folders:
+        given = {"source": self.source, "references": self.references}
+        inputs = {name: folder_hash(path) for name, path in given.items()}
+        if self.test is not None:
+            inputs["test"] = folder_hash(self.test)
+        if self.model_dir is not None:
+            inputs["model"] = bundle_hash(self.model_dir)
+        return Folders(
+            configs=self.configs,
+            root=self.root,
+            source=self.source,
+            references=self.references,
+            test=self.test,
+            model_dir=self.model_dir,
+            inputs=inputs,
+        )
+
+    def _has_report(self) -> bool:
+        return (self.configs / "report.json").is_file()
+
+    def _scored(self, folders: Folders, checked: Facts) -> dict[str, Path]:
+        """Where segmenters are scored: a score needs two images with foreground."""
+        found = {}
+        if checked["validation_with_foreground"] >= 2:
+            found["validation"] = folders.validation
+        if self.test is not None:
+            found["test"] = self.test
+        return found
+
+    def _write_validation(self, folders: Folders, train: Facts) -> None:
+        """The validation split, by paths, as `dataset.json`."""
+        cases = build_datalist(self.source, train["group_pattern"], train["group_column"])
+        held_out = split_by_group(cases, train["validation_fraction"], train["seed"])[1]
+        content: Facts = {
+            "training": [{k: case[k] for k in ("image", "label", "group")} for case in held_out]
+        }
+        modality = next((case["modality"] for case in cases if "modality" in case), None)
+        if modality is not None:
+            content["modality"] = modality
+        if (labels := stated_labels(self.source)) is not None:
+            content["labels"] = labels
+        with replacing(folders.validation / "dataset.json") as temporary:
+            temporary.write_text(json.dumps(content, indent=1) + "\n")
+
+    def _plan_clock(self, plan: Plan) -> None:
+        for job in plan.jobs:
+            if not self.state.finished(job):
+                self.clock.plan(job.name, job.work)
+
+    def _say_changes(self, job: Job) -> None:
+        """Why a job that ran before runs again."""
+        changed = self.state.changed(job)
+        if changed:
+            self.display.say(f"{job.name}: {', '.join(changed)} changed; runs again")
+
+    def _verdict(self, plan: Plan, folders: Folders) -> Facts:
+        """Judge, hand over the segmenter, and write both."""
+        found = judge(self.root, list(self.sections["arms"]), self.seeds, self.hand_over, self.test)
+        name = f"{found['handed_over']}-{self.seeds[0]}"
+        output = self.root / "segmenter"
+        for path in (self.root / "segmenters" / name).iterdir():
+            _copy(path, output / path.name)
+        scores = self.root / "scores" / ("validation" if self.test is None else "test") / name
+        for file in ("scores.json", "test.png"):
+            (output / file).unlink(missing_ok=True)
+            if (scores / file).is_file():
+                _copy(scores / file, output / file)
+        found["versions"] = versions()
+        found["inputs_sha256"] = folders.inputs
+        with replacing(self.root / "verdict.json") as temporary:
+            temporary.write_text(json.dumps(found, indent=1) + "\n")
+        with replacing(self.root / "verdict.txt") as temporary:
+            temporary.write_text("\n".join(found["text"]) + "\n")
+        return found
+
+    def _end(self, verdict: Facts, plan: Plan, seconds: float) -> None:
+        """Register what came out, and say it."""
+        if self.runs:
+            self._register(verdict)
+        say = self.display.say
+        say(f"done in {duration(seconds)}")
+        if self._has_report():
+            say(f"report: {self.root / 'report/report.html'}")
+        say(f"verdict: {self.root / 'verdict.txt'}")
+        for line in verdict["text"]:
+            say(f"  {line}")
+
+    # -- tracking ----------------------------------------------------------------------------------
+
+    def _tracked(self, folders: Folders) -> Runs | None:
+        if not self.mlflow:
+            return None
+        params = {
+            "source": str(self.source),
+            "references": str(self.references),
+            "test": str(self.test),
+            "model_dir": str(self.model_dir),
+            "seeds": self.seeds,
+            "device": self.device,
+        }
+        tags = {f"{name}_sha256": digest for name, digest in folders.inputs.items()}
+        return Runs(self.tracking_uri, self.experiment, self.root, params, tags)
+
+    @contextlib.contextmanager
+    def _tracked_stage(self, stage: str, settings: Facts) -> Iterator[None]:
+        if self.runs is None:
+            yield
+            return
+        with self.runs.stage(stage, settings):
+            yield
+
+    def _log_stage(self, stage: str, jobs: Sequence[Job], seconds: float) -> None:
+        """Figures and files of a finished stage."""
+        assert self.runs is not None
+        self.runs.metrics(stage, {"seconds": seconds} | stage_figures(self.root, stage))
+        logs = [self.root / "logs" / f"{job.name.replace('/', '-')}.log" for job in jobs]
+        files = {
+            "infer": [job.folder / "contact_sheet.png" for job in jobs[:1]],
+            "evaluate": [jobs[0].folder / "evaluation.json", jobs[0].folder / "metrics.png"],
+        }
+        self.runs.artifacts(stage, [*logs, *files.get(stage, [])])
+        for job in jobs if stage == "segment" else []:
+            if job.run_id == "test":
+                name, where = job.name.split("/")[1].rsplit("-", 1)
+                dice = json.loads((job.folder / "scores.json").read_text())["dice"]
+                key = {"validation": "source", "test": "site"}[where]
+                values = {f"{key}_dice": dice["mean"]}
+                values |= {f"{key}_dice_{k}": dice[k] for k in ("low", "high")}
+                self.runs.below("segment", name, values)
+
+    def _register(self, verdict: Facts) -> None:
+        assert self.runs is not None
+        where = verdict["site"] or verdict["validation"]
+        values: dict[str, float | None] = {}
+        if where is not None:
+            prefix = "site" if verdict["site"] else "source"
+            values |= {f"{prefix}_dice_{arm}": dice / 100 for arm, dice in where["dice"].items()}
+            gain = where["gains"][f"{ADAPTED} - {SOURCE}"]
+            keys = {"value": "", "low": "_low", "high": "_high"}
+            values |= {f"{prefix}_gain_points{keys[k]}": gain[k] for k in keys}
+        self.runs.finish(values, "\n\n".join(verdict["text"]))
+        inputs = {f"{k}_sha256": v for k, v in verdict["inputs_sha256"].items()}
+        aligned, distilled = self.root / "aligned", self.root / "distilled"
+        segmenter = self.root / "segmenter"
+        students = sorted(distilled.glob("*student_*.pt"))
+        for kind, stage, weights, records in (
+            ("generator", "align", [aligned / "model.pt"], ["mask_model.pt", "stage1.json"]),
+            ("student", "distill", students, ["stage1.json", "segmenter.pt"]),
+            ("segmenter", "segment", [segmenter / "segmenter.pt"], ["segmenter.json"]),
+        ):
+            files = [*weights, *(weights[0].parent / name for name in records)] if weights else []
+            if files:
+                digests = {p.name: sha256(p) for p in weights}
+                facts = inputs | {"sha256": json.dumps(digests), "folder": str(files[0].parent)}
+                self.runs.register(kind, stage, files, facts)
+
+
+def require_arms(arms: Facts, hand_over: str) -> None:
+    """Raise `InputError` where the verdict could not be told of these segmenters."""
+    wrong = [name for name, one in arms.items() if not isinstance(one, dict)]
+    if wrong or not {SOURCE, ADAPTED} <= arms.keys() or list(arms)[-1] != ADAPTED:
+        raise InputError(
+            f'config "arms": {", ".join(arms)}; each is {{key: value}} of segment.json, "{SOURCE}" '
+            f'is compared with "{ADAPTED}", which comes last'
+        )
+    if hand_over not in arms:
+        raise InputError(f'config "hand_over": {hand_over!r}; set one of {", ".join(arms)}')
+
+
+def require_keys(sections: Facts, configs: Path) -> None:
+    """Refuse keys and values that a stage would refuse hours later.
+
+    Raises:
+        InputError: naming the section and the key.
+    """
+    named = [(name, name, sections[name]) for name in SECTIONS]
+    named += [(f"arms.{arm}", "segment", one) for arm, one in sections["arms"].items()]
+    for section, stage, settings in named:
+        path = configs / f"{CONFIG_OF.get(stage, stage)}.json"
+        if not path.is_file():
+            continue
+        known = [k for k in json.loads(path.read_text()) if not k.startswith("_")]
+        for key in settings:
+            top = key.replace("#", "::").split("::")[0]
+            if top not in known:
+                raise InputError(
+                    f"{section}.{key}: no key of {path.name}{_near(top, known)}; remove it"
+                )
+        check_limits(settings)
+
+
+def stage_figures(root: Path, stage: str) -> dict[str, float | None]:
+    """What a stage is compared by, from the records it wrote."""
+    if stage == "align":
+        record = json.loads((root / "aligned/align.json").read_text())
+        kept = record["kept"]
+        return {
+            "kept_epoch": record["kept_epoch"],
+            "left_out_before": record["before"]["left_out"],
+        } | {name: value for name, value in kept.items() if isinstance(value, (int, float))}
+    if stage == "evaluate":
+        record = json.loads((root / "evaluation/evaluation.json").read_text())
+        found = {
+            f"{metric}_{name}": record["metrics"][metric][name]["value"]
+            for metric in ("kid", "mmd", "fid")
+            for name in record["metrics"].get(metric, {})
+        }
+        dice = record["faithfulness"]["dice"]
+        return found | {f"faithfulness_{name}": one["mean"] for name, one in dice.items()}
+    return {}
+
+
+def _near(key: str, known: Sequence[str]) -> str:
+    found = difflib.get_close_matches(key, known, n=1)
+    return f" (did you mean '{found[0]}'?)" if found else ""
+
+
+def _copy(source: Path, target: Path) -> None:
+    with replacing(target) as temporary:
+        shutil.copyfile(source, temporary)
+
+
+def _innermost(error: BaseException) -> str:
+    while (cause := error.__cause__ or error.__context__) is not None:
+        error = cause
+    return (str(error).splitlines() or [type(error).__name__])[0][:300]

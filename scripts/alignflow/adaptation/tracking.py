@@ -1,0 +1,183 @@
+"""One MLflow experiment per adaptation: a run for it, runs of its stages below, and a registry."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+
+from alignflow.errors import InputError
+from alignflow.files import replacing
+from alignflow.training.tracking import NESTED, PARENT
+
+Facts = Mapping[str, Any]
+
+
+class Runs:
+    """The MLflow side of an adaptation.
+
+    The adaptation is a run; each stage is a run nested under it, and what a stage's workflows track
+    by themselves (flows, students, segmenters) is nested under the stage. A stage that is run again
+    after a kill goes on in its run; one whose inputs changed gets a new one.
+
+    Args:
+        tracking_uri: of the store; a database or a server, since the registry needs one.
+        experiment: its name.
+        root: folder of the adaptation; artifacts of a local store go to `mlruns/` in it, and
+            `state/mlflow.json` remembers the runs.
+        params: of the adaptation.
+        tags: of the adaptation, such as hashes of its inputs; they may change.
+
+    Raises:
+        InputError: a store of files, which MLflow no longer takes.
+    """
+
+    def __init__(
+        self, tracking_uri: str, experiment: str, root: Path, params: Facts, tags: Facts
+    ) -> None:
+        if "://" not in tracking_uri or tracking_uri.startswith("file:"):
+            raise InputError(
+                f"tracking_uri '{tracking_uri}': MLflow keeps no runs in plain files any more; "
+                "give sqlite:////path/mlflow.db or the address of a server"
+            )
+        logging.getLogger("mlflow").setLevel(logging.WARNING)
+        logging.getLogger("alembic").setLevel(logging.WARNING)
+        self.client = MlflowClient(tracking_uri=tracking_uri)
+        self.experiment = experiment
+        self.memory = root / "state/mlflow.json"
+        known: Any = self.client.get_experiment_by_name(experiment)
+        local = tracking_uri.startswith("sqlite:")
+        self.experiment_id: str = (
+            known.experiment_id
+            if known
+            else self.client.create_experiment(
+                experiment, artifact_location=(root / "mlruns").as_uri() if local else None
+            )
+        )
+        self.runs: dict[str, str] = self._remembered()
+        self.parent = self._open("adaptation", {"output_dir": str(root)})
+        self._params(self.parent, params)
+        for key, value in tags.items():
+            self.client.set_tag(self.parent, key, value)
+
+    @contextlib.contextmanager
+    def stage(self, name: str, params: Facts) -> Iterator[None]:
+        """While a stage runs: whatever its workflows track is nested under its run."""
+        run = self._open(name, {NESTED: self.parent, "stage": name})
+        self._params(run, params)
+        self._close_restarted(run)
+        before = os.environ.get(PARENT)
+        os.environ[PARENT] = run
+        try:
+            yield
+        except BaseException:
+            self.client.set_terminated(run, "FAILED")
+            self.client.set_terminated(self.parent, "FAILED")
+            raise
+        finally:
+            os.environ.pop(PARENT)
+            if before is not None:
+                os.environ[PARENT] = before
+        self.client.set_terminated(run, "FINISHED")
+
+    def metrics(self, name: str, values: Mapping[str, float | None]) -> None:
+        """Log figures of a stage, or of the "adaptation"; None is left out."""
+        for key, value in values.items():
+            if value is not None:
+                self.client.log_metric(self.runs[name], key, float(value))
+
+    def artifacts(self, name: str, paths: Sequence[Path], folder: str | None = None) -> None:
+        """Log files to a run; those that do not exist are left out."""
+        for path in paths:
+            if path.is_file():
+                self.client.log_artifact(self.runs[name], str(path), folder)
+
+    def below(self, name: str, run_name: str, values: Mapping[str, float | None]) -> None:
+        """Log figures to the run of this name that a workflow of the stage opened."""
+        for run in self._nested(self.runs[name]):
+            if run.info.run_name == run_name and run.info.status == "FINISHED":
+                for key, value in values.items():
+                    if value is not None:
+                        self.client.log_metric(run.info.run_id, key, float(value))
+
+    def register(self, kind: str, stage: str, files: Sequence[Path], facts: Facts) -> None:
+        """A version of a registered model: files, as an artifact of the stage's run, and tags.
+
+        The version of the same files that is there already stays the newest one.
+
+        Args:
+            kind: "generator", "student" or "segmenter"; the name is EXPERIMENT-KIND.
+            stage: whose run keeps the files.
+            files: weights and records.
+            facts: tags; "sha256" tells versions from each other.
+        """
+        name = f"{self.experiment}-{kind}"
+        with contextlib.suppress(MlflowException):
+            self.client.create_registered_model(name, description=f"{kind} of {self.experiment}")
+        versions = self.client.search_model_versions(f"name = '{name}'")
+        newest = max(versions, key=lambda v: int(v.version), default=None)
+        if newest is not None and newest.tags.get("sha256") == facts["sha256"]:
+            return
+        self.artifacts(stage, files, kind)
+        self.client.create_model_version(
+            name,
+            source=f"runs:/{self.runs[stage]}/{kind}",
+            run_id=self.runs[stage],
+            tags={key: str(value) for key, value in facts.items()},
+        )
+
+    def finish(self, values: Mapping[str, float | None], verdict: str) -> None:
+        """Figures and words of the whole, and its end."""
+        self.metrics("adaptation", values)
+        self.client.set_tag(self.parent, "mlflow.note.content", verdict)
+        self.client.set_terminated(self.parent, "FINISHED")
+
+    def _open(self, name: str, tags: Facts) -> str:
+        """The remembered run of that name if it did not finish, else a new one."""
+        run_id = self.runs.get(name)
+        with contextlib.suppress(MlflowException):
+            if run_id is not None:
+                status = self.client.get_run(run_id).info.status
+                if name == "adaptation" or status != "FINISHED":
+                    self.client.update_run(run_id, status="RUNNING")
+                    return run_id
+        run = self.client.create_run(self.experiment_id, run_name=name, tags=dict(tags))
+        self.runs[name] = run.info.run_id
+        with replacing(self.memory) as temporary:
+            temporary.write_text(json.dumps(self.runs, indent=1) + "\n")
+        return self.runs[name]
+
+    def _close_restarted(self, stage: str) -> None:
+        """End what a kill left open of segmenters: they have no checkpoint and start anew."""
+        if self.runs.get("segment") != stage:
+            return
+        for run in self._nested(stage):
+            if run.info.status == "RUNNING":
+                self.client.set_terminated(run.info.run_id, "KILLED")
+
+    def _nested(self, run_id: str) -> list[Any]:
+        return list(
+            self.client.search_runs(
+                [self.experiment_id], filter_string=f"tags.`{NESTED}` = '{run_id}'"
+            )
+        )
+
+    def _remembered(self) -> dict[str, str]:
+        if not self.memory.is_file():
+            return {}
+        runs: dict[str, str] = json.loads(self.memory.read_text())
+        return runs
+
+    def _params(self, run_id: str, params: Facts) -> None:
+        """Log parameters; those of an earlier start stay, since MLflow lets none change."""
+        known = self.client.get_run(run_id).data.params
+        for key, value in params.items():
+            if key not in known:
+                self.client.log_param(run_id, key, str(value)[:6000])

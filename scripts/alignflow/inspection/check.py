@@ -1,0 +1,359 @@
+"""`alignflow check`: a data set, its references and test images, before anything runs."""
+
+from __future__ import annotations
+
+import warnings
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from monai.transforms import Resized
+from torch import Tensor
+
+from alignflow.alignment.gap import appearance
+from alignflow.data.datalist import Case, build_datalist, split_by_group, stated_labels
+from alignflow.data.dataset import SliceDataset
+from alignflow.data.references import References, listed_files, load_references
+from alignflow.data.spec import SourceSpec
+from alignflow.errors import InputError
+from alignflow.inspection.duplicates import copies
+from alignflow.inspection.files import FileFacts, read_facts
+from alignflow.inspection.reading import Reading
+from alignflow.inspection.separation import features, separation
+
+SHOWN = 5
+"""Files named in a message."""
+COMPARED = 256
+"""Source images, evenly spread, that references are compared with."""
+FEW_REFERENCES = 5
+"""Fewer leave none out to stop alignment by."""
+
+
+class Check:
+    """Facts, problems and warnings of a data set and of what is to be adapted to.
+
+    Args:
+        reading: how images are read.
+
+    Attributes:
+        problems: what stops training or alignment, each with its mend.
+        warnings: what a person should look at first.
+        result: what `check.json` holds.
+    """
+
+    def __init__(self, reading: Reading) -> None:
+        self.reading = reading
+        self.problems: list[str] = []
+        self.warnings: list[str] = []
+        self.result: dict[str, Any] = {}
+
+    def source(self, directory: str | Path) -> list[FileFacts]:
+        """Check images and masks that a model is to be trained on."""
+        cases = self._datalist(directory)
+        files = read_facts(cases, self.reading.facts["mask_threshold"], "source")
+        self._usable(files)
+        split = self._split(cases)
+        self._duplicates(files, split)
+        self._masks(files)
+        held_out = {case["image"] for case in split[1]}
+        seen = [f for f in files if f.image in held_out and f.shares and not f.is_empty]
+        # a volume has more than one slice with foreground, as a rule
+        self.result["validation_with_foreground"] = sum(len(f.size) - 1 for f in seen)
+        self.result["source"] = facts(files) | {
+            "directory": str(directory),
+            "groups": len({f.group for f in files}),
+            "training": len(split[0]),
+            "validation": len(split[1]),
+            "masks": mask_facts(files),
+        }
+        return files
+
+    def site(self, directory: str | Path, name: str, source: list[FileFacts]) -> list[FileFacts]:
+        """Check images of a site: "references", or labelled "test" images."""
+        try:
+            found = listed_files(Path(directory))
+        except InputError as error:
+            self.problems.append(str(error).replace("references '", f"{name} '", 1))
+            return []
+        cases = [{"image": i} | ({} if m is None else {"label": m}) for i, m in found]
+        files = read_facts(cases, self.reading.facts["mask_threshold"], name)
+        self._usable(files)
+        for file in files if name == "test" else []:
+            if file.label is None:
+                self.problems.append(f"test '{file.name}': no mask; add it, or remove the image")
+        self._channels(files, source, name)
+        self._among(files, files, f"{name}: {{}} is {{}} of {{}}; an image counts once")
+        self._among(
+            files, source, f"{name}: {{}} is {{}} of {{}} of the source; remove it from one of them"
+        )
+        if name == "references" and 0 < len(files) < FEW_REFERENCES:
+            self.warnings.append(
+                f"references: {len(files)}; with fewer than {FEW_REFERENCES} none can be left out "
+                "to stop alignment by"
+            )
+        with_masks = [f for f in files if f.label is not None]
+        self.result[name] = facts(files) | {
+            "directory": str(directory),
+            "masks": mask_facts(files) if with_masks else None,
+        }
+        return files
+
+    def leaks(self, references: list[FileFacts], test: list[FileFacts]) -> None:
+        """Refuse test images that are references: their scores would prove nothing."""
+        for i, j, exact in copies(test, references):
+            kind = "a copy" if exact else "nearly a copy"
+            self.problems.append(
+                f"test '{test[i].name}': {kind} of reference '{references[j].name}'; "
+                "remove it from one of them"
+            )
+
+    def separation(self, directory: str | Path, references: str | Path) -> None:
+        """Compare references with the source; nothing where problems stand in the way."""
+        if self.problems:
+            return
+        try:
+            spec, source = self._source_features(directory)
+            site = load_references(references, self.reading.record(spec))
+        except InputError as error:
+            self.problems += str(error).splitlines()
+            return
+        found = separation(source, self._site_features(site, source))
+        self.result["separation"] = found
+        if not found["apart"]:
+            self.warnings.append(
+                "references: no further from the source than source images from each other, so "
+                "there is nothing to align; are they images of the source?"
+            )
+
+    # -- parts -------------------------------------------------------------------------------------
+
+    def _datalist(self, directory: str | Path) -> list[Case]:
+        """The cases as training would list them; what stops that becomes problems."""
+        reading = self.reading
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            try:
+                cases = build_datalist(directory, reading.group_pattern, reading.group_column)
+            except InputError as error:
+                self.problems += str(error).splitlines()
+                cases = _whatever_is_there(Path(directory))
+        self.warnings += [str(w.message) for w in caught if issubclass(w.category, UserWarning)]
+        return cases
+
+    def _usable(self, files: list[FileFacts]) -> None:
+        self.problems += [f.problem for f in files if f.problem]
+        readable = [f for f in files if f.channels]
+        common = Counter(f.channels for f in readable).most_common(1)
+        self.problems += [
+            f"image '{f.name}': {f.channels} channels, but most have {common[0][0]}; convert it"
+            for f in readable
+            if f.channels != common[0][0]
+        ]
+
+    def _channels(self, files: list[FileFacts], source: list[FileFacts], name: str) -> None:
+        known = self.reading.bundle
+        channels = {f.channels for f in source if f.channels}
+        expected = known.source.channels if known else next(iter(channels), 0)
+        wrong = [f for f in files if f.channels not in (0, expected)]
+        if expected and wrong:
+            self.problems.append(
+                f"{name} {_named(wrong)}: {wrong[0].channels} channels, but the source has "
+                f"{expected}; convert them"
+            )
+
+    def _split(self, cases: list[Case]) -> tuple[list[Case], list[Case]]:
+        """As `run training` divides."""
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                return split_by_group(cases, self.reading.validation_fraction, self.reading.seed)
+        except InputError as error:
+            if cases:
+                self.problems += str(error).splitlines()
+            return cases, []
+
+    def _duplicates(self, files: list[FileFacts], split: tuple[list[Case], list[Case]]) -> None:
+        held_out = {case["image"] for case in split[1]}
+        training = {case["image"] for case in split[0]}
+        found = copies(files, files)
+        exact = [(files[i], files[j]) for i, j, same in found if same]
+        near = [(files[i], files[j]) for i, j, same in found if not same]
+        other_group = [(a, b) for a, b in near if a.group != b.group]
+        leaks = [
+            (a, b)
+            for a, b in exact + near
+            if (a.image in held_out) != (b.image in held_out) and held_out != training
+        ]
+        clash = [(a, b) for a, b in exact if a.mask_digest != b.mask_digest]
+        for pairs, words in (
+            (exact, "exact copies; remove one of each"),
+            (clash, "exact copies with unequal masks; decide which mask is right"),
+            (
+                other_group,
+                "nearly copies, in different groups; name the patient or sequence of each file "
+                "(group_pattern or group_column)",
+            ),
+            (
+                leaks,
+                "an image in training and its copy in validation: validation shows training data; "
+                "remove one, or give both one group",
+            ),
+        ):
+            if pairs:
+                self.warnings.append(f"source: {_paired(pairs)}: {words}")
+        self.result["duplicates"] = {
+            "exact": len(exact),
+            "near": len(near),
+            "near_in_other_groups": len(other_group),
+            "leaks": len(leaks),
+        }
+
+    def _among(self, files: list[FileFacts], others: list[FileFacts], words: str) -> None:
+        for i, j, exact in copies(files, others)[:SHOWN]:
+            kind = "a copy" if exact else "nearly a copy"
+            self.warnings.append(words.format(f"'{files[i].name}'", kind, f"'{others[j].name}'"))
+
+    def _masks(self, files: list[FileFacts]) -> None:
+        """Label values as training would take them, and masks without foreground."""
+        masked = [f for f in files if f.shares]
+        stated = self.reading.labels
+        if masked and stated is not None and self.reading.facts["mask_threshold"] is None:
+            for f in masked:
+                unknown = sorted(set(f.shares) - {float(v) for v in stated.values()} - {0.0})
+                if unknown:
+                    self.problems.append(
+                        f"mask of '{f.name}': value {unknown[0]:g} is not in labels {stated}; "
+                        "correct the mask or labels"
+                    )
+        values = {value for f in masked for value in f.shares}
+        if len(values) > 32:
+            self.problems.append(
+                f"masks: {len(values)} different values, so they look soft or compressed; "
+                "set mask_threshold"
+            )
+        if masked and not values - {0.0}:
+            self.problems.append("masks: no foreground in any of them; give the right masks")
+        empty = [f for f in masked if f.is_empty]
+        if empty and len(empty) < len(masked):
+            self.warnings.append(
+                f"source: {len(empty)} of {len(masked)} masks are empty, such as {_named(empty)}"
+            )
+
+    def _source_features(self, directory: str | Path) -> tuple[SourceSpec, dict[str, Tensor]]:
+        """Of the source images, or what a bundle remembers of them."""
+        reading = self.reading
+        if reading.bundle is not None:
+            return reading.bundle.source, {"appearance": torch.tensor(reading.bundle.appearance)}
+        cases = self._split(self._datalist(directory))[0]
+        chosen = np.linspace(0, len(cases) - 1, min(COMPARED, len(cases))).round().astype(int)
+        resize: Any = Resized(
+            ["image", "label"],
+            reading.image_size,
+            mode=["bilinear", "nearest-exact"],
+            anti_aliasing=[True, False],
+        )
+        dataset = SliceDataset(
+            [cases[k] for k in chosen],
+            resize,
+            reading.intensity,
+            labels=stated_labels(directory) if reading.labels is None else reading.labels,
+            mask_threshold=reading.facts["mask_threshold"],
+            slice_axis=reading.facts["slice_axis"],
+            foreground_only=reading.facts["foreground_only"],
+            progress=False,
+        )
+        images = torch.stack([item["image"] for item in dataset.data])
+        shown = np.linspace(0, len(images) - 1, min(COMPARED, len(images))).round().astype(int)
+        return dataset.spec, features(images[shown])
+
+    @staticmethod
+    def _site_features(site: References, source: dict[str, Tensor]) -> dict[str, Tensor]:
+        if source.keys() == {"appearance"}:
+            return {"appearance": appearance(site.images)}
+        return features(site.images)
+
+
+def facts(files: Sequence[FileFacts]) -> dict[str, Any]:
+    """Counts, formats, sizes, spacing and intensities of files, for JSON."""
+    read = [f for f in files if f.channels]
+    result: dict[str, Any] = {
+        "images": len(files),
+        "unreadable": len(files) - len(read),
+        "formats": dict(Counter(f.suffix for f in read)),
+        "channels": dict(Counter(str(f.channels) for f in read)),
+        "modalities": dict(Counter(f.modality or "not stated" for f in read)),
+        "sizes": _range([f.size for f in read]),
+        "spacing_mm": _range([f.spacing for f in read if f.spacing is not None]),
+        "intensity": [],
+    }
+    for channel in range(max((f.channels for f in read), default=0)):
+        rows = np.array([f.intensity[channel] for f in read if f.channels > channel])
+        result["intensity"].append(
+            {
+                "lowest": float(rows[:, 0].min()),
+                "median_mean": float(np.median(rows[:, 1])),
+                "highest": float(rows[:, 2].max()),
+            }
+        )
+    return result
+
+
+def mask_facts(files: Sequence[FileFacts]) -> dict[str, Any]:
+    """Classes, their share of the area, and empty masks, for JSON."""
+    masked = [f for f in files if f.shares]
+    values = sorted({v for f in masked for v in f.shares} - {0.0})
+    classes = {}
+    for value in values[:32]:
+        shares = np.array([f.shares[value] for f in masked if f.shares.get(value)])
+        low, middle, high = np.percentile(shares, [5, 50, 95])
+        classes[f"{value:g}"] = {
+            "images": len(shares),
+            "area": {"low": float(low), "median": float(middle), "high": float(high)},
+        }
+    return {
+        "masks": len(masked),
+        "empty": sum(f.is_empty for f in masked),
+        "values": len(values),
+        "classes": classes,
+    }
+
+
+def _range(values: Sequence[tuple[float, ...]]) -> dict[str, Any] | None:
+    """The most common tuple, how many have it, and the smallest and largest along each axis."""
+    if not values:
+        return None
+    common, count = Counter(values).most_common(1)[0]
+    alike = np.array([v for v in values if len(v) == len(common)])
+    return {
+        "common": list(common),
+        "share": count / len(values),
+        "smallest": alike.min(axis=0).tolist(),
+        "largest": alike.max(axis=0).tolist(),
+    }
+
+
+def _whatever_is_there(directory: Path) -> list[Case]:
+    """Images with their masks where a data set is incomplete: most of it can be checked all the
+    same.
+    """
+    try:
+        found = listed_files(directory)
+    except InputError:
+        return []
+    return [
+        {"image": image, "group": Path(image).name} | ({} if mask is None else {"label": mask})
+        for image, mask in found
+    ]
+
+
+def _named(files: Sequence[FileFacts]) -> str:
+    names = ", ".join(f"'{f.name}'" for f in files[:SHOWN])
+    return names if len(files) <= SHOWN else f"{names} and {len(files) - SHOWN} more"
+
+
+def _paired(pairs: Sequence[tuple[FileFacts, FileFacts]]) -> str:
+    names = ", ".join(f"'{a.name}' and '{b.name}'" for a, b in pairs[:SHOWN])
+    return names if len(pairs) <= SHOWN else f"{names}, and {len(pairs) - SHOWN} more pairs"

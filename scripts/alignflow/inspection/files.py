@@ -1,0 +1,153 @@
+"""Facts of one image file and its mask."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from monai.data import MetaTensor
+from torch import Tensor
+from torch.nn.functional import adaptive_avg_pool2d, adaptive_avg_pool3d
+from tqdm import tqdm
+
+from alignflow.data.check import check_pair
+from alignflow.data.formats import has_geometry, load, split_suffix
+from alignflow.errors import InputError
+
+THUMBNAIL = 32
+"""Pixels along the sides of what duplicates are looked for in; of volumes half, in 4 layers."""
+
+
+@dataclass
+class FileFacts:
+    """One image with its mask, as far as they could be read.
+
+    Attributes:
+        image, label: paths; None without a mask.
+        group: patient or sequence.
+        problem: why it cannot be used, or "".
+        suffix: ".png", ...
+        size: voxels along each axis, of 2-D images two.
+        spacing: mm along each axis; None where the file states none.
+        modality: of the file or of `dataset.json`, "" where neither states one.
+        channels: C.
+        intensity: (low, mean, high) of each channel, native units.
+        shares: native mask value -> share of the pixels.
+        digest, thumbnail: of the image; (D,) float32, mean 0 and norm 1.
+        mask_digest: of the mask.
+    """
+
+    image: str
+    label: str | None
+    group: str
+    problem: str = ""
+    suffix: str = ""
+    size: tuple[int, ...] = ()
+    spacing: tuple[float, ...] | None = None
+    modality: str = ""
+    channels: int = 0
+    intensity: list[tuple[float, float, float]] = field(default_factory=list)
+    shares: dict[float, float] = field(default_factory=dict)
+    digest: str = ""
+    thumbnail: Tensor | None = None
+    mask_digest: str = ""
+
+    @property
+    def name(self) -> str:
+        """File name of the image."""
+        return Path(self.image).name
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is a mask without foreground."""
+        return bool(self.shares) and not any(self.shares[v] for v in self.shares if v != 0)
+
+
+def read_facts(
+    cases: Iterable[dict[str, str]], mask_threshold: float | None, name: str
+) -> list[FileFacts]:
+    """Facts of all files; what cannot be read becomes a problem of its entry.
+
+    Args:
+        cases: "image", and optionally "label", "group" and "modality".
+        mask_threshold: foreground is what lies above it; None: masks hold class values.
+        name: shown before the progress bar.
+    """
+    cases = list(cases)
+    return [
+        facts_of(case, mask_threshold)
+        for case in tqdm(cases, desc=f"checking {name}", unit="file", disable=None)
+    ]
+
+
+def facts_of(case: dict[str, str], mask_threshold: float | None) -> FileFacts:
+    """Read one image and its mask."""
+    stem = split_suffix(case["image"])[0]
+    facts = FileFacts(case["image"], case.get("label"), case.get("group", stem))
+    try:
+        image = load(case["image"])
+        _describe(facts, image)
+        facts.modality = str(image.meta["modality"] or case.get("modality", ""))
+        _require_values(facts, image)
+        if facts.label is not None:
+            mask = load(facts.label, is_mask=True, image=image)
+            _describe_mask(facts, mask, mask_threshold)
+            check_pair(image, mask, integer_label=mask_threshold is None)
+    except InputError as error:
+        facts.problem = str(error)
+    return facts
+
+
+def _describe(facts: FileFacts, image: MetaTensor) -> None:
+    values = image.as_tensor()
+    facts.suffix = image.meta["suffix"]
+    facts.channels = values.shape[0]
+    size = tuple(values.shape[1:])
+    facts.size = size[:2] if size[2:] == (1,) else size
+    if has_geometry(image):
+        voxel = np.linalg.norm(np.asarray(image.affine)[:3, :3], axis=0)
+        facts.spacing = tuple(round(float(mm), 4) for mm in voxel)
+    flat = values.flatten(1)
+    facts.intensity = [(float(c.min()), float(c.mean()), float(c.max())) for c in flat]
+    facts.digest = _digest(values)
+    facts.thumbnail = thumbnail(values)
+
+
+def _require_values(facts: FileFacts, image: MetaTensor) -> None:
+    if not torch.isfinite(image).all():
+        raise InputError(f"image '{facts.name}': NaN or infinite values; repair or remove it")
+    if image.min() == image.max():
+        raise InputError(f"image '{facts.name}': every pixel is {float(image.min()):g}; remove it")
+
+
+def _describe_mask(facts: FileFacts, mask: MetaTensor, mask_threshold: float | None) -> None:
+    values = mask.as_tensor()
+    facts.mask_digest = _digest(values)
+    if mask_threshold is not None:
+        values = (values > mask_threshold).float()
+    found, counts = values.unique(return_counts=True)
+    total = values.numel()
+    facts.shares = {
+        float(v): int(n) / total for v, n in zip(found.tolist(), counts.tolist(), strict=True)
+    }
+
+
+def thumbnail(values: Tensor) -> Tensor:
+    """(D,) of mean 0 and norm 1 from (C, X, Y[, Z]), unmoved by brightness and contrast."""
+    flat = values.shape[3:] in ((), (1,))
+    small = (
+        adaptive_avg_pool2d(values.reshape(values.shape[:3]), THUMBNAIL)
+        if flat
+        else adaptive_avg_pool3d(values, (THUMBNAIL // 2, THUMBNAIL // 2, 4))
+    )
+    centred = (small - small.mean()).flatten()
+    return centred / centred.norm().clamp(min=1e-12)
+
+
+def _digest(values: Tensor) -> str:
+    content = f"{tuple(values.shape)}".encode() + values.contiguous().numpy().tobytes()
+    return hashlib.sha256(content).hexdigest()

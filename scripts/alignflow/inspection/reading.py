@@ -1,0 +1,88 @@
+"""How a data set would be read: by the settings of training, or as a trained bundle does."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from alignflow.data.intensity import IntensityWindow
+from alignflow.data.labels import Labels
+from alignflow.data.spec import SourceSpec
+from alignflow.stage1 import Stage1
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What decides how files become images.
+
+    Attributes:
+        image_size: [X, Y] of the generator, pixels.
+        facts: as `Stage1.reading`: percentiles, scope, window, modality, slice_axis,
+            foreground_only, mask_threshold.
+        labels: {name: native value}; None: those of `dataset.json`, else every value that occurs.
+        group_pattern, group_column: of `build_datalist`.
+        validation_fraction, seed: of `split_by_group`.
+        bundle: the trained bundle's record, where there is one.
+    """
+
+    image_size: list[int]
+    facts: dict[str, Any]
+    labels: Labels | None
+    group_pattern: str | None
+    group_column: str | None
+    validation_fraction: float
+    seed: int
+    bundle: Stage1 | None = None
+
+    @classmethod
+    def of(cls, train: Mapping[str, Any], bundle: Stage1 | None = None) -> Reading:
+        """From the settings of `train.json` (plain values), and those of a bundle before them."""
+        facts = {
+            "percentiles": train["percentiles"],
+            "scope": train["percentile_scope"],
+            "window": train["window"],
+            "modality": train["modality"],
+            "slice_axis": train["slice_axis"],
+            "foreground_only": train["foreground_only"],
+            "mask_threshold": train["mask_threshold"],
+        }
+        stated = train["labels"]
+        return cls(
+            image_size=list(train["image_size"] if bundle is None else bundle.image_size),
+            facts=facts if bundle is None else bundle.reading,
+            labels=(None if isinstance(stated, str) else stated)
+            if bundle is None
+            else bundle.source.labels,
+            group_pattern=train["group_pattern"],
+            group_column=train["group_column"],
+            validation_fraction=train["validation_fraction"],
+            seed=train["seed"],
+            bundle=bundle,
+        )
+
+    @property
+    def intensity(self) -> IntensityWindow:
+        """The window policy."""
+        facts = self.facts
+        return IntensityWindow(
+            facts["modality"], facts["window"], facts["percentiles"], facts["scope"]
+        )
+
+    def record(self, spec: SourceSpec) -> Stage1:
+        """A record to read references by; without networks where there is no bundle yet."""
+        if self.bundle is not None:
+            return self.bundle
+        return Stage1(
+            source=spec,
+            image_size=self.image_size,
+            image_network={},
+            mask_network={},
+            clip=5.0,
+            scheme="disjoint",
+            postprocess={},
+            descriptions=[],
+            segmenter={},
+            reading=self.facts,
+            appearance=[],
+        )

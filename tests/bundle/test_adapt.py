@@ -1,0 +1,256 @@
+"""`alignflow adapt` as a user runs it, on 20 images of 20 x 24 pixels, in a minute."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+from mlflow import MlflowClient
+from PIL import Image
+
+from alignflow.command_line import main
+from alignflow.segmentation.record import SegmenterRecord
+from alignflow.stage1 import Stage1
+
+STAGES = ["prepare", "train", "align", "distill", "infer", "segment", "evaluate"]
+
+
+def write_images(folder, count, gain, seed, masks=True):
+    rng = np.random.default_rng(seed)
+    x, y = np.mgrid[:20, :24]
+    for k in range(count):
+        centre = rng.uniform(7, 12), rng.uniform(8, 15)
+        mask = np.hypot(x - centre[0], y - centre[1]) < rng.uniform(3, 6)
+        image = np.array(gain) * (rng.normal(80, 18, (20, 24, 3)) + 90 * mask[..., None])
+        for part, array in (("images", image), ("masks", 255 * mask))[: 2 if masks else 1]:
+            (folder / part).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(array.clip(0, 255).astype(np.uint8)).save(folder / part / f"{k}.png")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    root = tmp_path_factory.mktemp("adapt")
+    write_images(root / "source", 20, 1.0, 0)
+    write_images(root / "references", 6, [1.0, 0.6, 0.5], 1, masks=False)
+    write_images(root / "test", 8, [1.0, 0.6, 0.5], 2)
+    return root
+
+
+def arguments(data, out, *more):
+    folders = ["--source", data / "source", "--references", data / "references", "--out", out]
+    options = ["--quick", "--device", "cpu", *more]
+    return ["adapt", *map(str, folders), *map(str, options)]
+
+
+@pytest.fixture(scope="module")
+def adapted(data, bundle):
+    """A whole adaptation with labelled test images, and what it printed."""
+    out = data / "out"
+    line = [sys.executable, "-m", "alignflow", *arguments(data, out, "--test", data / "test")]
+    path = {"PYTHONPATH": str(bundle.parent / "scripts"), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        line, cwd=bundle, env=os.environ | path, capture_output=True, text=True, timeout=900
+    )
+    assert done.returncode == 0, done.stderr + done.stdout
+    return out, done.stdout
+
+
+def read(path):
+    return json.loads(path.read_text())
+
+
+def test_from_the_command_to_the_verdict(adapted):
+    out, printed = adapted
+    for number, stage in enumerate(STAGES, start=1):
+        assert re.search(rf"^stage {number} of \d: {stage}", printed, re.MULTILINE), printed
+    assert "left in all" in printed and "apart: align" in printed
+    verdict = read(out / "verdict.json")
+    assert verdict["labelled"] and verdict["site"]["dice"].keys() == {
+        "source",
+        "augmented",
+        "adapted",
+    }
+    gain = verdict["site"]["gains"]["adapted - source"]
+    assert gain["images"] == 8 and gain["low"] <= gain["value"] <= gain["high"]
+    assert printed.rstrip().endswith(verdict["text"][-1])
+    assert (out / "verdict.txt").read_text().splitlines() == verdict["text"]
+    best = max(verdict["site"]["dice"], key=verdict["site"]["dice"].get)
+    assert verdict["handed_over"] == best
+
+
+def test_each_stage_left_its_result(adapted):
+    out = adapted[0]
+    for folder in ("models", "aligned", "distilled"):
+        Stage1.load(str(out / folder))
+    assert (out / "distilled/student_1.pt").is_file()
+    for name in ("aligned", "unaligned"):
+        assert len(list((out / "pairs" / name / "images").iterdir())) == 8
+    assert read(out / "evaluation/evaluation.json")["unseen"]
+    record = SegmenterRecord.load(out / "segmenter")
+    assert record.network == Stage1.load(str(out / "models")).segmenter  # trained on from it
+    pairs = {
+        arm: SegmenterRecord.load(out / f"segmenters/{arm}-0").provenance["synthetic"]
+        for arm in ("source", "augmented", "adapted")
+    }
+    assert pairs == {"source": 0, "augmented": 0, "adapted": 8}
+
+
+def test_validation_images_are_those_that_training_held_out(adapted):
+    out = adapted[0]
+    held_out = read(out / "prepare/validation/dataset.json")["training"]
+    assert len(held_out) == 2
+    scored = read(out / "scores/validation/source-0/scores.json")["images"]
+    assert scored.keys() == {case["image"].rsplit("/", 1)[1] for case in held_out}
+
+
+def test_one_experiment_with_nested_runs(adapted):
+    out = adapted[0]
+    client = MlflowClient(f"sqlite:///{out}/mlflow.db")
+    experiment = client.get_experiment_by_name(f"alignflow-{out.name}")
+    runs = client.search_runs([experiment.experiment_id])
+    names = {run.info.run_id: run.info.run_name for run in runs}
+    below = {}
+    for run in runs:
+        parent = names.get(run.data.tags.get("mlflow.parentRunId"), "")
+        below.setdefault(parent, set()).add(run.info.run_name)
+    assert below[""] == {"adaptation"} and below["adaptation"] == set(STAGES)
+    assert below["train"] == {"image_flow", "mask_flow", "segmenter"}
+    assert below["segment"] == {"source-0", "augmented-0", "adapted-0"}
+    assert below["distill"] == {"student", "mask_student"}
+    assert {run.info.status for run in runs} == {"FINISHED"}
+    by_name = {run.info.run_name: run.data for run in runs}
+    scores = read(out / "scores/test/adapted-0/scores.json")["dice"]["mean"]
+    assert by_name["adapted-0"].metrics["site_dice"] == scores
+    assert by_name["adapted-0"].params["synthetic_share"] == "0.25"
+    assert by_name["adaptation"].metrics["site_dice_adapted"] == pytest.approx(scores)
+    assert by_name["evaluate"].metrics["kid_aligned"]
+    assert by_name["train"].params["image_epochs"] == "2"
+    assert by_name["adaptation"].params["source"].endswith("source")
+    assert all(by_name[stage].metrics for stage in STAGES)
+
+
+def test_the_registry_holds_what_was_made(adapted):
+    out = adapted[0]
+    client = MlflowClient(f"sqlite:///{out}/mlflow.db")
+    files = {
+        "generator": (out / "aligned/model.pt", "model.pt"),
+        "student": (out / "distilled/student_1.pt", "student_1.pt"),
+        "segmenter": (out / "segmenter/segmenter.pt", "segmenter.pt"),
+    }
+    for kind, (path, name) in files.items():
+        [version] = client.search_model_versions(f"name = 'alignflow-{out.name}-{kind}'")
+        assert version.status == "READY" and len(version.tags["references_sha256"]) == 64
+        run_id, folder = version.source.removeprefix("runs:/").split("/")
+        copy = client.download_artifacts(run_id, f"{folder}/{name}")
+        ours, theirs = (torch.load(p, weights_only=True) for p in (path, copy))
+        assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+
+
+def results(out):
+    folders = ("models", "aligned", "distilled", "pairs", "segmenters", "evaluation", "scores")
+    return {p: p.stat().st_mtime_ns for name in folders for p in (out / name).rglob("*")}
+
+
+def test_the_same_command_again_skips_all(adapted, data, capsys):
+    out = adapted[0]
+    before = results(out)
+    assert main(arguments(data, out, "--test", data / "test")) == 0
+    printed = capsys.readouterr().out
+    assert printed.count("finished before, skipped") == len(STAGES)
+    assert results(out) == before
+    client = MlflowClient(f"sqlite:///{out}/mlflow.db")
+    experiment = client.get_experiment_by_name(f"alignflow-{out.name}")
+    assert len(client.search_runs([experiment.experiment_id])) == 17
+    assert len(client.search_model_versions(f"name = 'alignflow-{out.name}-segmenter'")) == 1
+
+
+def test_other_references_run_again_from_alignment_on(adapted, data, tmp_path, capsys):
+    out = tmp_path / "out"
+    shutil.copytree(adapted[0], out)
+    shutil.copytree(data / "references", tmp_path / "references")
+    shutil.copytree(data / "source", tmp_path / "source")
+    (tmp_path / "references/images/0.png").unlink()
+    before = results(out)
+    # without --test, and with the data in another place
+    assert main(arguments(tmp_path, out, "--no_mlflow")) == 0
+    printed = capsys.readouterr().out
+    assert re.search(r"train: finished before, skipped", printed)
+    assert "align: references changed; runs again" in printed
+    after = results(out)
+    kept = {p for p in before if p.parts[-2] in ("models", "unaligned", "source-0", "augmented-0")}
+    assert kept and all(after[p] == before[p] for p in kept)
+    for name in ("aligned/model.pt", "pairs/aligned/provenance.json", "evaluation/evaluation.json"):
+        assert after[out / name] > before[out / name]
+    assert len(list((out / "old").glob("align-*"))) == 1
+    assert read(out / "aligned/align.json")["references"] == [f"{k}.png" for k in range(1, 6)]
+    verdict = read(out / "verdict.json")
+    assert not verdict["labelled"] and verdict["handed_over"] == "augmented"
+    assert verdict["text"][0].startswith("Unknown")
+
+
+def test_a_given_bundle_is_not_trained(adapted, data, tmp_path, capsys):
+    model_dir, out = adapted[0] / "models", tmp_path / "out"
+    before = results(adapted[0])
+    # stopped by a bad value behind alignment: what was given must have been taken by then
+    more = ["--model_dir", model_dir, "--no_mlflow", "--set", "distill.held_out=0"]
+    assert main(arguments(data, out, *more)) == 2  # refused before anything runs
+    assert "held_out" in capsys.readouterr().err and not (out / "aligned").exists()
+    more[-1] = 'distill.encoder_layers=["absent"]'
+    assert main(arguments(data, out, *more)) == 1
+    printed = capsys.readouterr()
+    assert "is given, skipped" in printed.out and not (out / "models").exists()
+    assert "error: distill: reward: the encoder has no layer 'absent'" in printed.err
+    assert "distill.log" in printed.err
+    for name in ("mask_model.pt", "segmenter.pt"):
+        assert (out / "aligned" / name).read_bytes() == (model_dir / name).read_bytes()
+    assert results(adapted[0]) == before
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "moment",
+    [
+        "models/checkpoints/image_checkpoint_1.pt",
+        "aligned/checkpoints",
+        "distilled/student_2.pt",
+        "segmenters/augmented-0/segmenter.json",
+    ],
+)
+def test_a_killed_adaptation_goes_on(adapted, data, environment, bundle, tmp_path, moment):
+    out = tmp_path / "out"
+    line = [sys.executable, "-m", "alignflow", *arguments(data, out, "--test", data / "test")]
+    process = subprocess.Popen(line, cwd=bundle, env=environment, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 900
+    while not (out / moment).exists():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert main(arguments(data, out, "--test", data / "test")) == 0
+    for name in ("models/model.pt", "aligned/model.pt", "distilled/student_1.pt"):
+        assert (out / name).read_bytes() == (adapted[0] / name).read_bytes()
+    ours, theirs = read(out / "verdict.json"), read(adapted[0] / "verdict.json")
+    assert ours["site"] == theirs["site"] and ours["text"] == theirs["text"]
+    client = MlflowClient(f"sqlite:///{out}/mlflow.db")
+    experiment = client.get_experiment_by_name(f"alignflow-{out.name}")
+    runs = client.search_runs([experiment.experiment_id])
+    assert "RUNNING" not in {run.info.status for run in runs}
+
+
+def test_the_bundle_way(adapted, data, bundle, run_config):
+    out = adapted[0]
+    before = results(out)
+    names = {"source": "source", "references": "references", "test": "test"}
+    folders = {key: str(data / name) for key, name in names.items()}
+    quick = read(bundle / "configs/adapt_quick.json")
+    overrides = {k: v for k, v in quick.items() if k != "_desc_"}
+    made = {"output_dir": str(out), "device": "cpu", "mlflow": False}
+    run_config("adapt", "train", "adapt", folders | overrides | made)
+    assert results(out) == before

@@ -1,0 +1,89 @@
+"""Exit codes and messages of the command `alignflow`; whole adaptations are in tests/bundle."""
+
+import json
+
+import pytest
+
+from alignflow.command_line import main
+
+REQUIRED = ["--references", "r", "--out", "o"]
+
+
+@pytest.mark.parametrize("command", [[], ["adapt"], ["check"]])
+def test_help(command, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main([*command, "--help"])
+    assert ended.value.code == 0
+    assert "exit codes:" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("line", [[], ["adopt"], ["adapt", "--source", "x"], ["check"]])
+def test_wrong_usage(line, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(line)
+    assert ended.value.code == 2
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        (["check", "absent"], "'absent' is no folder"),
+        (["check", ".", "--set", "train"], "STAGE.KEY=VALUE"),
+        (["check", ".", "--set", "trian.seed=1"], "'trian': no key of adapt.json"),
+        (["check", ".", "--config", "absent.yaml"], "no such file"),
+        (["check", ".", "--bundle_root", "absent"], "--bundle_root"),
+        (["adapt", "--source", "absent", *REQUIRED], "'absent' is no folder"),
+    ],
+)
+def test_what_is_refused(line, words, capsys, tmp_path):
+    if line[0] == "adapt":
+        line = [*line, "--no_mlflow"]
+    assert main(line) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and words in error and error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("align.epoch=3", "align.epoch: no key of align.json (did you mean 'epochs'?)"),
+        ("segment.synthetic_share=2", "synthetic_share"),
+        ("arms.adapted=3", "arms"),
+        ("hand_over=best", "hand_over"),
+        ("seeds=0", "seeds"),
+        ("tracking_uri=runs", "tracking_uri 'runs': MLflow keeps no runs in plain files"),
+    ],
+)
+def test_keys_are_refused_before_anything_runs(png_dataset, tmp_path, setting, words, capsys):
+    out = tmp_path / "out"
+    folders = ["--source", png_dataset, "--references", png_dataset / "images", "--out", out]
+    assert main(["adapt", *map(str, folders), "--set", setting]) == 2
+    assert words in capsys.readouterr().err and not (out / "prepare").exists()
+
+
+def test_results_among_the_data_are_refused(png_dataset, capsys):
+    data, out = str(png_dataset), str(png_dataset / "images/out")
+    assert main(["adapt", "--source", data, "--references", data, "--out", out]) == 2
+    assert "outside of the data" in capsys.readouterr().err
+
+
+def test_check_tells_and_counts(png_dataset, tmp_path, capsys):
+    settings = tmp_path / "settings.yaml"
+    settings.write_text("train:\n  validation_fraction: 0.34\n")
+    line = ["check", str(png_dataset), "--quick", "--config", str(settings)]
+    assert main(line) == 0
+    printed = capsys.readouterr().out
+    assert "source: 6 images (6 .png) of 6 groups, 4 for training and 2" in printed
+    assert "training can start" in printed and "would take about" in printed
+    assert main([*line, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["source"]["images"] == 6 and found["problems"] == []
+    assert found["cost"]["seconds"] > 0 and 0 < found["cost"]["bytes"] < found["cost"]["free"]
+
+
+def test_check_of_a_broken_data_set(png_dataset, capsys):
+    (png_dataset / "masks/003.png").unlink()
+    assert main(["check", str(png_dataset), "--quick"]) == 3
+    printed = capsys.readouterr().out
+    assert "problem: image" in printed and "003.png" in printed
+    assert "training cannot start" in printed
