@@ -9,7 +9,12 @@ from PIL import Image
 
 from alignflow.data.datalist import build_datalist
 from alignflow.errors import InputError
-from alignflow.privacy.quarantine import find_pairs, name_quarantined, quarantine_pair
+from alignflow.privacy.quarantine import (
+    find_pairs,
+    name_quarantined,
+    quarantine_pair,
+    remove_partial,
+)
 
 
 @pytest.fixture
@@ -74,6 +79,16 @@ def test_what_was_stopped_is_ended(folder, tmp_path, stopped_after):
         shutil.copyfile(folder / "labels/pair_00003.png", inside / "labels/pair_00003.png")
     take(folder, 3)
     assert files(folder) == files(tmp_path / "whole")
+
+
+def test_parts_of_files_are_removed(folder):
+    take(folder, 0)
+    before = files(folder)
+    parts = ["quarantine/.partial-1-a.png", "quarantine/images/.partial-1-b.png", ".partial-1-c"]
+    for name in parts:
+        (folder / name).write_bytes(b"half")
+    remove_partial(folder, folder / "quarantine")
+    assert files(folder) == before
 
 
 def test_a_list_of_pairs_loses_them(folder):

@@ -24,7 +24,12 @@ from alignflow.inference.writing import versions
 from alignflow.pictures import image_tiles, mask_tiles, outline_tiles, save_sheet, y_points_up
 from alignflow.privacy.deidentification import check_folders, names_of
 from alignflow.privacy.membership import flow_losses, in_words, membership
-from alignflow.privacy.quarantine import find_pairs, name_quarantined, quarantine_pair
+from alignflow.privacy.quarantine import (
+    find_pairs,
+    name_quarantined,
+    quarantine_pair,
+    remove_partial,
+)
 from alignflow.privacy.sets import (
     Images,
     from_references,
@@ -297,6 +302,7 @@ class Audit:
 
     def quarantine(self, records: list[dict[str, Any]], copies: dict[str, Copies]) -> None:
         """Move what is too near; a stopped run goes on with the same command."""
+        remove_partial(self.pairs_dir, self.quarantine_dir)
         rows = [row for row, record in enumerate(records) if record["quarantined"]]
         if not rows:
             return

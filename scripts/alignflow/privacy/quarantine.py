@@ -84,6 +84,12 @@ def name_quarantined(pairs_dir: Path, names: list[str]) -> None:
         temporary.write_text(json.dumps(content, indent=1) + "\n")
 
 
+def remove_partial(pairs_dir: Path, quarantine_dir: Path) -> None:
+    """Remove what a killed audit was writing: it may be a part of a real image."""
+    for path in (*pairs_dir.glob(".partial-*"), *quarantine_dir.rglob(".partial-*")):
+        path.unlink()
+
+
 def _by_name(folder: Path) -> dict[str, Path]:
     if not folder.is_dir():
         return {}
