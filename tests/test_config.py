@@ -23,7 +23,7 @@ CONFIGS = Path(__file__).parents[1] / "bundle/configs"
 WORKFLOWS = {
     "train": ["training", "train_images", "train_masks", "train_segmenter"],
     "inference": ["infer"],
-    "align": ["align"],
+    "align": ["align", "witness"],
     "segment": ["segment", "test", "choose"],
     "evaluate": ["evaluate"],
     "adapt": [

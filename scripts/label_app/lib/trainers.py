@@ -87,12 +87,13 @@ class TrainSegmenter(TrainTask):
         model_dir = self.work.bundle()
         stage1 = Stage1.load(str(model_dir))
         settings = chosen(request, SEGMENT)
-        count = settings.pop("num_pairs") if settings["synthetic_share"] else 0
+        count = settings.pop("num_pairs")
+        with_pairs = count > 0 and settings["synthetic_share"] > 0
         folder = self.work.new_folder("segmenter")
         overrides = {
             "model_dir": str(model_dir),
             "dataset_dir": str(link_site(folder / "site", images, masks, stage1)),
-            "pairs_dir": self.draw_pairs(model_dir, folder, count) if count else None,
+            "pairs_dir": self.draw_pairs(model_dir, folder, count) if with_pairs else None,
             "output_dir": str(folder),
             "device": self.device,
             "network_def": stage1.segmenter,
