@@ -87,6 +87,13 @@ class Runs:
         self._end_killed(run)
         self.client.set_terminated(run, "FINISHED")
 
+    def complete(self, name: str) -> bool:
+        """Whether the stage has a run in this store that ended well."""
+        with contextlib.suppress(MlflowException):
+            run_id = self.runs.get(name)
+            return run_id is not None and self.client.get_run(run_id).info.status == "FINISHED"
+        return False
+
     def metrics(self, name: str, values: Mapping[str, float | None]) -> None:
         """Log figures of a stage, or of the "adaptation"; None is left out."""
         for key, value in values.items():
