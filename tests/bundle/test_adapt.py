@@ -171,6 +171,20 @@ def test_the_same_command_again_skips_all(adapted, data, capsys):
     assert len(client.search_model_versions(f"name = 'alignflow-{out.name}-segmenter'")) == 1
 
 
+def test_what_is_finished_is_told_to_another_store(adapted, data, tmp_path):
+    out = tmp_path / "out"
+    shutil.copytree(adapted[0], out)
+    uri = f"sqlite:///{tmp_path}/shared.db"
+    assert main(arguments(data, out, "--test", data / "test", "--tracking_uri", uri)) == 0
+    client = MlflowClient(uri)
+    experiment = client.get_experiment_by_name("alignflow-out")
+    runs = {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
+    assert runs.keys() == {"adaptation", *STAGES}
+    assert {run.info.status for run in runs.values()} == {"FINISHED"}
+    assert runs["evaluate"].data.metrics["kid_aligned"] and runs["prepare"].data.metrics["images"]
+    assert len(client.search_model_versions("name = 'alignflow-out-generator'")) == 1
+
+
 def test_other_references_run_again_from_alignment_on(adapted, data, tmp_path, capsys):
     out = tmp_path / "out"
     shutil.copytree(adapted[0], out)

@@ -167,6 +167,10 @@ class Adaptation:
         if self.state.finished(job):
             self.display.say(f"{self.display.title_of('prepare')}: finished before, skipped")
             known: Facts = json.loads(path.read_text())
+            if self.runs and not self.runs.complete("prepare"):
+                with self._tracked_stage("prepare", {}):
+                    pass
+                self._log_prepare(known, path)
             return known
         self._say_changes(job)
         self.display.say(f"{self.display.title_of('prepare')}: checking the data")
@@ -194,19 +198,7 @@ class Adaptation:
                 raise NotReady(f"{len(found['problems'])} problems in the data; mend them first")
             self._write_validation(folders, train)
             self.state.finish(job, time.monotonic() - start)
-        if self.runs:
-            gap = found.get("separation", {}).get("spaces", {}).get("appearance", {})
-            self.runs.metrics(
-                "prepare",
-                {
-                    "images": found["source"]["images"],
-                    "references": found["references"]["images"],
-                    "distance": gap.get("value"),
-                    "distance_by_chance": gap.get("floor_high"),
-                    "warnings": len(found["warnings"]),
-                },
-            )
-            self.runs.artifacts("prepare", [path])
+        self._log_prepare(found, path)
         return found
 
     def _stage(self, stage: str, jobs: list[Job]) -> None:
@@ -214,6 +206,11 @@ class Adaptation:
         waiting = [job for job in jobs if not self.state.finished(job)]
         if not waiting:
             self.display.say(f"{self.display.title_of(stage)}: finished before, skipped")
+            if self.runs and not self.runs.complete(stage):  # tracked elsewhere, or killed there
+                with self._tracked_stage(stage, self.sections[stage]):
+                    pass
+                before = sum(self.state.read(job)["seconds"] for job in jobs)
+                self._log_stage(stage, jobs, before)
             return
         for job in waiting:
             self._say_changes(job)
@@ -386,6 +383,20 @@ class Adaptation:
             return
         with self.runs.stage(stage, settings):
             yield
+
+    def _log_prepare(self, found: Facts, path: Path) -> None:
+        if self.runs is None:
+            return
+        gap = found.get("separation", {}).get("spaces", {}).get("appearance", {})
+        values = {
+            "images": found["source"]["images"],
+            "references": found["references"]["images"],
+            "distance": gap.get("value"),
+            "distance_by_chance": gap.get("floor_high"),
+            "warnings": len(found["warnings"]),
+        }
+        self.runs.metrics("prepare", values)
+        self.runs.artifacts("prepare", [path])
 
     def _log_stage(self, stage: str, jobs: Sequence[Job], seconds: float) -> None:
         """Figures and files of a finished stage."""

@@ -72,7 +72,6 @@ class Runs:
         """While a stage runs: whatever its workflows track is nested under its run."""
         run = self._open(name, {NESTED: self.parent, "stage": name})
         self._params(run, params)
-        self._close_restarted(run)
         before = os.environ.get(PARENT)
         os.environ[PARENT] = run
         try:
@@ -85,7 +84,15 @@ class Runs:
             os.environ.pop(PARENT)
             if before is not None:
                 os.environ[PARENT] = before
+        self._end_killed(run)
         self.client.set_terminated(run, "FINISHED")
+
+    def complete(self, name: str) -> bool:
+        """Whether the stage has a run in this store that ended well."""
+        with contextlib.suppress(MlflowException):
+            run_id = self.runs.get(name)
+            return run_id is not None and self.client.get_run(run_id).info.status == "FINISHED"
+        return False
 
     def metrics(self, name: str, values: Mapping[str, float | None]) -> None:
         """Log figures of a stage, or of the "adaptation"; None is left out."""
@@ -154,10 +161,8 @@ class Runs:
             temporary.write_text(json.dumps(self.runs, indent=1) + "\n")
         return self.runs[name]
 
-    def _close_restarted(self, stage: str) -> None:
-        """End what a kill left open of segmenters: they have no checkpoint and start anew."""
-        if self.runs.get("segment") != stage:
-            return
+    def _end_killed(self, stage: str) -> None:
+        """End the runs that a kill left open and none of the stage's workflows took up again."""
         for run in self._nested(stage):
             if run.info.status == "RUNNING":
                 self.client.set_terminated(run.info.run_id, "KILLED")

@@ -73,7 +73,7 @@ def disk(
     stage = weights + checkpoints + tracked
     students = 3 * weights
     noise = 6.0 * coupling * channels * image_size[0] * image_size[1]  # float32 and float16
-    return (stage if trains else 0) + stage + stage + students + 2 * noise + pairs
+    return (stage if trains else 0) + stage + stage + students + noise + pairs
 
 
 def free(folder: Path) -> float:

@@ -1,0 +1,35 @@
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from alignflow.inspection.cost import disk, free, image_network, measure
+
+TRAIN = json.loads((Path(__file__).parents[2] / "bundle/configs/train.json").read_text())
+
+
+def test_the_network_that_is_timed_is_that_of_training():
+    arguments = image_network(TRAIN["network_def"], channels=3, classes=2)
+    assert (arguments["data_channels"], arguments["condition_channels"]) == (3, 3)
+    small = arguments | {"channels": [32, 32], "attention_levels": [False, True]}
+    seconds, parameters = measure(small, [16, 16], 2, "cpu")
+    assert 0 < seconds < 60
+    larger = measure(small | {"channels": [64, 64]}, [16, 16], 2, "cpu")[1]
+    assert 2.5 * parameters < larger < 5 * parameters
+    assert torch.is_grad_enabled()
+
+
+def test_disk_grows_with_what_is_written(tmp_path):
+    arguments = {"parameters": 10**6, "channels": 3, "image_size": [64, 64], "trains": True}
+    whole = disk(coupling=1000, pairs=5e6, **arguments)
+    assert whole - disk(coupling=1000, pairs=0, **arguments) == 5e6
+    assert whole > disk(coupling=0, pairs=5e6, **arguments)
+    assert whole > disk(coupling=1000, pairs=5e6, **arguments | {"trains": False})
+    # weights, average and two moments of two flows in two checkpoints, three times
+    checkpoints = 3 * 2 * 4 * 4 * 2 * 10**6
+    assert checkpoints < disk(coupling=0, pairs=0, **arguments) < 2 * checkpoints
+
+
+def test_the_disk_of_a_folder_that_is_yet_to_be_made(tmp_path):
+    assert free(tmp_path / "a/b/c") == pytest.approx(free(tmp_path), rel=0.05)
