@@ -64,6 +64,8 @@ NUMBERS = {
     "feature_weight": Number(0),
     "huber_delta": Number(1e-6),
     "tolerance": Number(0),
+    "dicomweb_timeout": Number(1e-3),
+    "dicomweb_attempts": COUNT,
 }
 CHOICES = {
     "image_solver": tuple(STEPS),

@@ -17,10 +17,18 @@ CONFIG = {
     "seed": 5,
     "output_dir": "",
     "model_dir": "",
+    "progress": {
+        "_target_": "alignflow.inference.progress.PairProgress",
+        "output_dir": "@output_dir",
+        "requests": "$list(range(6))",
+        "batch_size": 2,
+        "identity": {"seed": "@seed"},
+    },
     "writer": {
         "_target_": "alignflow.inference.writing.WritePairs",
         "stage1": "$record",
         "masks": "$masks",
+        "progress": "@progress",
         "output_dir": "@output_dir",
         "model_dir": "@model_dir",
         "total": 6,

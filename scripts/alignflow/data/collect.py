@@ -4,6 +4,8 @@ OUTPUT/images/series_001/000001.dcm   a folder for each regular series
 OUTPUT/images/series_002.dcm          a file for an image that stands alone
 OUTPUT/masks/series_001.dcm           its segmentation or structure set, if there is one
 OUTPUT/collection.json                what was found; what was left out, and why
+
+A run works in OUTPUT/.collecting and moves what it has made out of there at its end.
 """
 
 from __future__ import annotations
@@ -11,9 +13,9 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 import pydicom
@@ -26,15 +28,24 @@ from alignflow.data.dicom_masks import KINDS
 from alignflow.data.dicomweb import fetch, is_url
 from alignflow.errors import InputError
 from alignflow.files import replacing
+from alignflow.lock import FILE as LOCK
 
 logger = logging.getLogger(__name__)
 
+WORK, SORTED = ".collecting", "sorted"
+MADE = ("masks", "images", "collection.json")
 IRREGULAR = ("refuse", "leave_out", "slices")
 Header = pydicom.Dataset
 Group = list[tuple[Path, Header]]
 
 
-def collect(source: str | None, output_dir: str, irregular: str = "refuse") -> None:
+def collect(
+    source: str | None,
+    output_dir: str,
+    irregular: str = "refuse",
+    dicomweb_timeout: float = 60.0,
+    dicomweb_attempts: int = 5,
+) -> None:
     """Sort DICOM files by series; files are copied, not changed.
 
     Localizers are left out, and secondary captures where there are other images; a series of
@@ -46,6 +57,7 @@ def collect(source: str | None, output_dir: str, irregular: str = "refuse") -> N
         output_dir: a new folder.
         irregular: what becomes of series with gaps, repeated positions or a tilted gantry:
             "refuse" them all, "leave_out", or "slices": each image by itself, without mask.
+        dicomweb_timeout, dicomweb_attempts: of a server, see `dicomweb.fetch`.
 
     Raises:
         InputError: nothing there, no image in it, the folder is in use, or irregular series.
@@ -53,11 +65,35 @@ def collect(source: str | None, output_dir: str, irregular: str = "refuse") -> N
     if irregular not in IRREGULAR:
         raise InputError(f'config "irregular": {irregular!r}; set one of {", ".join(IRREGULAR)}')
     root = Path(output_dir)
-    if root.exists() and any(root.iterdir()):
+    work = root / WORK
+    foreign = [path.name for path in root.glob("*") if path.name not in (WORK, LOCK)]
+    if foreign and not work.is_dir():
         raise InputError(f"output_dir '{root}': not empty; give a new folder")
-    with tempfile.TemporaryDirectory() as temporary:
-        files = fetch(str(source), Path(temporary)) if is_url(str(source)) else _files(source)
-        _Collection(root, irregular).fill(files, str(source))
+    for name in (*MADE, f"{WORK}/{SORTED}"):  # of a run that was stopped
+        _remove(root / name)
+    fetched = work / "fetched"
+    if is_url(str(source)):
+        files = fetch(str(source), fetched, dicomweb_timeout, dicomweb_attempts)
+    else:
+        files = _files(source)
+    try:
+        _Collection(work / SORTED, irregular).fill(files, str(source))
+    except InputError:
+        _remove(work / SORTED)
+        for folder in (work, root):  # not if something was fetched: it serves the next try
+            with suppress(OSError):
+                folder.rmdir()
+        raise
+    for name in MADE:
+        if (work / SORTED / name).exists():
+            (work / SORTED / name).replace(root / name)
+    _remove(work)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    path.unlink(missing_ok=True)
 
 
 def _files(source: str | None) -> list[Path]:
@@ -111,7 +147,6 @@ class _Collection:
         for number, group in enumerate(groups, start=1):
             self.write_group(f"series_{number:03d}", group)
         if self.problems:
-            shutil.rmtree(self.root, ignore_errors=True)
             hint = 'set "irregular" to "leave_out" or "slices" to go on without'
             raise_problems([f"{line} ({hint})" for line in self.problems])
         for path, header in masks:
@@ -123,7 +158,7 @@ class _Collection:
         }
         with replacing(self.root / "collection.json") as temporary:
             temporary.write_text(json.dumps(report, indent=1) + "\n")
-        logger.info("%d images or series, %d masks to '%s'", len(groups), self.masks, self.root)
+        logger.info("%d images or series, %d masks", len(groups), self.masks)
         for what, count in sorted(self.left_out.items()):
             logger.info("left out: %d %s", count, what)
 
@@ -222,5 +257,5 @@ def _referenced_series(header: Header) -> str:
 
 
 def _copy(path: Path, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(path, target)
+    with replacing(target) as temporary:
+        shutil.copyfile(path, temporary)

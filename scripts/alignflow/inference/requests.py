@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,9 @@ class PairRequests(Dataset):
     Raises:
         InputError: no masks in the folder, an unreadable one, a value that is no class; images
             asked for, but no folder.
+
+    Attributes:
+        fingerprint: hash of masks, grids and images, as they were read.
     """
 
     def __init__(
@@ -59,6 +63,7 @@ class PairRequests(Dataset):
         count = len(masks) if num_pairs is None else num_pairs
         if not isinstance(count, int) or count < 1:
             raise InputError(f'config "num_pairs": {count!r}; set a whole number, at least 1')
+        self.fingerprint = _fingerprint(masks)
         super().__init__(
             [{"index": k, **(masks[k % len(masks)] if masks else {})} for k in range(count)]
         )
@@ -96,6 +101,16 @@ def read_masks(mask_dir: str, stage1: Stage1, slice_axis: int) -> list[dict[str,
     if not masks:
         raise InputError(f"dataset_dir '{folder}': no masks; give a folder of mask files")
     return masks
+
+
+def _fingerprint(masks: list[dict[str, Any]]) -> str:
+    digest = hashlib.sha256()
+    for mask in masks:
+        for key, value in sorted(mask.items()):
+            content = value.numpy().tobytes() if isinstance(value, torch.Tensor) else repr(value)
+            digest.update(key.encode())
+            digest.update(content if isinstance(content, bytes) else content.encode())
+    return digest.hexdigest()
 
 
 def _slices(path: Path, stage1: Stage1, slice_axis: int) -> list[dict[str, Any]]:

@@ -97,9 +97,7 @@ class WholeFiles(BaseSaveHandler):
         self.directory = directory
 
     @idist.one_rank_only()
-    def __call__(
-        self, checkpoint: Mapping[str, Any], filename: str, metadata: Any = None
-    ) -> None:
+    def __call__(self, checkpoint: Mapping[str, Any], filename: str, metadata: Any = None) -> None:
         """Write one."""
         save_tensors(checkpoint, self.directory / filename)
 
