@@ -18,13 +18,18 @@ import torch
 from alignflow.errors import InputError, causes
 
 PARTIAL = re.compile(r"\.partial-\d+-.+")
+CUT_SHORT = -1  # no number of the system: that of a library that keeps it to itself
 FULL = {
+    CUT_SHORT: "a file was cut short: the disk, the quota or the allowance (ulimit -f) is used up",
     errno.ENOSPC: "the disk is full",
     errno.EDQUOT: "your quota of the disk is used up",
     errno.EFBIG: "a file would become larger than allowed here (ulimit -f)",
 }
 FORBIDDEN = {errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST}
-FULL_TEXTS = {os.strerror(errno.ENOSPC): errno.ENOSPC, "disk is full": errno.ENOSPC}
+FULL_TEXTS = {os.strerror(code): code for code in FULL if code > 0} | {
+    "disk is full": errno.ENOSPC,  # SQLite
+    "fwrite wrote only": CUT_SHORT,  # NRRD
+}
 
 
 @contextmanager
