@@ -3,7 +3,7 @@
 python benchmarks/kills.py --work DIR [--kills 200] [--seed 0] --output kills.json
 
 Kills are shared out evenly over training, align, distill and infer: bundles of 16 px, a few steps
-each. A run is killed up to four times and started again, then left to its end. The moments are
+each. A run is killed up to six times and started again, then left to its end. The moments are
 uniform over the time that a whole run takes; every third is that of a temporary file, so that it
 falls into a write. Every fourth kill is SIGTERM, the others are SIGKILL. After each kill every file
 with a final name is read to its end; at the end of each run all files must have the bytes of a run
@@ -49,7 +49,7 @@ from alignflow.inference.progress import FOLDER
 from alignflow.lock import FILE as LOCK
 
 BUNDLE = Path(__file__).parents[1] / "bundle"
-MOST_KILLS = 4  # of one run
+MOST_KILLS = 6  # of one run
 LEFT_OUT = (LOCK, "mlflow.db")
 UNET = {"channels": [32], "attention_levels": [False]}
 SEGMENTER = {"_target_": "monai.networks.nets.UNet", "spatial_dims": 2, "strides": [2]}

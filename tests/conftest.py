@@ -1,10 +1,12 @@
 """Fixtures that several test files share: tiny data sets made on the spot."""
 
+import importlib.util
 import json
 import os
 import pickle
 import resource
 import subprocess
+from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -13,6 +15,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+
+SERVER = Path(__file__).with_name("dicomweb_server.py")
 
 # tiny tensors: a pool of threads costs more than it gives
 torch.set_num_threads(1)
@@ -144,3 +148,15 @@ def read_only():
     yield call
     for folder in folders:
         subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+@pytest.fixture
+def dicomweb_server():
+    """See `dicomweb_server.Server`."""
+    spec = importlib.util.spec_from_file_location("dicomweb_server", SERVER)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    server = module.Server()
+    yield server
+    server.shutdown()
+    server.server_close()
