@@ -50,6 +50,7 @@ from alignflow.lock import FILE as LOCK
 
 BUNDLE = Path(__file__).parents[1] / "bundle"
 MOST_KILLS = 6  # of one run
+MOST_SECONDS = 600  # of a run: one that hangs is ended, and so seen
 LEFT_OUT = (LOCK, "mlflow.db")
 UNET = {"channels": [32], "attention_levels": [False]}
 SEGMENTER = {"_target_": "monai.networks.nets.UNet", "spatial_dims": 2, "strides": [2]}
@@ -177,6 +178,7 @@ def start(workflow: Workflow, log: Path, mlflow: bool = False) -> int:
     if number:
         return number
     status = 1
+    signal.alarm(MOST_SECONDS)
     try:
         with log.open("w") as file:
             os.dup2(file.fileno(), 1)
@@ -280,7 +282,7 @@ def damaged(out: Path) -> list[str]:
 def hashes(out: Path) -> dict[str, str]:
     """SHA-256 of every file, but those of MLflow and the lock."""
     names = [path.relative_to(out) for path in files_of(out)]
-    names = [n for n in names if n.name not in LEFT_OUT and n.parts[0] != "mlruns"]
+    names = [n for n in names if not n.name.startswith(LEFT_OUT) and n.parts[0] != "mlruns"]
     return {str(n): hashlib.sha256((out / n).read_bytes()).hexdigest() for n in sorted(names)}
 
 

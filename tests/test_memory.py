@@ -60,11 +60,11 @@ def test_a_process_with_too_little_memory(in_child, library):
         import numpy as np
 
         error = raised(lambda: torch.zeros(2**33) if library == "torch" else np.zeros(2**32))
-        return type(error).__name__, str(out_of_memory(error, CONFIG))
+        return isinstance(error, MemoryError), str(out_of_memory(error, CONFIG))
 
-    name, line = in_child(work, (resource.RLIMIT_AS, 2**34))
-    assert name == {"torch": "RuntimeError", "numpy": "_ArrayMemoryError"}[library]
-    assert "lower" in line and "allocate" in line.split("asked for")[1]
+    is_python_error, line = in_child(work, (resource.RLIMIT_AS, 2**34))
+    assert is_python_error == (library == "numpy")
+    assert 'out of memory: lower "batch_size"' in line
 
 
 @pytest.mark.gpu

@@ -14,6 +14,7 @@ from alignflow.errors import InputError
 pytest.importorskip("dicomweb_client")
 
 VOLUME = np.random.default_rng(0).integers(-500, 900, (6, 5, 4)).astype(np.int16)
+SEARCH = 2  # requests: for what there is, and for what more there is
 LARGE = np.random.default_rng(0).integers(-500, 900, (900, 800, 1)).astype(np.int16)
 
 
@@ -61,7 +62,7 @@ def test_a_server_that_is_silent(dicomweb_server, series, tmp_path):
 
 
 def test_a_transfer_goes_on_where_it_broke_off(dicomweb_server, series, tmp_path):
-    dicomweb_server.closed = 1 + 2  # the search and two of four instances
+    dicomweb_server.closed = SEARCH + 2  # of four instances
     url = f"{dicomweb_server.url}/studies/1.2.3"
     with pytest.raises(InputError) as caught:
         fetch(url, tmp_path / "out", attempts=3)
@@ -105,7 +106,7 @@ def test_a_file_is_sent_again_as_a_whole(dicomweb_server, write_series, tmp_path
 
 def test_a_collection_goes_on_and_is_that_of_the_files(dicomweb_server, series, tmp_path):
     url, out = f"{dicomweb_server.url}/studies/1.2.3", tmp_path / "out"
-    dicomweb_server.closed = 1 + 2
+    dicomweb_server.closed = SEARCH + 2
     with pytest.raises(InputError, match="goes on where it was"):
         collect(url, str(out), dicomweb_attempts=1)
     assert [path.name for path in out.iterdir()] == [".collecting"]

@@ -118,6 +118,7 @@ def _client(base: str, timeout: float) -> Any:
     client = require_client()(base, headers=headers, timeout=timeout)
     # Its own attempts send nothing the second time, where a file is larger than one chunk.
     client.set_http_retry_params(retry=False)
+    logging.getLogger("retrying").setLevel(logging.ERROR)  # it shows a traceback each time
     return client
 
 
