@@ -7,7 +7,7 @@ each. A run is killed up to six times and started again, then left to its end. T
 uniform over the time that a whole run takes; every third is that of a temporary file, so that it
 falls into a write. Every fourth kill is SIGTERM, the others are SIGKILL. After each kill every file
 with a final name is read to its end; at the end of each run all files must have the bytes of a run
-that was not killed, and nothing temporary may be left. Every eighth run tracks with MLflow, whose
+that was not killed (checkpoints: the content), and nothing temporary may be left. Every eighth run tracks with MLflow, whose
 store is left out of the comparison, as is the lock.
 
 Runs are forked from a process that has imported everything: what is killed is the run itself.
@@ -280,10 +280,31 @@ def damaged(out: Path) -> list[str]:
 
 
 def hashes(out: Path) -> dict[str, str]:
-    """SHA-256 of every file, but those of MLflow and the lock."""
+    """Digest of every file, but those of MLflow and the lock.
+
+    Of checkpoints it is that of their content: pickle writes texts that are one object once, and
+    after loading they are several.
+    """
     names = [path.relative_to(out) for path in files_of(out)]
     names = [n for n in names if not n.name.startswith(LEFT_OUT) and n.parts[0] != "mlruns"]
-    return {str(n): hashlib.sha256((out / n).read_bytes()).hexdigest() for n in sorted(names)}
+    found = {}
+    for name in sorted(names):
+        in_checkpoint = name.parts[0] == "checkpoints"
+        content = plain(load_tensors(out / name)) if in_checkpoint else (out / name).read_bytes()
+        found[str(name)] = hashlib.sha256(content).hexdigest()
+    return found
+
+
+def plain(value: Any) -> bytes:
+    """What a checkpoint holds, tensors with type, shape and bits, as bytes."""
+    if isinstance(value, torch.Tensor):
+        facts = f"{value.dtype} {tuple(value.shape)}".encode()
+        return facts + value.contiguous().numpy().tobytes()
+    if isinstance(value, dict):
+        return b"{" + b",".join(plain(k) + b":" + plain(v) for k, v in value.items()) + b"}"
+    if isinstance(value, (list, tuple)):
+        return b"[" + b",".join(plain(one) for one in value) + b"]"
+    return repr(value).encode()
 
 
 def try_out(
