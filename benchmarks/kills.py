@@ -5,10 +5,12 @@ python benchmarks/kills.py --work DIR [--kills 200] [--seed 0] --output kills.js
 Kills are shared out evenly over training, align, distill and infer: bundles of 16 px, a few steps
 each. A run is killed up to six times and started again, then left to its end. The moments are
 uniform over the time that a whole run takes; every third is that of a temporary file, so that it
-falls into a write. Every fourth kill is SIGTERM, the others are SIGKILL. After each kill every file
-with a final name is read to its end; at the end of each run all files must have the bytes of a run
-that was not killed (checkpoints: the content), and nothing temporary may be left. Every eighth run tracks with MLflow, whose
-store is left out of the comparison, as is the lock.
+falls into a write. Every fourth kill is SIGTERM, the others are SIGKILL.
+
+After each kill every file with a final name is read to its end. At the end of each run all files
+must have the bytes of a run that was not killed (checkpoints: the content), and nothing temporary
+may be left. Every eighth run tracks with MLflow, whose store is left out of the comparison, as is
+the lock.
 
 Runs are forked from a process that has imported everything: what is killed is the run itself.
 """

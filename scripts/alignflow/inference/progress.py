@@ -17,8 +17,9 @@ from alignflow.files import replacing
 
 FOLDER = ".progress"
 KINDS = ("images", "labels")
-PLACES = ("output_dir", "dicomweb_url", "dicomweb_timeout", "dicomweb_attempts")
-"""Settings that tell where pairs go, and not what they are."""
+FOLDERS = ("bundle_root", "model_dir", "dataset_dir", "output_dir")
+PLACES = (*FOLDERS, "dicomweb_url", "dicomweb_timeout", "dicomweb_attempts")
+"""Settings that tell where things are; what they are is hashed besides."""
 
 
 class PairProgress:
