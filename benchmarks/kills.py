@@ -259,7 +259,7 @@ def read(path: Path) -> None:
     kinds: dict[str, Callable[[Path], Any]] = {
         ".pt": load_tensors,
         ".json": lambda p: json.loads(p.read_text()),
-        ".png": lambda p: Image.open(p).load(),
+        ".png": lambda p: (Image.open(p).verify(), Image.open(p).load()),
         ".gz": lambda p: nibabel.load(p).get_fdata(),
     }
     kinds[path.suffix](path)
