@@ -68,17 +68,19 @@ def fetch(url: str, folder: Path, timeout: float = 60.0, attempts: int = 5) -> l
 
 
 def store(
-    url: str, files: Iterable[Path], timeout: float = 60.0, attempts: int = 5
-) -> Iterator[Path]:
+    url: str,
+    files: Iterable[Path],
+    timeout: float = 60.0,
+    attempts: int = 5,
+    note: Callable[[Path], None] | None = None,
+) -> None:
     """Send files to a server, one request each.
 
     Args:
         url: `BASE`.
         files: DICOM.
         timeout, attempts: as for `fetch`.
-
-    Yields:
-        Each file, when the server has it.
+        note: called with each file when the server has it.
 
     Raises:
         InputError: dicomweb-client is missing, the server is not there or refuses a file.
@@ -94,7 +96,8 @@ def store(
                 f"dicomweb '{url}': '{path.name}' was not stored (reason {reason:#06x}, PS3.18); "
                 "ask the server's administrator"
             )
-        yield path
+        if note is not None:
+            note(path)
 
 
 def require_client() -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import subprocess
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -186,8 +187,8 @@ class WritePairs:
         stored = self.progress.stored
         files = pair_files(self.output_dir)
         files = [path for path in files if self.progress.stored_name(url, path) not in stored]
-        for path in store(url, files, self.dicomweb_timeout, self.dicomweb_attempts):
-            self.progress.note_stored(url, path)
+        note = partial(self.progress.note_stored, url)
+        store(url, files, self.dicomweb_timeout, self.dicomweb_attempts, note)
         logger.info("stored them on '%s'", url)
 
     def write_json(self, name: str, content: dict[str, Any]) -> None:
