@@ -1,7 +1,12 @@
 """Fixtures that several test files share: tiny data sets made on the spot."""
 
+import importlib.util
 import json
 import os
+import pickle
+import resource
+import subprocess
+from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -10,6 +15,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+
+SERVER = Path(__file__).with_name("dicomweb_server.py")
 
 # tiny tensors: a pool of threads costs more than it gives
 torch.set_num_threads(1)
@@ -71,3 +78,85 @@ def png_dataset(tmp_path):
         Image.fromarray(image.astype(np.uint8)).save(root / f"images/{number:03d}.png")
         Image.fromarray((255 * mask).astype(np.uint8)).save(root / f"masks/{number:03d}.png")
     return root
+
+
+@pytest.fixture
+def in_child():
+    """`in_child(function, limit=(kind, value))`: what it returns, or raises, in a forked process.
+
+    The limit is one of `resource`, set in that process alone.
+    """
+
+    def call(function, limit=None):
+        reading, writing = os.pipe()
+        number = os.fork()
+        if number == 0:
+            try:
+                if limit is not None:
+                    resource.setrlimit(limit[0], (limit[1], limit[1]))
+                result = function()
+            except BaseException as error:
+                result = error
+            try:
+                os.write(writing, pickle.dumps(result))
+            finally:
+                os._exit(0)
+        os.close(writing)
+        with os.fdopen(reading, "rb") as file:
+            content = file.read()
+        os.waitpid(number, 0)
+        result = pickle.loads(content)
+        if isinstance(result, BaseException):
+            raise result
+        return result
+
+    return call
+
+
+def mounted(folder, *arguments):
+    """Mount something on a folder; skips where that is not permitted."""
+    call = ["mount", *map(str, arguments), str(folder)]
+    try:
+        done = subprocess.run(call, capture_output=True, text=True)
+    except OSError as error:
+        pytest.skip(f"no mount here: {error}")
+    if done.returncode:
+        pytest.skip(f"not permitted to mount: {done.stderr.strip()}")
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 256 KiB."""
+    folder = tmp_path / "small_disk"
+    folder.mkdir()
+    mounted(folder, "-t", "tmpfs", "-o", "size=256k", "none")
+    yield folder
+    subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+@pytest.fixture
+def read_only():
+    """`read_only(folder)`: until the test ends nobody can write to it, root included."""
+    folders = []
+
+    def call(folder):
+        mounted(folder, "--bind", folder)
+        folders.append(folder)
+        mounted(folder, "-o", "remount,bind,ro")
+        return folder
+
+    yield call
+    for folder in folders:
+        subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+@pytest.fixture
+def dicomweb_server():
+    """See `dicomweb_server.Server`."""
+    spec = importlib.util.spec_from_file_location("dicomweb_server", SERVER)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    server = module.Server()
+    yield server
+    server.shutdown()
+    server.server_close()

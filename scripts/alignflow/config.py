@@ -6,7 +6,7 @@ import difflib
 import inspect
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,10 +16,12 @@ from monai.utils import set_determinism
 
 from alignflow.device import tune_allocator
 from alignflow.distributed import require_joining
-from alignflow.errors import InputError, print_input_errors_as_one_line
-from alignflow.files import replacing
+from alignflow.errors import InputError, find_input_error, print_input_errors_as_one_line
+from alignflow.files import replacing, storage_error
 from alignflow.hashes import require_as_packed
 from alignflow.limits import check_limits
+from alignflow.lock import hold
+from alignflow.memory import out_of_memory
 from alignflow.targets import resolve
 
 REFERENCE = re.compile(r"@(\w+(?:(?:::|#)\w+)*)")
@@ -33,8 +35,9 @@ MONAI_KEYS = {"_target_", "_disabled_", "_requires_", "_desc_", "_mode_"}
 def begin(workflows: Sequence[str], seed: int) -> None:
     """First item of each config's `initialize`.
 
-    Shows input errors as one line, refuses a packed bundle that was changed, keys without effect,
-    targets that are not allowed and values out of range, tunes the allocator, and seeds.
+    Shows input errors, and disk or memory that ran out, as one line; refuses a packed bundle that
+    was changed, keys without effect, targets that are not allowed and values out of range; keeps
+    the output folder to this process, tunes the allocator, and seeds.
 
     MONAI has evaluated the config's `imports` and the arguments of this call before: against a
     config that is made to do harm this is no protection, `alignflow.packing verify` is.
@@ -45,7 +48,8 @@ def begin(workflows: Sequence[str], seed: int) -> None:
 
     Raises:
         InputError: on a changed file, a key without effect, a target that is not allowed or does
-            not take an argument, a value out of range, or several processes that nothing joins.
+            not take an argument, a value out of range, several processes that nothing joins, or an
+            output folder that is in use or cannot be written.
     """
     print_input_errors_as_one_line()
     if (workflow := _on_the_stack(ConfigWorkflow)) is not None:
@@ -55,8 +59,22 @@ def begin(workflows: Sequence[str], seed: int) -> None:
     check_arguments(config)
     check_limits(config)
     require_joining(config)
+    folder = written_folder(config)
+    hold(folder)
+    print_input_errors_as_one_line(lambda error: explained(error, config, folder))
     tune_allocator()
     set_determinism(seed=seed)
+
+
+def written_folder(config: Mapping[str, Any]) -> str:
+    """The folder that a run writes to: its output_dir; `export` writes beside its weights."""
+    key = "output_dir" if "output_dir" in config else "model_dir"
+    return str(running_parser().get_parsed_content(key))
+
+
+def explained(error: BaseException, config: Mapping[str, Any], folder: str) -> InputError | None:
+    """What a user can mend, as one line: input, disk, memory; None for everything else."""
+    return find_input_error(error) or storage_error(error, folder) or out_of_memory(error, config)
 
 
 def running_config() -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Iterator
 from types import TracebackType
 
 
@@ -23,24 +24,32 @@ def _shown(character: str) -> str:
     return character if character.isprintable() else repr(character)[1:-1]
 
 
+def causes(error: BaseException | None) -> Iterator[BaseException]:
+    """An exception, and those that it was raised from or while handling."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
 def find_input_error(error: BaseException | None) -> InputError | None:
     """The first `InputError` in an exception's chain of causes, or None."""
-    while error is not None:
-        if isinstance(error, InputError):
-            return error
-        error = error.__cause__ or error.__context__
-    return None
+    return next((cause for cause in causes(error) if isinstance(cause, InputError)), None)
 
 
-def print_input_errors_as_one_line() -> None:
+def print_input_errors_as_one_line(
+    explain: Callable[[BaseException], InputError | None] = find_input_error,
+) -> None:
     """Let an uncaught `InputError` end the process with its line alone, and exit code 1.
 
     MONAI wraps whatever a config expression raises in several RuntimeErrors; the user's line
     would stand in the middle of a page of traceback. Every other exception is shown as before.
+
+    Args:
+        explain: gives the line of an exception, or None for its traceback.
     """
 
     def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-        found = find_input_error(error)
+        found = explain(error)
         if found is None:
             sys.__excepthook__(kind, error, trace)
         else:

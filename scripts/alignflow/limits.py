@@ -70,6 +70,8 @@ NUMBERS = {
     "false_alarms": SHARE,
     "membership_images": Number(2, whole=True),
     "membership_noises": COUNT,
+    "dicomweb_timeout": Number(1e-3),
+    "dicomweb_attempts": COUNT,
 }
 CHOICES = {
     "image_solver": tuple(STEPS),

@@ -46,8 +46,24 @@ def test_pairs_of_another_teacher_are_refused(tmp_path):
         drawn_once(tmp_path, 4, Counting(), {"teacher": "b", "seed": 1}, "pairs")
 
 
-def test_a_damaged_part_is_named(tmp_path):
-    drawn_once(tmp_path, 4, Counting(), {}, "pairs")
-    (tmp_path / "part-00000.pt").write_bytes(b"no tensors")
-    with pytest.raises(InputError, match=r"part-00000\.pt.*delete it"):
-        drawn_once(tmp_path, 4, Counting(), {}, "pairs")
+def test_a_damaged_part_is_drawn_again(tmp_path, caplog):
+    first = drawn_once(tmp_path, 10, Counting(), {}, "pairs", part=4)
+    path = tmp_path / "part-00001.pt"
+    whole = bytearray(path.read_bytes())
+    flipped = whole[:]
+    flipped[whole.index(torch.tensor([6.0]).numpy().tobytes())] ^= 1
+    for damage in (b"no tensors", whole[:-9], flipped):
+        path.write_bytes(damage)
+        draw = Counting()
+        again = drawn_once(tmp_path, 10, draw, {}, "pairs", part=4)
+        assert draw.asked == [4, 5, 6, 7]
+        assert torch.equal(first["data"], again["data"])
+        assert path.read_bytes() == whole
+        assert str(path) in caplog.records[-1].getMessage()
+
+
+def test_damaged_facts_are_named(tmp_path):
+    drawn_once(tmp_path, 4, Counting(), {"seed": 1}, "pairs")
+    (tmp_path / "coupling.json").write_text("{")
+    with pytest.raises(InputError, match=r"coupling\.json': damaged.*delete its folder"):
+        drawn_once(tmp_path, 4, Counting(), {"seed": 1}, "pairs")

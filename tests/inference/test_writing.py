@@ -19,10 +19,18 @@ CONFIG = {
     "seed": 5,
     "output_dir": "",
     "model_dir": "",
+    "progress": {
+        "_target_": "alignflow.inference.progress.PairProgress",
+        "output_dir": "@output_dir",
+        "requests": "$list(range(6))",
+        "batch_size": 2,
+        "identity": {"seed": "@seed"},
+    },
     "writer": {
         "_target_": "alignflow.inference.writing.WritePairs",
         "stage1": "$record",
         "masks": "$masks",
+        "progress": "@progress",
         "output_dir": "@output_dir",
         "model_dir": "@model_dir",
         "total": 6,
@@ -155,3 +163,20 @@ def test_contact_sheet_shows_the_first_pairs(write):
     assert sheet.shape == (2 * 3 * 34, 2 * 8 * 34, 3)
     shown = sheet.reshape(sheet.shape[0], 8, -1).any(axis=(0, 2))
     assert shown.tolist() == [True] * 5 + [False] * 3
+
+
+def test_pairs_that_a_server_has_are_not_sent_again(write, dicomweb_server, tmp_path, monkeypatch):
+    pytest.importorskip("highdicom")
+    pytest.importorskip("dicomweb_client")
+    options = {"output_format": "dicom", "dicomweb_url": dicomweb_server.url}
+    dicomweb_server.closed = 5
+    with pytest.raises(InputError, match="goes on where it was"):
+        write("out", **options, dicomweb_attempts=1)
+    assert (tmp_path / "out/.progress").is_dir()
+    first = set(dicomweb_server.instances)
+    assert len(first) == 5
+    dicomweb_server.closed, dicomweb_server.asked = None, []
+    done = write("out", **options)
+    assert len(dicomweb_server.asked) == 12 - 5
+    assert len(dicomweb_server.instances) == 12 and first < set(dicomweb_server.instances)
+    assert not (done.folder / ".progress").exists()

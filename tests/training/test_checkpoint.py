@@ -3,6 +3,7 @@ import torch
 from ignite.engine import Events
 
 from alignflow.errors import InputError
+from alignflow.files import load_tensors
 from alignflow.training.checkpoint import Identity, checkpoints
 
 STATES = ("network", "ema", "optimizer", "lr_scheduler", "update")
@@ -118,18 +119,47 @@ def text(path):
     path.write_text("no checkpoint")
 
 
-@pytest.mark.parametrize("damage", [cut, empty, foreign, text])
-def test_unreadable_checkpoint_is_named_and_the_one_before_serves(build, tmp_path, damage):
-    whole = build(tmp_path, epochs=2)
+def flip(path):
+    """One bit in the middle, where the tensors are."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("damage", [cut, empty, flip, foreign, text])
+def test_a_damaged_checkpoint_is_named_and_the_one_before_serves(build, tmp_path, damage, caplog):
+    whole = build(tmp_path, epochs=3)
     losses = losses_of(whole)
-    damaged = checkpoints(tmp_path, "image")[-1]
-    damage(damaged)
-    with pytest.raises(InputError) as caught:
-        build(tmp_path, epochs=2).trainer.run()
-    assert str(damaged) in str(caught.value) and "delete it" in str(caught.value)
-    assert len(str(caught.value).splitlines()) == 1
-    damaged.unlink()
-    again = build(tmp_path, epochs=2)
-    assert losses_of(again) == losses[3:]
+    before = {path: path.read_bytes() for path in checkpoints(tmp_path, "image")}
+    *_, last = before
+    damage(last)
+    again = build(tmp_path, epochs=3)
+    assert losses_of(again) == losses[-3:]
+    [line] = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert str(last) in line and "image_checkpoint_2.pt" in line and "\n" not in line
     states = [run.network.state_dict() for run in (again, whole)]
     torch.testing.assert_close(*states, rtol=0, atol=0)
+    assert {path: path.read_bytes() for path in checkpoints(tmp_path, "image")} == before
+
+
+def test_a_damaged_one_is_replaced_and_never_the_last_that_is_whole(build, tmp_path):
+    build(tmp_path, epochs=2).trainer.run()
+    flip(checkpoints(tmp_path, "image")[-1])
+    with pytest.raises(Killed):
+        build(tmp_path, epochs=5, handlers=[kill_at(5)]).trainer.run()  # in epoch 2 again
+    assert numbers(tmp_path) == [1, 2]
+    build(tmp_path, epochs=5).trainer.run()
+    assert numbers(tmp_path) == [4, 5]
+    for path in checkpoints(tmp_path, "image"):
+        load_tensors(path)
+
+
+def test_nothing_but_damaged_checkpoints(build, tmp_path):
+    build(tmp_path, epochs=2).trainer.run()
+    for path in checkpoints(tmp_path, "image"):
+        flip(path)
+    with pytest.raises(InputError) as caught:
+        build(tmp_path, epochs=2).trainer.run()
+    for path in checkpoints(tmp_path, "image"):
+        assert str(path) in str(caught.value)
+    assert "delete" in str(caught.value) and len(str(caught.value).splitlines()) == 1

@@ -6,6 +6,8 @@ OUTPUT/images/series_003.nii.gz       an irregular series that was resampled
 OUTPUT/masks/series_001.dcm           its segmentation or structure set, if there is one
 OUTPUT/collection.json                what was found; what was left out or resampled, and why
 OUTPUT/dataset.json                   the modality, which resampled files do not state
+
+A run works in OUTPUT/.collecting and moves what it has made out of there at its end.
 """
 
 from __future__ import annotations
@@ -13,9 +15,9 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import cast
 
@@ -35,15 +37,24 @@ from alignflow.data.writer import write_volume
 from alignflow.errors import InputError
 from alignflow.files import replacing
 from alignflow.hashes import is_inside
+from alignflow.lock import FILE as LOCK
 
 logger = logging.getLogger(__name__)
 
+WORK, SORTED = ".collecting", "sorted"
+MADE = ("masks", "images", "dataset.json", "collection.json")
 IRREGULAR = ("refuse", "resample", "leave_out", "slices")
 Header = pydicom.Dataset
 Group = list[tuple[Path, Header]]
 
 
-def collect(source: str | None, output_dir: str, irregular: str = "refuse") -> None:
+def collect(
+    source: str | None,
+    output_dir: str,
+    irregular: str = "refuse",
+    dicomweb_timeout: float = 60.0,
+    dicomweb_attempts: int = 5,
+) -> None:
     """Sort DICOM files by series; files are copied, not changed, but for series to resample.
 
     Localizers are left out, and secondary captures where there are other images; a series of
@@ -57,6 +68,7 @@ def collect(source: str | None, output_dir: str, irregular: str = "refuse") -> N
             all, "resample" them to a regular grid along their normal (images linearly, masks by the
             nearest voxel), "leave_out", or "slices": each image by itself, without mask, and none
             of multi-frame files. Different slices at one place cannot be resampled.
+        dicomweb_timeout, dicomweb_attempts: of a server, see `dicomweb.fetch`.
 
     Raises:
         InputError: nothing there, no image in it, the folder is in use, or irregular series.
@@ -64,11 +76,34 @@ def collect(source: str | None, output_dir: str, irregular: str = "refuse") -> N
     if irregular not in IRREGULAR:
         raise InputError(f'config "irregular": {irregular!r}; set one of {", ".join(IRREGULAR)}')
     root = Path(output_dir)
-    if root.exists() and any(root.iterdir()):
+    work = root / WORK
+    foreign = [path.name for path in root.glob("*") if path.name not in (WORK, LOCK)]
+    if foreign and not work.is_dir():
         raise InputError(f"output_dir '{root}': not empty; give a new folder")
-    with tempfile.TemporaryDirectory() as temporary:
-        files = fetch(str(source), Path(temporary)) if is_url(str(source)) else _files(source)
-        _Collection(root, irregular).fill(files, str(source))
+    for name in (*MADE, f"{WORK}/{SORTED}"):  # of a run that was stopped
+        _remove(root / name)
+    fetched = work / "fetched"
+    if is_url(str(source)):
+        files = fetch(str(source), fetched, dicomweb_timeout, dicomweb_attempts)
+    else:
+        files = _files(source)
+    try:
+        _Collection(work / SORTED, irregular).fill(files, str(source))
+    except InputError:
+        _remove(work / SORTED)
+        for folder in (work, root):  # not if something was fetched: it serves the next try
+            with suppress(OSError):
+                folder.rmdir()
+        raise
+    for name in MADE:
+        if (work / SORTED / name).exists():
+            (work / SORTED / name).replace(root / name)
+    _remove(work)
+
+
+def _remove(path: Path) -> None:
+    """A folder or a file, if it is there."""
+    shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def _files(source: str | None) -> list[Path]:
@@ -131,7 +166,6 @@ class _Collection:
         for number, group in enumerate(groups, start=1):
             self.write_group(f"series_{number:03d}", group)
         if self.problems:
-            shutil.rmtree(self.root, ignore_errors=True)
             others = [f'"{way}"' for way in IRREGULAR if way not in ("refuse", self.irregular)]
             hint = f'set "irregular" to {" or ".join(others)}'
             raise_problems([f"{line} ({hint})" for line in self.problems])
@@ -148,7 +182,7 @@ class _Collection:
         }
         with replacing(self.root / "collection.json") as temporary:
             temporary.write_text(json.dumps(report, indent=1) + "\n")
-        logger.info("%d images or series, %d masks to '%s'", len(groups), self.masks, self.root)
+        logger.info("%d images or series, %d masks", len(groups), self.masks)
         for what, count in sorted(self.left_out.items()):
             logger.info("left out: %d %s", count, what)
 
@@ -320,11 +354,6 @@ def _referenced_series(header: Header) -> str:
         return ""
 
 
-def _remove(path: Path) -> None:
-    """A folder or a file, if it is there."""
-    shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-
-
 def _copy(path: Path, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(path, target)
+    with replacing(target) as temporary:
+        shutil.copyfile(path, temporary)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import pickle
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,12 +17,14 @@ from tqdm import tqdm
 from alignflow.device import Precision
 from alignflow.distributed import rank, world
 from alignflow.errors import InputError
-from alignflow.files import replacing, save_tensors
+from alignflow.files import load_tensors, replacing, save_tensors
 from alignflow.flow.sampler import FlowSampler
 from alignflow.inference.masks import MaskGenerator
 from alignflow.inference.noise import pair_noise
 from alignflow.stage1 import Stage1
 from alignflow.training.checkpoint import Identity
+
+logger = logging.getLogger(__name__)
 
 Tensors = dict[str, Tensor]
 
@@ -123,8 +125,9 @@ def drawn_once(
 ) -> Tensors:
     """Tensors of pairs 0 to `count` - 1, one row each, drawn unless they lie in the folder.
 
-    They are written in parts, each whole or not at all: a stopped run goes on at the next one.
-    Several processes draw their share of the parts, and each reads all of them.
+    They are written in parts, each whole or not at all: a stopped run goes on at the next one, and
+    a part that the disk has damaged is drawn again. Several processes draw their share of the
+    parts, and each reads all of them.
 
     Args:
         directory: for the parts, created.
@@ -135,31 +138,42 @@ def drawn_once(
         part: pairs drawn at once, and in a file.
 
     Raises:
-        InputError: the folder holds pairs of other facts, or a damaged part.
+        InputError: the folder holds pairs of other facts.
     """
     folder = Path(directory)
     facts = folder / "coupling.json"
     if facts.is_file():
-        Identity(identity, folder).load_state_dict(json.loads(facts.read_text()))
+        Identity(identity, folder).load_state_dict(_facts_of(facts))
     elif rank() == 0:
         with replacing(facts) as temporary:
             temporary.write_text(json.dumps(identity, indent=1) + "\n")
     paths = [folder / f"part-{k:05d}.pt" for k in range(-(-count // part))]
     own = range(rank(), len(paths), world())
     for k in tqdm(own, desc=name, unit="part", disable=rank() > 0):
-        if not paths[k].is_file():
+        if not _is_whole(paths[k]):
             drawn = draw(list(range(k * part, min((k + 1) * part, count))))
             save_tensors(drawn, paths[k])
     idist.barrier()
-    parts = [_read(path) for path in paths]
+    parts = [load_tensors(path) for path in paths]
     return {key: torch.cat([one[key] for one in parts]) for key in parts[0]}
 
 
-def _read(path: Path) -> Tensors:
+def _is_whole(path: Path) -> bool:
+    if not path.is_file():
+        return False
     try:
-        content: Tensors = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
+        load_tensors(path)
+    except InputError as error:
+        logger.warning("%s; it is drawn again", error)
+        return False
+    return True
+
+
+def _facts_of(path: Path) -> dict[str, Any]:
+    try:
+        facts: dict[str, Any] = json.loads(path.read_text())
+    except ValueError as error:
         raise InputError(
-            f"'{path}': cannot be read ({type(error).__name__}); delete it, it is drawn again"
+            f"'{path}': damaged ({error}); delete its folder, the pairs are drawn again"
         ) from error
-    return content
+    return facts

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from importlib import import_module
 from importlib.util import find_spec
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from alignflow.errors import InputError
+from alignflow.files import sha256
 from alignflow.flow.sampler import FlowSampler, MaskSampler, with_planes
 
 BACKENDS = {
@@ -36,7 +38,8 @@ def sampler_on(
         device: of the sampler.
 
     Raises:
-        InputError: an unknown back end, its packages or its file are missing, or it needs a GPU.
+        InputError: an unknown back end, its packages or its file are missing, it needs a GPU, or
+            the file is damaged or of other weights.
     """
     require_backend(backend, device)
     if backend == "torch":
@@ -48,7 +51,24 @@ def sampler_on(
         raise InputError(
             f"config \"backend\": {backend}, but there is no '{path}'; run export first"
         )
+    require_recorded(path, Path(weights))
     return (OnnxSampler if backend == "onnxruntime" else OpenVinoSampler)(path, precision)
+
+
+def require_recorded(path: Path, weights: Path) -> None:
+    """Raise `InputError` where an ONNX file or its weights are not those of its record.
+
+    A file without a record, as export compares it before it takes its place, is taken as it is.
+    """
+    record = path.with_name(path.name + ".json")
+    if not record.is_file():
+        return
+    known = json.loads(record.read_text())
+    for file, key in ((path, "sha256"), (weights, "weights_sha256")):
+        if known.get(key) != sha256(file):
+            raise InputError(
+                f"'{file}' is not the file that {record.name} was written with; run export again"
+            )
 
 
 def require_backend(backend: str, device: str) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Iterable
+from typing import Any
 
 import torch
 from monai.networks.layers import GaussianFilter
 from torch import Tensor, nn
 
 from alignflow.device import Precision
-from alignflow.distributed import collect
 from alignflow.flow.sampler import FlowSampler
 from alignflow.inference.noise import pair_generator, pair_noise
 from alignflow.masks.conditions import jitter
@@ -113,14 +114,27 @@ class MaskGenerator:
         chosen = torch.randint(len(bank), (1,), generator=generator)
         return flagged(jitter(bank[chosen], generator, self.jitter_scale))[0]
 
-    def report(self) -> dict[str, object]:
-        """Counts for the provenance, those of all processes added up."""
-        counts = collect((self.drawn, self.rejected, self.taken_anyway))
-        drawn, all_rejected, all_taken = zip(*counts, strict=True)
-        rejected: Counter[str] = sum(all_rejected, Counter())
-        return {
-            "drawn": sum(drawn),
-            "rejected": dict(sorted(rejected.items())),
-            "rejection_rate": sum(rejected.values()) / max(sum(drawn), 1),
-            "taken_after_last_attempt": sorted(sum(all_taken, [])),
+    def take_counts(self) -> dict[str, Any]:
+        """What was counted since the last call: "drawn", "rejected" by reason, "taken_anyway"."""
+        counts = {
+            "drawn": self.drawn,
+            "rejected": dict(self.rejected),
+            "taken_anyway": self.taken_anyway,
         }
+        self.drawn, self.rejected, self.taken_anyway = 0, Counter(), []
+        return counts
+
+
+def mask_report(counts: Iterable[dict[str, Any]]) -> dict[str, Any]:
+    """Counts of `MaskGenerator.take_counts`, added up for the provenance."""
+    drawn, rejected, taken = 0, Counter[str](), []
+    for one in counts:
+        drawn += one["drawn"]
+        rejected.update(one["rejected"])
+        taken += one["taken_anyway"]
+    return {
+        "drawn": drawn,
+        "rejected": dict(sorted(rejected.items())),
+        "rejection_rate": sum(rejected.values()) / max(drawn, 1),
+        "taken_after_last_attempt": sorted(taken),
+    }

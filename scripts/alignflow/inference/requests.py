@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,7 @@ class PairRequests(Dataset):
 
     Attributes:
         volumes: with `whole_volumes` the index of each item, else None.
+        fingerprint: hash of masks, grids and images, as they were read.
 
     Raises:
         InputError: no masks in the folder, an unreadable one, a value that is no class; images or
@@ -82,6 +84,7 @@ class PairRequests(Dataset):
         ]
         super().__init__(items)
         self.volumes = [item["index"] for item in items] if whole_volumes else None
+        self.fingerprint = _fingerprint([mask for volume in masks for mask in volume])
 
 
 def collate(items: list[dict[str, Any]]) -> dict[str, Any]:
@@ -132,6 +135,16 @@ def read_masks(
             empty,
         )
     return [[mask | {"slices": len(volume)} for mask in volume] for volume in volumes]
+
+
+def _fingerprint(masks: list[dict[str, Any]]) -> str:
+    digest = hashlib.sha256()
+    for mask in masks:
+        for key, value in sorted(mask.items()):
+            content = value.numpy().tobytes() if isinstance(value, torch.Tensor) else repr(value)
+            digest.update(key.encode())
+            digest.update(content if isinstance(content, bytes) else content.encode())
+    return digest.hexdigest()
 
 
 def _slices(

@@ -6,6 +6,7 @@ import json
 import logging
 import shutil
 import subprocess
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -27,8 +28,9 @@ from alignflow.data.writer import pair_name, write_dicom_pair, write_image, writ
 from alignflow.distributed import collect, rank
 from alignflow.errors import InputError
 from alignflow.files import replacing
-from alignflow.inference.masks import MaskGenerator
+from alignflow.inference.masks import MaskGenerator, mask_report
 from alignflow.inference.noise import pair_generator
+from alignflow.inference.progress import PairProgress, pair_files
 from alignflow.pictures import image_tiles, mask_tiles, outline_tiles, save_sheet, y_points_up
 from alignflow.stage1 import Stage1, weight_hashes
 
@@ -49,6 +51,7 @@ class WritePairs:
     Args:
         stage1: record of the generator: formats, window, label values, geometries.
         masks: whose rejections are reported.
+        progress: what a stopped run has written already; with its pairs this one goes on.
         output_dir: receives the files; pairs of an earlier run in it are replaced.
         model_dir: whose weights' hashes are recorded.
         total: number of pairs that this process writes.
@@ -58,6 +61,7 @@ class WritePairs:
             `pair_00000.dcm`, an image (of a volume a folder of its slices) and the segmentation
             that refers to it.
         dicomweb_url: server that DICOM pairs are sent to at the end (STOW-RS), or None.
+        dicomweb_timeout, dicomweb_attempts: see `dicomweb.store`.
         sheet_size: pairs on the contact sheet.
 
     Raises:
@@ -70,6 +74,7 @@ class WritePairs:
         *,
         stage1: Stage1,
         masks: MaskGenerator,
+        progress: PairProgress,
         output_dir: str,
         model_dir: str,
         total: int,
@@ -77,10 +82,13 @@ class WritePairs:
         native_size: bool = True,
         output_format: str | None = None,
         dicomweb_url: str | None = None,
+        dicomweb_timeout: float = 60.0,
+        dicomweb_attempts: int = 5,
         sheet_size: int = 32,
     ) -> None:
         self.stage1 = stage1
         self.masks = masks
+        self.progress = progress
         self.output_dir = Path(output_dir)
         require_own_folder(self.output_dir)
         self.seed = seed
@@ -89,6 +97,7 @@ class WritePairs:
         if output_format not in (None, "dicom"):
             raise InputError(f'config "output_format": {output_format!r}; set null or "dicom"')
         self.dicomweb_url = dicomweb_url
+        self.dicomweb_timeout, self.dicomweb_attempts = dicomweb_timeout, dicomweb_attempts
         if output_format == "dicom":
             require_highdicom()
         if dicomweb_url is not None:
@@ -99,7 +108,6 @@ class WritePairs:
         self.run = json.dumps([self.weights_sha256, seed])
         self.sheet_size = sheet_size
         self.shown: list[tuple[int, torch.Tensor, torch.Tensor]] = []
-        self.written: list[int] = []
         self.slices: list[tuple[torch.Tensor, torch.Tensor, Geometry]] = []
         # With a delay the bar first shows at the first batch, and not above an error before it.
         self.bar = tqdm(total=total, desc="pairs", unit="pair", delay=1e-3, disable=rank() > 0)
@@ -115,10 +123,10 @@ class WritePairs:
     @idist.one_rank_only(with_barrier=True)
     def clear(self, engine: SupervisedEvaluator) -> None:
         """Remove what an earlier run wrote: its provenance is not that of the pairs to come."""
-        (self.output_dir / "provenance.json").unlink(missing_ok=True)
-        for path in pair_files(self.output_dir):
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        for name in ("provenance.json", "contact_sheet.png"):
+            (self.output_dir / name).unlink(missing_ok=True)
         shutil.rmtree(self.output_dir / QUARANTINE, ignore_errors=True)
+        self.progress.begin()
 
     def write_batch(self, engine: SupervisedEvaluator) -> None:
         """Write the pairs of one batch."""
@@ -132,6 +140,7 @@ class WritePairs:
                 self.write_pair(index, image, label, geometry)
             if len(self.shown) < self.sheet_size:
                 self.shown.append((index, image, label))
+        self.progress.record(output["index"], self.masks.take_counts())
         self.bar.update(len(output["index"]))
 
     def write_slice(
@@ -158,7 +167,6 @@ class WritePairs:
         else:
             write_image(native, images / name, source, geometry, self.native_size)
             write_label(label, labels / name, source, geometry, self.native_size)
-        self.written.append(index)
 
     def geometry(self, index: int) -> Geometry:
         """The grid of a random source slice, chosen by seed and number of the pair."""
@@ -171,8 +179,10 @@ class WritePairs:
         self.bar.close()
         # What all have written; each of these calls is one that all processes must make.
         self.shown = sorted(sum(collect(self.shown), []), key=lambda pair: pair[0])
-        self.written = sorted(sum(collect(self.written), []))
-        self.write_rest(self.masks.report())
+        counts: dict[int, dict[str, Any]] = {}
+        for one in collect(self.progress.counts):
+            counts |= one
+        self.write_rest(mask_report(counts[batch] for batch in sorted(counts)))
 
     @idist.one_rank_only()
     def write_rest(self, masks: dict[str, object]) -> None:
@@ -186,14 +196,22 @@ class WritePairs:
         self.write_json("provenance.json", self.provenance(masks))
         logger.info(
             "wrote %d pairs, contact_sheet.png and provenance.json to '%s'",
-            len(self.written),
+            len(self.progress),
             self.output_dir,
         )
         if self.dicomweb_url is not None:
-            paths = pair_files(self.output_dir)
-            files = [f for p in paths for f in (sorted(p.iterdir()) if p.is_dir() else [p])]
-            store(self.dicomweb_url, files)
-            logger.info("stored them on '%s'", self.dicomweb_url)
+            self.store(self.dicomweb_url)
+        self.progress.finish()
+
+    def store(self, url: str) -> None:
+        """Send the pairs to a server, but those that it has from a transfer that broke off."""
+        stored = self.progress.stored
+        paths = pair_files(self.output_dir)
+        files = [f for p in paths for f in (sorted(p.iterdir()) if p.is_dir() else [p])]
+        files = [path for path in files if self.progress.stored_name(url, path) not in stored]
+        note = partial(self.progress.note_stored, url)
+        store(url, files, self.dicomweb_timeout, self.dicomweb_attempts, note)
+        logger.info("stored them on '%s'", url)
 
     def write_json(self, name: str, content: dict[str, Any]) -> None:
         """Write `content` to a file of the output folder."""
@@ -210,7 +228,7 @@ class WritePairs:
         """How the pairs were made; holds no time, so that equal commands give equal bytes."""
         return {
             "synthetic": True,
-            "pairs": [pair_name(index) for index in self.written],
+            "pairs": [pair_name(index) for index in range(len(self.progress))],
             "seed": self.seed,
             "config": self.config,
             "weights_sha256": self.weights_sha256,
@@ -219,11 +237,6 @@ class WritePairs:
             "labels": self.stage1.source.labels,
             "versions": versions(),
         }
-
-
-def pair_files(folder: Path) -> list[Path]:
-    """Images (of a volume in DICOM the folder of its slices) and labels in the folder."""
-    return [path for kind in ("images", "labels") for path in sorted((folder / kind).glob("*"))]
 
 
 def require_own_folder(folder: Path) -> None:

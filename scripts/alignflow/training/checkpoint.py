@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 import logging
-import pickle
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import ignite.distributed as idist
-import torch
 from ignite.engine import Engine, Events
-from ignite.handlers import Checkpoint, DiskSaver
+from ignite.handlers import Checkpoint
+from ignite.handlers.checkpoint import BaseSaveHandler
 
 from alignflow.errors import InputError
+from alignflow.files import load_tensors, save_tensors
 
 logger = logging.getLogger(__name__)
 
 
 class ExactResume:
-    """Handler: loads the newest checkpoint at the start, saves one every `interval` epochs.
+    """Handler: loads the newest whole checkpoint at the start, saves one every `interval` epochs.
 
     Files are written under a temporary name and renamed (MONAI's CheckpointSaver writes in place,
-    so that a kill during the save leaves half a file); the newest two are kept. Of several
-    processes the first one saves, and all load.
+    so that a kill during the save leaves half a file); the newest two are kept, so that one is left
+    where the disk has damaged the other. Of several processes the first one saves, and all load.
 
     Args:
         directory: where checkpoints live, created.
@@ -52,7 +53,7 @@ class ExactResume:
         objects = {"identity": self.identity, **self.objects, "trainer": engine}
         saver = Checkpoint(
             objects,
-            DiskSaver(str(self.directory), create_dir=True, require_empty=False),
+            WholeFiles(self.directory),
             filename_prefix=self.prefix,
             n_saved=2,
             global_step_transform=lambda _, __: engine.state.epoch,
@@ -69,17 +70,17 @@ class ExactResume:
             engine.add_event_handler(Events.COMPLETED, saver)
 
     def load(self, engine: Engine, objects: dict[str, Any], saver: Checkpoint) -> None:
-        """Take up the newest checkpoint, if there is one.
+        """Take up the newest whole checkpoint, if there is one.
 
         Raises:
-            InputError: if it cannot be read, or is another run's.
+            InputError: if there are some and none can be read, or it is another run's.
         """
         found = checkpoints(self.directory, self.prefix)
-        idist.barrier()  # else the first process might save before another one has looked
-        if not found:
+        state = newest_whole(found)
+        idist.barrier()  # else the first process might save before another one has read
+        if state is None:
             return
         path, last_epoch = found[-1], engine.state.max_epochs
-        state = read(path)
         # Identity first: with another network, its message is clearer than a shape mismatch.
         self.identity.load_state_dict(state["identity"])
         Checkpoint.load_objects(objects, state)
@@ -87,6 +88,23 @@ class ExactResume:
         saver.load_state_dict({"_saved": [(epoch_of(file), file.name) for file in found[-2:]]})
         engine.state.max_epochs = last_epoch
         logger.info("resumed %s at epoch %d of %d", path.name, engine.state.epoch, last_epoch)
+
+
+class WholeFiles(BaseSaveHandler):
+    """Where ignite's `Checkpoint` puts its files, and removes them; of the first process alone."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+
+    @idist.one_rank_only()
+    def __call__(self, checkpoint: Mapping[str, Any], filename: str, metadata: Any = None) -> None:
+        """Write one."""
+        save_tensors(checkpoint, self.directory / filename)
+
+    @idist.one_rank_only()
+    def remove(self, filename: str) -> None:
+        """Remove one that is no longer kept."""
+        (self.directory / filename).unlink(missing_ok=True)
 
 
 class Identity:
@@ -124,18 +142,30 @@ def epoch_of(path: Path) -> int:
     return int(path.stem.rsplit("_", 1)[1])
 
 
-def read(path: Path) -> dict[str, Any]:
-    """A checkpoint's content, on the CPU.
+def newest_whole(found: list[Path]) -> dict[str, Any] | None:
+    """Content of the last of some checkpoints that can be read, on the CPU; None without any.
+
+    Damaged ones behind it are taken out of the list. Their files stay until they are written anew.
 
     Raises:
-        InputError: for a file that is cut off or no checkpoint of ours.
+        InputError: there are checkpoints, and none can be read.
     """
-    try:
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        state["identity"]
-    except (OSError, EOFError, RuntimeError, pickle.UnpicklingError, KeyError, TypeError) as error:
+    damaged = []
+    while found:
+        try:
+            state: dict[str, Any] = load_tensors(found[-1])
+            if not isinstance(state, dict) or "identity" not in state:
+                raise InputError(f"'{found[-1]}': damaged (no checkpoint)")
+        except InputError as error:
+            damaged.append(str(error))
+            found.pop()
+            continue
+        for line in damaged:
+            logger.warning("checkpoint %s; going on from '%s'", line, found[-1].name)
+        return state
+    if damaged:
         raise InputError(
-            f"checkpoint '{path}': cannot be read ({type(error).__name__}); delete it, "
-            "the run then goes on from the one before"
-        ) from error
-    return state
+            f"no checkpoint can be read: {', '.join(damaged)}; put back a copy, or delete them "
+            "to begin anew"
+        )
+    return None

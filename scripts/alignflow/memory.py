@@ -1,0 +1,54 @@
+"""Memory that ran out, as one line that says which settings need less."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from alignflow.errors import InputError, causes
+
+TEXTS = (
+    "DefaultCPUAllocator",
+    "CUDA out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+    "bad_alloc",
+    "bad allocation",
+    "Failed to allocate memory",
+    "could not create a memory object",
+    "insufficient shared memory",
+    "is killed by signal: Killed",
+)
+"""What libraries say that raise no error of a class of its own."""
+LOWER = ("micro_batch", "batch_size", "active_steps", "num_samples", "image_size", "num_pairs")
+"""Config keys that memory grows with, those first that change the result least."""
+
+
+def out_of_memory(error: BaseException, config: Mapping[str, Any]) -> InputError | None:
+    """An error of memory that ran out, with what to lower in the config; None for others."""
+    found = next((cause for cause in causes(error) if _is_of_memory(cause)), None)
+    if found is None:
+        return None
+    known = [f'"{key}" (now {config[key]})' for key in LOWER if key in config]
+    advice = [f"lower {', then '.join(known)}"] if known else []
+    if config.get("num_workers"):
+        advice.append('set "num_workers" to 0')
+    if config.get("gradient") == "full":
+        advice.append('set "gradient" to "surrogate"')
+    if config.get("precision") == "fp32":
+        advice.append('set "precision" to "bf16"')
+    said = (str(found) or type(found).__name__).splitlines()[0]
+    return InputError(
+        f"out of memory: {', or '.join(advice) or 'end other programs'}; "
+        f"what was asked for: {said[:300]}"
+    )
+
+
+def _is_of_memory(error: BaseException) -> bool:
+    kinds = (MemoryError, torch.OutOfMemoryError)
+    code = error.errno if isinstance(error, OSError) else None
+    texts = isinstance(error, RuntimeError) and any(text in str(error) for text in TEXTS)
+    return isinstance(error, kinds) or code == errno.ENOMEM or texts
