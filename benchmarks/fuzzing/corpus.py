@@ -152,9 +152,7 @@ def _segmentations(work: Path) -> Iterator[Seed]:
             pixel_array=mask[None].astype(np.uint8),
             segmentation_type="BINARY",
             segment_descriptions=[
-                SegmentDescription(
-                    n, f"class {n}", codes.SCT.Organ, codes.SCT.Liver, "MANUAL"
-                )
+                SegmentDescription(n, f"class {n}", codes.SCT.Organ, codes.SCT.Liver, "MANUAL")
                 for n in numbers
             ],
             series_instance_uid="1.2.3",
@@ -229,7 +227,11 @@ def _tables(work: Path) -> Iterator[Seed]:
             yield Seed("index.csv", folder / "index.csv", folder)
         else:
             cases = [
-                {"image": f"./images/case{k}.png", "label": f"./masks/case{k}.png", "group": f"p{k}"}
+                {
+                    "image": f"./images/case{k}.png",
+                    "label": f"./masks/case{k}.png",
+                    "group": f"p{k}",
+                }
                 for k in range(4)
             ]
             content = {
@@ -245,7 +247,9 @@ def _tables(work: Path) -> Iterator[Seed]:
 
 def _public(data: Path, work: Path) -> Iterator[Seed]:
     samples = data / "dicom_samples"
-    for path in sorted(samples.glob("hippocrop*/*/1*.dcm"))[:6] + [samples / "highdicom/ct_image.dcm"]:
+    for path in sorted(samples.glob("hippocrop*/*/1*.dcm"))[:6] + [
+        samples / "highdicom/ct_image.dcm"
+    ]:
         yield Seed("DICOM", path)
     for study in sorted(samples.glob("hippocrop*/*")):
         folder = work / f"series_{study.name}"

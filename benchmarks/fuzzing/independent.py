@@ -260,7 +260,8 @@ def picture_from_tifffile(path: Path) -> Reading:
 def _picture(array: np.ndarray, path: Path) -> Reading:
     assert array.ndim == 3, "axes"
     count = {1: 1, 2: 1, 3: 3, 4: 3}[array.shape[-1]]
-    lossy = 3.0 if path.suffix in (".jpg", ".jpeg") else 0.0
+    # a TIFF may hold JPEG as well, and Pillow alone says so
+    lossy = 3.0 if path.suffix in (".jpg", ".jpeg") or b"jpeg" in path.name.encode() else 0.0
     return Reading(array[..., :count].transpose(2, 1, 0), np.eye(4), lossy)
 
 
@@ -340,7 +341,9 @@ def _place(header: pydicom.Dataset, shared: pydicom.Dataset, frame: pydicom.Data
     orientation = stated("PlaneOrientationSequence", "ImageOrientationPatient")
     spacing = stated("PixelMeasuresSequence", "PixelSpacing")
     affine = np.eye(4)
-    x, y = np.eye(3)[:2] if orientation is None else np.reshape([*orientation], (2, 3)).astype(float)
+    x, y = (
+        np.eye(3)[:2] if orientation is None else np.reshape([*orientation], (2, 3)).astype(float)
+    )
     assert abs(x @ x - 1) < 1e-2 and abs(y @ y - 1) < 1e-2 and abs(x @ y) < 1e-2, "orientation"
     # Other attributes than PixelSpacing give a size on the detector, which readers take or leave.
     down, across = [np.nan] * 2 if spacing is None else [float(s) for s in spacing]
@@ -365,7 +368,8 @@ def segments_from_pydicom(path: Path) -> Reading:
     shared = header.SharedFunctionalGroupsSequence[0]
     places = [_place(pydicom.Dataset(), shared, frame) for frame in frames]
     normal = places[0][:3, 2]
-    along = np.array([place[:3, 3] @ normal for place in places])
+    # highdicom counts the slices of a volume against their normal
+    along = -np.array([place[:3, 3] @ normal for place in places])
     steps = np.unique(along.round(3))
     step = np.diff(steps).min() if len(steps) > 1 else 1.0
     index = np.rint((along - along.min()) / step).astype(int)
@@ -376,7 +380,7 @@ def segments_from_pydicom(path: Path) -> Reading:
         number = identification[0].ReferencedSegmentNumber
         values[..., k][plane.T > 0] = number
     affine = places[int(along.argmin())].copy()
-    affine[:3, 2] = affine[:3, 2] * step if len(steps) > 1 else np.nan
+    affine[:3, 2] = -affine[:3, 2] * step if len(steps) > 1 else np.nan
     return Reading(values[None], affine)
 
 

@@ -13,6 +13,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from random import Random
 
+import psutil
+
 from fuzzing.corpus import Seed
 from fuzzing.judge import Verdict, examine
 from fuzzing.mutate import mutate
@@ -37,9 +39,9 @@ class Worker:
         """One file, whatever happens to the process."""
         self.connection.send(number)
         self.read += 1
-        stage = "here"
+        stage, start = "here", self._seconds()
         try:
-            while self.connection.poll(limit):
+            while self._answers(start + limit):
                 message = self.connection.recv()
                 if isinstance(message, Verdict):
                     return message
@@ -49,6 +51,23 @@ class Worker:
             name = signal.Signals(-self.process.exitcode).name if self.process.exitcode else "end"
             return self._ended("crash", stage, name)
         return self._ended("hang", stage, f"more than {limit:g} s")
+
+    def _answers(self, end: float) -> bool:
+        """Wait for a message until the process has used `end` seconds of a processor."""
+        for _ in range(60):
+            if self.connection.poll(max(1.0, end - self._seconds())):
+                return True
+            if self._seconds() >= end:
+                break
+        return False
+
+    def _seconds(self) -> float:
+        """Processor time, so that other work on the machine makes no hang."""
+        try:
+            times = psutil.Process(self.process.pid).cpu_times()
+        except psutil.Error:
+            return 0.0
+        return times.user + times.system
 
     def _ended(self, outcome: str, stage: str, detail: str) -> Verdict:
         if stage == "others":

@@ -115,6 +115,7 @@ def _image_headers(path: Path) -> dict[Path, pydicom.Dataset]:
     images = {
         f: h for f, h in headers.items() if h.get("Modality") not in NON_IMAGES and "Rows" in h
     }
+    _require_all_images(headers, images)
     if not images:
         found = ", ".join(sorted({str(h.get("Modality", "?")) for h in headers.values()}))
         raise InputError(
@@ -130,12 +131,24 @@ def _image_headers(path: Path) -> dict[Path, pydicom.Dataset]:
     return images
 
 
-def _read_headers(files: Iterable[Path]) -> Iterable[tuple[Path, pydicom.Dataset]]:
+def _require_all_images(
+    headers: dict[Path, pydicom.Dataset], images: dict[Path, pydicom.Dataset]
+) -> None:
+    """A file of the images' series without Rows is a slice that would be missing in silence."""
+    series = {h.get("SeriesInstanceUID") for h in images.values()}
+    for file, header in headers.items():
+        if file not in images and header.get("Modality") not in NON_IMAGES:
+            if header.get("SeriesInstanceUID") in series:
+                raise InputError(f"image '{file}': Rows is missing; repair or remove it")
+
+
+def _read_headers(files: list[Path]) -> Iterable[tuple[Path, pydicom.Dataset]]:
     for file in files:
         try:
             yield file, pydicom.dcmread(file, stop_before_pixels=True, specific_tags=TAGS)
-        except InvalidDicomError:  # a stray text or picture file
-            continue
+        except InvalidDicomError as error:  # a stray text or picture file
+            if file.suffix.lower() in SUFFIXES and len(files) > 1:
+                raise InputError(f"image '{file}': no DICOM file; repair or remove it") from error
 
 
 def _in_spatial_order(

@@ -7,15 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import itk
-import nibabel
 import numpy as np
 import torch
-from monai.data import ITKReader, MetaTensor, NibabelReader, PILReader
+from monai.data import ITKReader, MetaTensor, PILReader
 from monai.data.utils import to_affine_nd
 from PIL import Image, ImageOps
 
 from alignflow.data import dicom
+from alignflow.data.dicom_check import place_of, require_sound
 from alignflow.data.dicom_masks import is_dicom_mask, read_mask
+from alignflow.data.integrity import require_sound_jpeg, require_whole_data, require_whole_png
+from alignflow.data.nifti import read_nifti
 from alignflow.errors import InputError
 
 PIL_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
@@ -23,6 +25,7 @@ NIFTI_SUFFIXES = (".nii", ".nii.gz")
 ITK_SUFFIXES = (".nrrd", ".mha", ".mhd")
 SUFFIXES = PIL_SUFFIXES + NIFTI_SUFFIXES + ITK_SUFFIXES + dicom.SUFFIXES
 
+EXIF_ORIENTATION = 0x0112
 LARGEST_EXACT_INTEGER = 2**24  # of float32
 
 
@@ -80,6 +83,10 @@ def load(path: str | Path, is_mask: bool = False, image: MetaTensor | None = Non
         raise InputError(
             f"{what} '{path}': cannot be read ({_first_line(error)}); replace or remove it"
         ) from error
+    if array.size == 0:
+        raise InputError(f"{what} '{path}': {array.shape[1:]} pixels; replace or remove it")
+    if not np.isfinite(meta["affine"]).all() or not np.linalg.det(meta["affine"][:3, :3]):
+        raise InputError(f"{what} '{path}': its affine is no place in space; correct the header")
     array = _one_channel(array, path) if is_mask else array
     values = _as_float32(array, meta["native_dtype"], path, what)
     meta |= {"suffix": suffix, "filename_or_obj": str(path), "modality": meta.get("modality", "")}
@@ -103,7 +110,9 @@ def _read(path: Path, suffix: str, is_mask: bool) -> tuple[np.ndarray, dict[str,
         return _read_nifti(path)
     if suffix in dicom.SUFFIXES:
         return _read_dicom(path)
-    return _read_itk(str(path))
+    array, meta = _read_itk(str(path))
+    require_whole_data(path, array.size * np.dtype(meta["native_dtype"]).itemsize)
+    return array, meta
 
 
 def _read_pil(path: Path, is_mask: bool) -> tuple[np.ndarray, dict[str, Any]]:
@@ -115,11 +124,24 @@ def _read_pil(path: Path, is_mask: bool) -> tuple[np.ndarray, dict[str, Any]]:
         image = ImageOps.exif_transpose(image)
         return image.convert(_plain_mode(image.mode, is_mask))
 
+    if path.suffix.lower() == ".png":
+        require_whole_png(path)
     reader = PILReader(converter=to_plain_mode)
     array, header = reader.get_data(reader.read(path))
     array = np.ascontiguousarray(array.astype(array.dtype.newbyteorder("="), copy=False))
     meta = {"affine": np.eye(4), "native_dtype": array.dtype.name}
-    return _channel_first(array, header["original_channel_dim"]), meta
+    array = _channel_first(array, header["original_channel_dim"])
+    if path.suffix.lower() in (".jpg", ".jpeg"):
+        _compare_decoders(path, array)
+    return array, meta
+
+
+def _compare_decoders(path: Path, array: np.ndarray) -> None:
+    with Image.open(path) as image:
+        is_plain = image.mode in ("L", "RGB") and image.getexif().get(EXIF_ORIENTATION, 1) == 1
+    if is_plain:  # ITK turns nothing upright, and prints in CMYK in its own way
+        other = _read_itk(str(path))[0]
+        require_sound_jpeg(path, array, other[..., 0])
 
 
 def _plain_mode(mode: str, is_mask: bool) -> str:
@@ -132,26 +154,17 @@ def _plain_mode(mode: str, is_mask: bool) -> str:
 
 
 def _read_nifti(path: Path) -> tuple[np.ndarray, dict[str, Any]]:
-    reader = NibabelReader()
-    image = reader.read(path)
-    if image.get_data_dtype().fields or image.ndim > 4:
-        raise InputError(f"image '{path}': RGB or 5-D NIfTI; save it as (X, Y, Z) or (X, Y, Z, C)")
-    array, header = reader.get_data(image)
-    meta = {"affine": header["affine"], "native_dtype": _nifti_dtype(image, array)}
-    return _volume(_channel_first(array, header["original_channel_dim"])), meta
-
-
-def _nifti_dtype(image: nibabel.Nifti1Image, array: np.ndarray) -> str:
-    """The stored dtype; float32 where a slope makes real numbers of stored integers."""
-    stored = image.get_data_dtype().newbyteorder("=")
-    scaled = stored.kind in "iu" and array.dtype.kind == "f"
-    return "float32" if scaled else stored.name
+    array, affine, native = read_nifti(path)
+    channel_dim = -1 if array.ndim == 4 else np.nan
+    return _volume(_channel_first(array, channel_dim)), {"affine": affine, "native_dtype": native}
 
 
 def _read_dicom(path: Path) -> tuple[np.ndarray, dict[str, Any]]:
     series = dicom.find_series(path)
+    first, *_ = [require_sound(file) for file in series.files]
     with dicom.readable_files(series) as files:
         array, meta = _read_itk(files if len(files) > 1 else files[0])
+    meta["affine"] = place_of(first, meta["affine"], array.shape[1:])
     if series.inversion is not None:
         array = series.inversion - array
     if meta["native_dtype"] in ("int32", "int64") and np.abs(array).max() < 2**15:
