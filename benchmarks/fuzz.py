@@ -12,7 +12,6 @@ Needs pip install pynrrd tifffile pylibjpeg[all] highdicom.
 from __future__ import annotations
 
 import logging
-import os
 import sys
 import tempfile
 import time
@@ -21,9 +20,6 @@ from collections import Counter, defaultdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
-
-for _name in ("OMP_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"):
-    os.environ.setdefault(_name, "1")
 
 from common import command_line, save
 from fuzzing.corpus import find_seeds

@@ -19,7 +19,7 @@ from highdicom.seg import SegmentDescription
 from PIL import Image
 from pydicom.sr.codedict import codes
 
-LARGEST = 300_000  # bytes; a larger file costs time and damages no other code
+LARGEST = 60_000  # bytes; a larger file costs time and damages no other code
 
 
 @dataclass(frozen=True)

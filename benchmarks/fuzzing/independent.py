@@ -209,11 +209,10 @@ def from_meta_header(path: Path) -> Reading:
     while "ElementDataFile" not in fields:
         end = raw.index(b"\n", start)
         name, _, value = raw[start:end].decode("ascii").partition("=")
-        assert name.strip() not in fields, "a field given twice"
         fields[name.strip()] = value.strip()
         start = end + 1
     assert fields["ElementDataFile"] == "LOCAL", "data elsewhere"
-    assert fields["ObjectType"] == "Image" and fields.get("BinaryData", "True") == "True", "kind"
+    assert fields.get("BinaryData", "True") == "True", "kind"
     size = [int(n) for n in fields["DimSize"].split()]
     dims = int(fields["NDims"])
     assert len(size) == dims and min(size) > 0, "DimSize"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import re
@@ -9,6 +10,7 @@ import resource
 import shutil
 import signal
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 from random import Random
@@ -16,10 +18,11 @@ from random import Random
 import psutil
 
 from fuzzing.corpus import Seed
+from fuzzing.independent import READERS
 from fuzzing.judge import Verdict, examine
 from fuzzing.mutate import mutate
 
-FRESH = 500  # files that one process reads before a new one takes its place
+FRESH = 1000  # files that one process reads before a new one takes its place
 
 
 class Worker:
@@ -161,6 +164,13 @@ def examine_all(
     A process that died or hung is replaced; a file that it died of is read once more by a fresh
     one, since damage to the heap may come from a file before.
     """
+    for (
+        chosen
+    ) in seeds:  # what is imported at the first use of a reader; not ITK, which has threads
+        for reader in READERS.get(chosen.kind, []) if chosen.kind == "DICOM" else []:
+            with suppress(Exception):
+                reader(chosen.path)
+    gc.freeze()
     worker = Worker(seeds, folder, seed, memory)
     try:
         for number in numbers:

@@ -289,7 +289,8 @@ def _column_rule(table: Path, column: str) -> GroupOf:
     columns, rows = _read_table(table)
     for needed in ("stem", column):
         if columns.count(needed) != 1:
-            raise InputError(f"'{table}': no one column '{needed}'; it has {', '.join(columns)}")
+            how = "two columns" if needed in columns else "no column"
+            raise InputError(f"'{table}': {how} '{needed}'; it has {', '.join(columns)}")
     groups = {row[columns.index("stem")]: row[columns.index(column)] for row in rows}
 
     def group_of(stem: str) -> str:
@@ -312,6 +313,7 @@ def _read_table(table: Path) -> tuple[list[str], list[list[str]]]:
     for number, row in enumerate(rows, start=1):
         if len(row) != len(columns):
             raise InputError(
-                f"'{table}': row {number} has {len(row)} cells for {len(columns)} columns; correct it"
+                f"'{table}': row {number} has {len(row)} cells for {len(columns)} columns; "
+                "correct it"
             )
     return columns, rows

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pydicom
 from pydicom.errors import InvalidDicomError
+from pydicom.uid import MediaStorageDirectoryStorage as DICOMDIR
 from pydicom.uid import RLELossless
 
 from alignflow.errors import InputError
@@ -117,7 +118,7 @@ def _image_headers(path: Path) -> dict[Path, pydicom.Dataset]:
     }
     _require_all_images(headers, images)
     if not images:
-        found = ", ".join(sorted({str(h.get("Modality", "?")) for h in headers.values()}))
+        found = ", ".join(sorted({str(h.get("Modality", "?"))[:16] for h in headers.values()}))
         raise InputError(
             f"image '{path}': no DICOM image in it (found: {found or 'no DICOM file'}); "
             "give the image series; SEG and RTSTRUCT serve as masks"
@@ -137,9 +138,12 @@ def _require_all_images(
     """A file of the images' series without Rows is a slice that would be missing in silence."""
     series = {h.get("SeriesInstanceUID") for h in images.values()}
     for file, header in headers.items():
-        if file not in images and header.get("Modality") not in NON_IMAGES:
-            if header.get("SeriesInstanceUID") in series:
-                raise InputError(f"image '{file}': Rows is missing; repair or remove it")
+        is_image = header.get("Modality") not in NON_IMAGES
+        is_catalogue = header.file_meta.get("MediaStorageSOPClassUID") == DICOMDIR
+        if file in images or not is_image or is_catalogue or not images:
+            continue
+        if header.get("SeriesInstanceUID") in (*series, None):
+            raise InputError(f"image '{file}': Rows is missing; repair or remove it")
 
 
 def _read_headers(files: list[Path]) -> Iterable[tuple[Path, pydicom.Dataset]]:

@@ -11,9 +11,17 @@ from pathlib import Path
 
 import numpy as np
 import pydicom
+from pydicom.pixels import get_decoder, pixel_array
 from pydicom.pixels.utils import get_expected_length
-from pydicom.uid import UID, RLELossless
+from pydicom.uid import (
+    UID,
+    JPEG2000TransferSyntaxes,
+    JPEGBaseline8Bit,
+    JPEGLSTransferSyntaxes,
+    RLELossless,
+)
 
+from alignflow.data.integrity import BLOCK_TOLERANCE, block_means
 from alignflow.errors import InputError
 
 # Attributes of an image (PS3.3, C.7.6.3 and C.11.1): how many numbers, which ones, needed or not.
@@ -39,6 +47,8 @@ PHOTOMETRIC = {
     1: ("MONOCHROME1", "MONOCHROME2", "PALETTE COLOR"),
     3: ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT", "YBR_PARTIAL_420"),
 }
+# Those of pydicom for 12-bit and for lossless JPEG need another package.
+DECODED = (JPEGBaseline8Bit, *JPEG2000TransferSyntaxes, *JPEGLSTransferSyntaxes, RLELossless)
 ORTHONORMAL = 1e-2  # directions are often given to three digits
 PLACE_TOLERANCE = 0.05  # of a voxel, as `check_pair` has it
 LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -64,6 +74,8 @@ def require_sound(file: str | Path) -> pydicom.Dataset:
                 for item in element.value if element.VR == "SQ" else []:
                     for name, count in REAL.items():
                         _require_reals(item, name, count, file)
+    if dataset.SamplesPerPixel == 3 and dataset.get("PlanarConfiguration") not in (0, 1):
+        raise _broken(file, "PlanarConfiguration", dataset.get("PlanarConfiguration"))
     if dataset.BitsStored > dataset.BitsAllocated or dataset.HighBit != dataset.BitsStored - 1:
         raise _broken(file, "HighBit", dataset.HighBit)
     if dataset.get("PhotometricInterpretation") not in PHOTOMETRIC[dataset.SamplesPerPixel]:
@@ -125,11 +137,49 @@ def _require_pixels(dataset: pydicom.Dataset, file: str | Path) -> None:
         raise _broken(file, "TransferSyntaxUID", syntax)
     if syntax.is_encapsulated and syntax != RLELossless and dataset.get("PlanarConfiguration"):
         raise _broken(file, "PlanarConfiguration", dataset.PlanarConfiguration)
-    if not syntax.is_encapsulated and len(data) < get_expected_length(dataset):
+    expected = get_expected_length(dataset)
+    # Some writers fill up with zeros behind the pixels.
+    if not syntax.is_encapsulated and (len(data) < expected or any(data[expected:][1:])):
         raise InputError(
-            f"image '{file}': {len(data)} bytes of pixels where {get_expected_length(dataset)} are "
-            "needed; export it again"
+            f"image '{file}': {len(data)} bytes of pixels where {expected} are needed; export it "
+            "again"
         )
+
+
+def require_same_pixels(dataset: pydicom.Dataset, values: np.ndarray) -> None:
+    """Compare compressed pixels with those of pydicom's decoders, where it has one.
+
+    Of a damaged stream each decoder makes pixels of its own.
+
+    Args:
+        dataset: as `require_sound` gives it.
+        values: (C, X, Y, Z) as ITK gives them, rescaled.
+
+    Raises:
+        InputError: pixels differ, or pydicom's decoder refuses them.
+    """
+    syntax = UID(str(dataset.file_meta.TransferSyntaxUID))
+    is_known = syntax.is_encapsulated and syntax in DECODED and get_decoder(syntax).is_available
+    if not is_known or dataset.PhotometricInterpretation == "PALETTE COLOR":
+        return
+    what = f"image '{dataset.filename}': its compressed pixels are damaged"
+    try:
+        other = pixel_array(dataset).astype(np.float64)
+    except Exception as error:  # each decoder has exceptions of its own
+        reason = (str(error).splitlines() or [""])[-1].strip()[:100]
+        raise InputError(f"{what} ({reason}); export it again") from error
+    if dataset.SamplesPerPixel == 1 and "RescaleSlope" in dataset:
+        other = other * float(dataset.RescaleSlope) + float(dataset.RescaleIntercept)
+    channels, x, y, z = values.shape
+    if other.size != values.size:
+        raise InputError(f"{what}; export it again")
+    other = other.reshape(z, y, x, channels).transpose(3, 0, 2, 1).reshape(-1, x, y)
+    largest = np.abs(
+        block_means(values.transpose(0, 3, 1, 2).reshape(-1, x, y)) - block_means(other)
+    )
+    slope = abs(float(dataset.get("RescaleSlope", 1)))
+    if largest.max(initial=0) > BLOCK_TOLERANCE * slope:
+        raise InputError(f"{what}: two decoders make different ones of them; export it again")
 
 
 def place_of(header: pydicom.Dataset, affine: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
@@ -144,8 +194,13 @@ def place_of(header: pydicom.Dataset, affine: np.ndarray, shape: tuple[int, ...]
         shape: (X, Y, Z) of the volume.
 
     Raises:
-        InputError: ITK puts the slice elsewhere.
+        InputError: ITK finds another size, or puts the slice elsewhere.
     """
+    if shape[:2] != (header.Columns, header.Rows):
+        raise InputError(
+            f"image '{header.filename}': {shape[0]} x {shape[1]} pixels, but its header states "
+            f"{header.Columns} x {header.Rows}; export it again"
+        )
     if "PixelSpacing" not in header:
         return affine
     row, column = (float(x) for x in header.PixelSpacing)

@@ -14,9 +14,14 @@ from monai.data.utils import to_affine_nd
 from PIL import Image, ImageOps
 
 from alignflow.data import dicom
-from alignflow.data.dicom_check import place_of, require_sound
+from alignflow.data.dicom_check import place_of, require_same_pixels, require_sound
 from alignflow.data.dicom_masks import is_dicom_mask, read_mask
-from alignflow.data.integrity import require_sound_jpeg, require_whole_data, require_whole_png
+from alignflow.data.integrity import (
+    require_sound_header,
+    require_sound_jpeg,
+    require_whole_data,
+    require_whole_png,
+)
 from alignflow.data.nifti import read_nifti
 from alignflow.errors import InputError
 
@@ -110,6 +115,7 @@ def _read(path: Path, suffix: str, is_mask: bool) -> tuple[np.ndarray, dict[str,
         return _read_nifti(path)
     if suffix in dicom.SUFFIXES:
         return _read_dicom(path)
+    require_sound_header(path)
     array, meta = _read_itk(str(path))
     require_whole_data(path, array.size * np.dtype(meta["native_dtype"]).itemsize)
     return array, meta
@@ -161,10 +167,12 @@ def _read_nifti(path: Path) -> tuple[np.ndarray, dict[str, Any]]:
 
 def _read_dicom(path: Path) -> tuple[np.ndarray, dict[str, Any]]:
     series = dicom.find_series(path)
-    first, *_ = [require_sound(file) for file in series.files]
+    headers = [require_sound(file) for file in series.files]
     with dicom.readable_files(series) as files:
         array, meta = _read_itk(files if len(files) > 1 else files[0])
-    meta["affine"] = place_of(first, meta["affine"], array.shape[1:])
+    meta["affine"] = place_of(headers[0], meta["affine"], array.shape[1:])
+    for k, header in enumerate(headers):
+        require_same_pixels(header, array if len(headers) == 1 else array[..., k : k + 1])
     if series.inversion is not None:
         array = series.inversion - array
     if meta["native_dtype"] in ("int32", "int64") and np.abs(array).max() < 2**15:

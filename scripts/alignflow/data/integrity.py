@@ -63,10 +63,42 @@ def require_sound_jpeg(path: Path, values: np.ndarray, other: np.ndarray) -> Non
 
 
 def block_means(values: np.ndarray) -> np.ndarray:
-    """Means of the whole blocks of (C, X, Y), which smoothing of colour within them leaves alone."""
+    """Means of the whole blocks of (C, X, Y), which smoothing within them leaves alone."""
     channels, x, y = values.shape[0], values.shape[1] // BLOCK, values.shape[2] // BLOCK
     whole = values[:, : x * BLOCK, : y * BLOCK].astype(np.float64)
     return whole.reshape(channels, x, BLOCK, y, BLOCK).mean(axis=(2, 4))
+
+
+def require_sound_header(path: Path) -> None:
+    """Read the header of an NRRD or MetaImage file before ITK does, which takes "1e" for 1.
+
+    Raises:
+        InputError: it does not end, a line stands twice, a number or a word is none.
+    """
+    fields = _fields(_split(path)[0], path)
+    for name in NUMBERS & fields.keys():
+        for word in re.split(r"[\s(),]+", fields[name].strip("() \t")):
+            if word.lower() not in ("none", "nan") and not re.fullmatch(NUMBER, word):
+                raise InputError(f"image '{path}': '{name}' is {fields[name][:60]!r}; correct it")
+    for name in BOOLEANS & fields.keys():
+        if fields[name].lower() not in ("true", "false"):
+            raise InputError(f"image '{path}': '{name}' is {fields[name][:60]!r}; correct it")
+    dimensions = fields.get("ndims")
+    counts = [len(fields[name].split()) for name in ("dimsize", "elementspacing") if name in fields]
+    if dimensions is not None and any(str(count) != dimensions for count in counts):
+        raise InputError(
+            f"image '{path}': 'ndims' is {dimensions!r}, but {counts} sizes; correct it"
+        )
+
+
+NUMBER = r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?"
+NUMBERS = {
+    *("dimension", "sizes", "spacings", "space directions", "space origin", "space dimension"),
+    *("ndims", "dimsize", "elementspacing", "elementsize", "elementnumberofchannels"),
+    *("transformmatrix", "orientation", "rotation", "offset", "position", "origin"),
+    *("centerofrotation", "compresseddatasize", "headersize"),
+}
+BOOLEANS = {"binarydata", "binarydatabyteordermsb", "elementbyteordermsb", "compresseddata"}
 
 
 def require_whole_data(path: Path, expected: int) -> None:
@@ -79,32 +111,42 @@ def require_whole_data(path: Path, expected: int) -> None:
         expected: bytes of all values.
 
     Raises:
-        InputError: there are more or fewer, or a header line stands twice.
+        InputError: there are more or fewer.
+        zlib.error: packed data are damaged.
     """
-    content = path.read_bytes()
-    is_nrrd = content.startswith(b"NRRD")
-    end = re.search(
-        rb"\r?\n\r?\n" if is_nrrd else rb"\n *ElementDataFile *= *LOCAL *\r?\n", content
-    )
-    if end is None:
+    header, data = _split(path)
+    fields = _fields(header, path)
+    skips = {"line skip", "lineskip", "byte skip", "byteskip", "headersize"}
+    if data is None or skips & fields.keys():
         return
-    fields = _fields(content[: end.start()], path)
-    if {"line skip", "lineskip", "byte skip", "byteskip", "headersize"} & fields.keys():
-        return
-    encoding = fields.get("encoding", "raw").lower() if is_nrrd else "raw"
-    if fields.get("compresseddata", "false").lower() in ("true", "1"):
+    encoding = fields.get("encoding", "raw").lower()
+    if fields.get("compresseddata", "false").lower() == "true":
         encoding = "gzip"
-    data = content[end.end() :]
     if encoding in ("gzip", "gz"):
         stream = zlib.decompressobj(wbits=32 + zlib.MAX_WBITS)  # of either kind, with its checksum
         data = stream.decompress(data, expected + 1)
-        if not stream.eof and not (stream.decompress(stream.unconsumed_tail) == b"" and stream.eof):
+        if not stream.eof:  # the checksum is read with the last byte, or after it
+            stream.decompress(stream.unconsumed_tail, 1)
+        if not stream.eof:
             raise InputError(f"image '{path}': its packed data do not end; replace or remove it")
     if encoding in ("raw", "gzip", "gz") and len(data) != expected:
         raise InputError(
             f"image '{path}': {len(data)} bytes of data, but its header needs {expected}; replace "
             "or remove it"
         )
+
+
+def _split(path: Path) -> tuple[bytes, bytes | None]:
+    """Header and data; None for data in a file of their own."""
+    content = path.read_bytes()
+    is_nrrd = content.startswith(b"NRRD")
+    mark = rb"\r?\n\r?\n" if is_nrrd else rb"\n *ElementDataFile *= *([^\r\n]*)\r?(\n|$)"
+    end = re.search(mark, content)
+    if end is None:
+        raise InputError(f"image '{path}': its header does not end; replace or remove it")
+    if not is_nrrd and end[1].strip() != b"LOCAL":
+        return content[: end.start()], None
+    return content[: end.start()], content[end.end() :]
 
 
 def _fields(header: bytes, path: Path) -> dict[str, str]:
@@ -115,7 +157,7 @@ def _fields(header: bytes, path: Path) -> dict[str, str]:
         name = name.strip().lower()
         if not mark or line.startswith("#") or value.startswith("="):  # comments, and NRRD's keys
             continue
-        if name in fields:
+        if name in fields and name != "comment":
             raise InputError(f"image '{path}': '{name}' stands twice in its header; correct it")
         fields[name] = value.strip()
     return fields
