@@ -26,7 +26,9 @@ from fuzzing.corpus import find_seeds
 from fuzzing.judge import FAILURES, examine
 from fuzzing.pool import examine_all, make
 
-OUTCOMES = ["equal", "refused", "refused alone", "others differ", "only here", "not compared"]
+OUTCOMES = [
+    "equal", "as before", "refused", "refused alone", "others differ", "only here", "not compared",
+]  # fmt: skip
 
 
 def main() -> None:

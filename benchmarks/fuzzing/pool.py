@@ -51,7 +51,8 @@ class Worker:
                 stage = "others"
         except (EOFError, ConnectionResetError):
             self.process.join()
-            name = signal.Signals(-self.process.exitcode).name if self.process.exitcode else "end"
+            code = self.process.exitcode or 0
+            name = signal.Signals(-code).name if code < 0 else f"exit code {code}"
             return self._ended("crash", stage, name)
         return self._ended("hang", stage, f"more than {limit:g} s")
 

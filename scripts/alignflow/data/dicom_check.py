@@ -14,6 +14,7 @@ import pydicom
 from pydicom.pixels import get_decoder, pixel_array
 from pydicom.pixels.utils import get_expected_length
 from pydicom.uid import (
+    JPEG2000,
     UID,
     JPEG2000TransferSyntaxes,
     JPEGBaseline8Bit,
@@ -47,8 +48,13 @@ PHOTOMETRIC = {
     1: ("MONOCHROME1", "MONOCHROME2", "PALETTE COLOR"),
     3: ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT", "YBR_PARTIAL_420"),
 }
-# Those of pydicom for 12-bit and for lossless JPEG need another package.
-DECODED = (JPEGBaseline8Bit, *JPEG2000TransferSyntaxes, *JPEGLSTransferSyntaxes, RLELossless)
+# pydicom's decoders and the packages that they call; 12-bit and lossless JPEG have none of these.
+DECODERS = {
+    JPEGBaseline8Bit: "pillow",
+    **dict.fromkeys(JPEG2000TransferSyntaxes, "pillow"),
+    **dict.fromkeys(JPEGLSTransferSyntaxes, "pyjpegls"),
+    RLELossless: "pydicom",
+}
 ORTHONORMAL = 1e-2  # directions are often given to three digits
 PLACE_TOLERANCE = 0.05  # of a voxel, as `check_pair` has it
 LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -159,12 +165,14 @@ def require_same_pixels(dataset: pydicom.Dataset, values: np.ndarray) -> None:
         InputError: pixels differ, or pydicom's decoder refuses them.
     """
     syntax = UID(str(dataset.file_meta.TransferSyntaxUID))
-    is_known = syntax.is_encapsulated and syntax in DECODED and get_decoder(syntax).is_available
-    if not is_known or dataset.PhotometricInterpretation == "PALETTE COLOR":
+    plugin = DECODERS.get(syntax)
+    if plugin is None or plugin not in get_decoder(syntax).available_plugins:
+        return
+    if dataset.PhotometricInterpretation == "PALETTE COLOR":
         return
     what = f"image '{dataset.filename}': its compressed pixels are damaged"
     try:
-        other = pixel_array(dataset).astype(np.float64)
+        other = pixel_array(dataset, decoding_plugin=plugin).astype(np.float64)
     except Exception as error:  # each decoder has exceptions of its own
         reason = (str(error).splitlines() or [""])[-1].strip()[:100]
         raise InputError(f"{what} ({reason}); export it again") from error
@@ -174,11 +182,16 @@ def require_same_pixels(dataset: pydicom.Dataset, values: np.ndarray) -> None:
     if other.size != values.size:
         raise InputError(f"{what}; export it again")
     other = other.reshape(z, y, x, channels).transpose(3, 0, 2, 1).reshape(-1, x, y)
-    largest = np.abs(
-        block_means(values.transpose(0, 3, 1, 2).reshape(-1, x, y)) - block_means(other)
-    )
-    slope = abs(float(dataset.get("RescaleSlope", 1)))
-    if largest.max(initial=0) > BLOCK_TOLERANCE * slope:
+    values = values.transpose(0, 3, 1, 2).reshape(-1, x, y)
+    is_exact = syntax not in (JPEGBaseline8Bit, JPEG2000) and not str(
+        dataset.PhotometricInterpretation
+    ).startswith("YBR_FULL")
+    if is_exact:
+        same = np.allclose(values, other, rtol=1e-5, atol=1e-5)
+    else:
+        allowed = BLOCK_TOLERANCE * abs(float(dataset.get("RescaleSlope", 1)))
+        same = bool(np.abs(block_means(values) - block_means(other)).max() <= allowed)
+    if not same:
         raise InputError(f"{what}: two decoders make different ones of them; export it again")
 
 

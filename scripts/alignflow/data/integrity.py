@@ -63,10 +63,11 @@ def require_sound_jpeg(path: Path, values: np.ndarray, other: np.ndarray) -> Non
 
 
 def block_means(values: np.ndarray) -> np.ndarray:
-    """Means of the whole blocks of (C, X, Y), which smoothing within them leaves alone."""
-    channels, x, y = values.shape[0], values.shape[1] // BLOCK, values.shape[2] // BLOCK
-    whole = values[:, : x * BLOCK, : y * BLOCK].astype(np.float64)
-    return whole.reshape(channels, x, BLOCK, y, BLOCK).mean(axis=(2, 4))
+    """Means of blocks of (C, X, Y), which smoothing of colour within them leaves alone."""
+    channels, *size = values.shape
+    padded = np.pad(values.astype(np.float64), [(0, 0), *((0, -n % BLOCK) for n in size)])
+    x, y = (n // BLOCK for n in padded.shape[1:])
+    return padded.reshape(channels, x, BLOCK, y, BLOCK).mean(axis=(2, 4))
 
 
 def require_sound_header(path: Path) -> None:
@@ -75,22 +76,26 @@ def require_sound_header(path: Path) -> None:
     Raises:
         InputError: it does not end, a line stands twice, a number or a word is none.
     """
-    fields = _fields(_split(path)[0], path)
+    header = _split(path)[0]
+    fields = _fields(header, path)
+    separator = r"[\s(),]+" if header.startswith(b"NRRD") else r"\s+"
     for name in NUMBERS & fields.keys():
-        for word in re.split(r"[\s(),]+", fields[name].strip("() \t")):
+        for word in re.split(separator, fields[name].strip("() \t")):
             if word.lower() not in ("none", "nan") and not re.fullmatch(NUMBER, word):
                 raise InputError(f"image '{path}': '{name}' is {fields[name][:60]!r}; correct it")
     for name in BOOLEANS & fields.keys():
         if fields[name].lower() not in ("true", "false"):
             raise InputError(f"image '{path}': '{name}' is {fields[name][:60]!r}; correct it")
-    dimensions = fields.get("ndims")
-    counts = [len(fields[name].split()) for name in ("dimsize", "elementspacing") if name in fields]
-    if dimensions is not None and any(str(count) != dimensions for count in counts):
-        raise InputError(
-            f"image '{path}': 'ndims' is {dimensions!r}, but {counts} sizes; correct it"
-        )
+    if "ndims" in fields:
+        axes = int(float(fields["ndims"]))
+        for name in PER_AXIS & fields.keys():
+            wanted = axes**2 if name in MATRICES else axes
+            if len(fields[name].split()) != wanted:
+                raise InputError(f"image '{path}': '{name}' has not {wanted} numbers; correct it")
 
 
+MATRICES = {"transformmatrix", "orientation", "rotation"}
+PER_AXIS = MATRICES | {"dimsize", "elementspacing", "offset", "position", "origin"}
 NUMBER = r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?"
 NUMBERS = {
     *("dimension", "sizes", "spacings", "space directions", "space origin", "space dimension"),
