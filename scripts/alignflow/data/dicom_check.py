@@ -16,9 +16,10 @@ from pydicom.pixels.utils import get_expected_length
 from pydicom.uid import (
     JPEG2000,
     UID,
-    JPEG2000TransferSyntaxes,
+    JPEG2000Lossless,
     JPEGBaseline8Bit,
-    JPEGLSTransferSyntaxes,
+    JPEGLSLossless,
+    JPEGLSNearLossless,
     RLELossless,
 )
 
@@ -51,8 +52,10 @@ PHOTOMETRIC = {
 # pydicom's decoders and the packages that they call; 12-bit and lossless JPEG have none of these.
 DECODERS = {
     JPEGBaseline8Bit: "pillow",
-    **dict.fromkeys(JPEG2000TransferSyntaxes, "pillow"),
-    **dict.fromkeys(JPEGLSTransferSyntaxes, "pyjpegls"),
+    JPEG2000: "pillow",
+    JPEG2000Lossless: "pillow",
+    JPEGLSLossless: "pyjpegls",
+    JPEGLSNearLossless: "pyjpegls",
     RLELossless: "pydicom",
 }
 ORTHONORMAL = 1e-2  # directions are often given to three digits
@@ -214,6 +217,8 @@ def place_of(header: pydicom.Dataset, affine: np.ndarray, shape: tuple[int, ...]
             f"image '{header.filename}': {shape[0]} x {shape[1]} pixels, but its header states "
             f"{header.Columns} x {header.Rows}; export it again"
         )
+    if header.get("PerFrameFunctionalGroupsSequence"):
+        _require_frame_places(header, affine)
     if "PixelSpacing" not in header:
         return affine
     row, column = (float(x) for x in header.PixelSpacing)
@@ -233,3 +238,30 @@ def place_of(header: pydicom.Dataset, affine: np.ndarray, shape: tuple[int, ...]
             "SOPClassUID, PixelSpacing, SpacingBetweenSlices and the attributes of its plane"
         )
     return affine
+
+
+def _require_frame_places(header: pydicom.Dataset, affine: np.ndarray) -> None:
+    """Each frame of an enhanced image must lie where an even grid has it, with one rescale."""
+    shared = header.get("SharedFunctionalGroupsSequence") or [pydicom.Dataset()]
+    scales = set()
+    for k, frame in enumerate(header.PerFrameFunctionalGroupsSequence):
+        item = _functional(frame, shared[0], "PixelValueTransformationSequence")
+        scales.add((item.get("RescaleSlope"), item.get("RescaleIntercept")))
+        place = _functional(frame, shared[0], "PlanePositionSequence").get("ImagePositionPatient")
+        if place is None:
+            continue
+        shift = LPS[:3, :3] @ np.array(place, dtype=float) - affine[:3] @ [0, 0, k, 1]
+        if np.abs(shift).max() > PLACE_TOLERANCE * np.linalg.norm(affine[:3, :3], axis=0).min():
+            raise InputError(
+                f"image '{header.filename}': frame {k + 1} lies beside an even grid of frames in "
+                "their order; sort and resample it, or save it frame by frame"
+            )
+    if len(scales) > 1:
+        raise InputError(
+            f"image '{header.filename}': frames of different rescale; save it frame by frame"
+        )
+
+
+def _functional(frame: pydicom.Dataset, shared: pydicom.Dataset, group: str) -> pydicom.Dataset:
+    """The one item of a functional group, of a frame or of all."""
+    return (frame.get(group) or shared.get(group) or [pydicom.Dataset()])[0]

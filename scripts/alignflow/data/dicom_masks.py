@@ -76,6 +76,7 @@ def read_mask(
     """
     header = pydicom.dcmread(path, stop_before_pixels=True)
     if header.Modality == "SEG":
+        _require_frames(header, path)
         found, affine = _segments(path, shape, affine)
     elif shape is None or affine is None:
         raise InputError(f"mask '{path}': a structure set has no grid of its own; give its image")
@@ -84,6 +85,15 @@ def read_mask(
     if not found:
         raise InputError(f"mask '{path}': no region in it; remove it")
     return _combined(found, path)[None], affine
+
+
+def _require_frames(header: pydicom.Dataset, path: Path) -> None:
+    described = len(header.get("PerFrameFunctionalGroupsSequence") or [])
+    if header.get("NumberOfFrames") != described:
+        raise InputError(
+            f"mask '{path}': NumberOfFrames is {header.get('NumberOfFrames')}, but {described} "
+            "frames are described; export it again"
+        )
 
 
 def _combined(regions: list[Region], path: Path) -> np.ndarray:

@@ -19,6 +19,7 @@ from alignflow.data.dicom_masks import is_dicom_mask, read_mask
 from alignflow.data.integrity import (
     require_sound_header,
     require_sound_jpeg,
+    require_whole_bmp,
     require_whole_data,
     require_whole_png,
 )
@@ -132,6 +133,8 @@ def _read_pil(path: Path, is_mask: bool) -> tuple[np.ndarray, dict[str, Any]]:
 
     if path.suffix.lower() == ".png":
         require_whole_png(path)
+    if path.suffix.lower() == ".bmp":
+        require_whole_bmp(path)
     reader = PILReader(converter=to_plain_mode)
     array, header = reader.get_data(reader.read(path))
     array = np.ascontiguousarray(array.astype(array.dtype.newbyteorder("="), copy=False))

@@ -42,6 +42,21 @@ def require_whole_png(path: Path) -> None:
         image.verify()
 
 
+def require_whole_bmp(path: Path) -> None:
+    """Compare the size of a file with the one in its header, which has no checksum.
+
+    Raises:
+        InputError: they differ.
+    """
+    with path.open("rb") as file:
+        stated = int.from_bytes(file.read(6)[2:], "little")
+    if stated not in (0, path.stat().st_size):  # some writers leave it out
+        raise InputError(
+            f"image '{path}': {path.stat().st_size} bytes where its header states {stated}; "
+            "replace or remove it"
+        )
+
+
 def require_sound_jpeg(path: Path, values: np.ndarray, other: np.ndarray) -> None:
     """Compare two decoders: of a damaged scan each makes pixels of its own.
 
@@ -78,11 +93,9 @@ def require_sound_header(path: Path) -> None:
     """
     header = _split(path)[0]
     fields = _fields(header, path)
-    separator = r"[\s(),]+" if header.startswith(b"NRRD") else r"\s+"
     for name in NUMBERS & fields.keys():
-        for word in re.split(separator, fields[name].strip("() \t")):
-            if word.lower() not in ("none", "nan") and not re.fullmatch(NUMBER, word):
-                raise InputError(f"image '{path}': '{name}' is {fields[name][:60]!r}; correct it")
+        if not all(re.fullmatch(NUMBER, word) for word in _numbers(fields[name])):
+            raise InputError(f"image '{path}': '{name}' is {fields[name][:60]!r}; correct it")
     for name in BOOLEANS & fields.keys():
         if fields[name].lower() not in ("true", "false"):
             raise InputError(f"image '{path}': '{name}' is {fields[name][:60]!r}; correct it")
@@ -96,7 +109,7 @@ def require_sound_header(path: Path) -> None:
 
 MATRICES = {"transformmatrix", "orientation", "rotation"}
 PER_AXIS = MATRICES | {"dimsize", "elementspacing", "offset", "position", "origin"}
-NUMBER = r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?"
+NUMBER = r"none|nan|NaN|[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?"
 NUMBERS = {
     *("dimension", "sizes", "spacings", "space directions", "space origin", "space dimension"),
     *("ndims", "dimsize", "elementspacing", "elementsize", "elementnumberofchannels"),
@@ -104,6 +117,13 @@ NUMBERS = {
     *("centerofrotation", "compresseddatasize", "headersize"),
 }
 BOOLEANS = {"binarydata", "binarydatabyteordermsb", "elementbyteordermsb", "compresseddata"}
+
+
+def _numbers(text: str) -> list[str]:
+    """Of "1 2 3", or of NRRD's vectors "none (1,2,3) (4,5,6)"."""
+    vectors = re.findall(r"\(([^()]*)\)", text)
+    single = re.sub(r"\([^()]*\)", " ", text).split()
+    return [*single, *(word.strip() for vector in vectors for word in vector.split(","))]
 
 
 def require_whole_data(path: Path, expected: int) -> None:
@@ -127,6 +147,11 @@ def require_whole_data(path: Path, expected: int) -> None:
     encoding = fields.get("encoding", "raw").lower()
     if fields.get("compresseddata", "false").lower() == "true":
         encoding = "gzip"
+        if fields.get("compresseddatasize") != str(len(data)):  # ITK reads as much as it states
+            raise InputError(
+                f"image '{path}': {len(data)} bytes of packed data, but 'compresseddatasize' is "
+                f"{fields.get('compresseddatasize')}; replace or remove it"
+            )
     if encoding in ("gzip", "gz"):
         stream = zlib.decompressobj(wbits=32 + zlib.MAX_WBITS)  # of either kind, with its checksum
         data = stream.decompress(data, expected + 1)
