@@ -24,7 +24,7 @@ from scipy.spatial.transform import Rotation
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 QUICK = settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 ANGLES = st.lists(st.floats(-math.pi, math.pi), min_size=3, max_size=3)
 BROKEN_NUMBERS = ["nan", "inf", "-1", "0", "", "1e", "abc", "1,5", "1\\2", "99999999999"]
