@@ -140,6 +140,7 @@ def write_dicom_series(folder, facts):
         file.write_bytes(file.read_bytes()[:-7])
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_dicom_series(tmp_path, judge):
     corpus = importlib.import_module("fuzzing.corpus")
@@ -237,6 +238,7 @@ def write_nifti(path, facts):
     path.write_bytes(content[:-5] if facts["packed"] == "cut" else content)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_nifti(tmp_path, judge):
     corpus = importlib.import_module("fuzzing.corpus")

@@ -100,7 +100,7 @@ def readable_files(series: Series) -> Iterator[list[str]]:
             if dataset.PhotometricInterpretation == "MONOCHROME1":
                 dataset.PhotometricInterpretation = "MONOCHROME2"
             else:
-                dataset.decompress()
+                dataset.decompress(decoding_plugin="pydicom")
             dataset.save_as(copy)
         yield copies
 
