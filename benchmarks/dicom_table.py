@@ -135,7 +135,9 @@ def reference(path: Path) -> np.ndarray:
     if photometric == "PALETTE COLOR":
         values = apply_color_lut(values, header)
         values = values >> 8 if values.dtype == np.uint16 else values  # ITK gives 8 bits
-    values = apply_modality_lut(values, header).astype(np.float64)
+    if header.SamplesPerPixel == 1:
+        values = apply_modality_lut(values, header)
+    values = values.astype(np.float64)
     if photometric == "MONOCHROME1" and header.get("Modality") not in QUANTITIES:
         ends = (
             (-(2 ** (header.BitsStored - 1)), 2 ** (header.BitsStored - 1) - 1)

@@ -305,13 +305,12 @@ def _pattern_rule(pattern: str) -> GroupOf:
 def _column_rule(table: Path, column: str) -> GroupOf:
     if not table.is_file():
         raise InputError(f"group_column '{column}': no file '{table}'; add it or use group_pattern")
-    with table.open(newline="", encoding="utf-8-sig") as file:
-        rows = csv.DictReader(file)
-        columns = list(rows.fieldnames or [])
-        for needed in ("stem", column):
-            if needed not in columns:
-                raise InputError(f"'{table}': no column '{needed}'; it has {', '.join(columns)}")
-        groups = {row["stem"]: row[column] for row in rows}
+    columns, rows = _read_table(table)
+    for needed in ("stem", column):
+        if columns.count(needed) != 1:
+            how = "two columns" if needed in columns else "no column"
+            raise InputError(f"'{table}': {how} '{needed}'; it has {', '.join(columns)}")
+    groups = {row[columns.index("stem")]: row[columns.index(column)] for row in rows}
 
     def group_of(stem: str) -> str:
         if not groups.get(stem):
@@ -319,3 +318,21 @@ def _column_rule(table: Path, column: str) -> GroupOf:
         return groups[stem]
 
     return group_of
+
+
+def _read_table(table: Path) -> tuple[list[str], list[list[str]]]:
+    """Names of the columns, and the rows, each with a cell for each column."""
+    try:
+        with table.open(newline="", encoding="utf-8-sig") as file:
+            columns, *rows = [row for row in csv.reader(file, strict=True) if row] or [[]]
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise InputError(
+            f"'{table}': not readable as CSV in UTF-8 ({error}); correct it"
+        ) from error
+    for number, row in enumerate(rows, start=1):
+        if len(row) != len(columns):
+            raise InputError(
+                f"'{table}': row {number} has {len(row)} cells for {len(columns)} columns; "
+                "correct it"
+            )
+    return columns, rows

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pydicom
 from pydicom.errors import InvalidDicomError
+from pydicom.uid import MediaStorageDirectoryStorage as DICOMDIR
 from pydicom.uid import RLELossless
 
 from alignflow.data.dicom_planes import ONE_PLACE, Planes, irregularity, planes_of
@@ -125,7 +126,7 @@ def readable_files(series: Series) -> Iterator[list[str]]:
             if dataset.PhotometricInterpretation == "MONOCHROME1":
                 dataset.PhotometricInterpretation = "MONOCHROME2"
             else:
-                dataset.decompress()
+                dataset.decompress(decoding_plugin="pydicom")
             dataset.save_as(copy)
         yield copies
 
@@ -141,8 +142,9 @@ def _image_headers(path: Path) -> dict[Path, pydicom.Dataset]:
     images = {
         f: h for f, h in headers.items() if h.get("Modality") not in NON_IMAGES and "Rows" in h
     }
+    _require_all_images(headers, images)
     if not images:
-        found = ", ".join(sorted({str(h.get("Modality", "?")) for h in headers.values()}))
+        found = ", ".join(sorted({str(h.get("Modality", "?"))[:16] for h in headers.values()}))
         raise InputError(
             f"image '{path}': no DICOM image in it (found: {found or 'no DICOM file'}); "
             "give the image series; SEG and RTSTRUCT serve as masks"
@@ -159,12 +161,27 @@ def _image_headers(path: Path) -> dict[Path, pydicom.Dataset]:
     return images
 
 
-def _read_headers(files: Iterable[Path]) -> Iterable[tuple[Path, pydicom.Dataset]]:
+def _require_all_images(
+    headers: dict[Path, pydicom.Dataset], images: dict[Path, pydicom.Dataset]
+) -> None:
+    """A file of the images' series without Rows is a slice that would be missing in silence."""
+    series = {h.get("SeriesInstanceUID") for h in images.values()}
+    for file, header in headers.items():
+        is_image = header.get("Modality") not in NON_IMAGES
+        is_catalogue = header.file_meta.get("MediaStorageSOPClassUID") == DICOMDIR
+        if file in images or not is_image or is_catalogue or not images:
+            continue
+        if header.get("SeriesInstanceUID") in (*series, None):
+            raise InputError(f"image '{file}': Rows is missing; repair or remove it")
+
+
+def _read_headers(files: list[Path]) -> Iterable[tuple[Path, pydicom.Dataset]]:
     for file in files:
         try:
             yield file, pydicom.dcmread(file, stop_before_pixels=True, specific_tags=TAGS)
-        except InvalidDicomError:  # a stray text or picture file
-            continue
+        except InvalidDicomError as error:  # a stray text or picture file
+            if file.suffix.lower() in SUFFIXES and len(files) > 1:
+                raise InputError(f"image '{file}': no DICOM file; repair or remove it") from error
 
 
 def _in_spatial_order(

@@ -83,6 +83,7 @@ def read_mask(
     """
     header = pydicom.dcmread(path, stop_before_pixels=True)
     if header.Modality == "SEG":
+        _require_frames(header, path)
         found, affine = _segments(path, shape, affine)
     elif shape is None or affine is None:
         raise InputError(f"mask '{path}': a structure set has no grid of its own; give its image")
@@ -113,6 +114,7 @@ def read_mask_on_planes(
     header = pydicom.dcmread(path, stop_before_pixels=True)
     if header.Modality != "SEG":
         return combine(list(_structures(header, path, shape, planes)), path)[None]
+    _require_frames(header, path)
     segmentation, numbers = _open(path)
     uids = [str(pydicom.dcmread(f, specific_tags=["SOPInstanceUID"]).SOPInstanceUID) for f in files]
     try:
@@ -127,6 +129,15 @@ def read_mask_on_planes(
     if array.shape[2:0:-1] != shape:
         raise InputError(f"mask '{path}': of another size than its slices; remove it")
     return combine(_regions(segmentation, numbers, array.transpose(2, 1, 0, 3)), path)[None]
+
+
+def _require_frames(header: pydicom.Dataset, path: Path) -> None:
+    described = len(header.get("PerFrameFunctionalGroupsSequence") or [])
+    if header.get("NumberOfFrames") != described:
+        raise InputError(
+            f"mask '{path}': NumberOfFrames is {header.get('NumberOfFrames')}, but {described} "
+            "frames are described; export it again"
+        )
 
 
 def combine(

@@ -8,16 +8,24 @@ from pathlib import Path
 from typing import Any
 
 import itk
-import nibabel
 import numpy as np
 import torch
-from monai.data import ITKReader, MetaTensor, NibabelReader, PILReader
+from monai.data import ITKReader, MetaTensor, PILReader
 from monai.data.utils import to_affine_nd
 from PIL import Image, ImageOps
 
 from alignflow.data import dicom
+from alignflow.data.dicom_check import place_of, require_same_pixels, require_sound
 from alignflow.data.dicom_masks import is_dicom_mask, read_mask
 from alignflow.data.dicom_planes import irregularity
+from alignflow.data.integrity import (
+    require_sound_header,
+    require_sound_jpeg,
+    require_whole_bmp,
+    require_whole_data,
+    require_whole_png,
+)
+from alignflow.data.nifti import read_nifti
 from alignflow.errors import InputError
 
 PIL_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
@@ -25,6 +33,7 @@ NIFTI_SUFFIXES = (".nii", ".nii.gz")
 ITK_SUFFIXES = (".nrrd", ".mha", ".mhd")
 SUFFIXES = PIL_SUFFIXES + NIFTI_SUFFIXES + ITK_SUFFIXES + dicom.SUFFIXES
 
+EXIF_ORIENTATION = 0x0112
 LARGEST_EXACT_INTEGER = 2**24  # of float32
 
 
@@ -89,6 +98,10 @@ def load(
         raise InputError(
             f"{what} '{path}': cannot be read ({first_line(error)}); replace or remove it"
         ) from error
+    if array.size == 0:
+        raise InputError(f"{what} '{path}': {array.shape[1:]} pixels; replace or remove it")
+    if not np.isfinite(meta["affine"]).all() or not np.linalg.det(meta["affine"][:3, :3]):
+        raise InputError(f"{what} '{path}': its affine is no place in space; correct the header")
     array = _one_channel(array, path) if is_mask else array
     values = _as_float32(array, meta["native_dtype"], path, what)
     meta |= {"suffix": suffix, "filename_or_obj": str(path), "modality": meta.get("modality", "")}
@@ -112,7 +125,10 @@ def _read(path: Path, suffix: str, is_mask: bool) -> tuple[np.ndarray, dict[str,
         return _read_nifti(path)
     if suffix in dicom.SUFFIXES:
         return read_series(dicom.find_series(path))
-    return _read_itk(str(path))
+    require_sound_header(path)
+    array, meta = _read_itk(str(path))
+    require_whole_data(path, array.size * np.dtype(meta["native_dtype"]).itemsize)
+    return array, meta
 
 
 def _read_pil(path: Path, is_mask: bool) -> tuple[np.ndarray, dict[str, Any]]:
@@ -124,11 +140,26 @@ def _read_pil(path: Path, is_mask: bool) -> tuple[np.ndarray, dict[str, Any]]:
         image = ImageOps.exif_transpose(image)
         return image.convert(_plain_mode(image.mode, is_mask))
 
+    if path.suffix.lower() == ".png":
+        require_whole_png(path)
+    if path.suffix.lower() == ".bmp":
+        require_whole_bmp(path)
     reader = PILReader(converter=to_plain_mode)
     array, header = reader.get_data(reader.read(path))
     array = np.ascontiguousarray(array.astype(array.dtype.newbyteorder("="), copy=False))
     meta = {"affine": np.eye(4), "native_dtype": array.dtype.name}
-    return _channel_first(array, header["original_channel_dim"]), meta
+    array = _channel_first(array, header["original_channel_dim"])
+    if path.suffix.lower() in (".jpg", ".jpeg"):
+        _compare_decoders(path, array)
+    return array, meta
+
+
+def _compare_decoders(path: Path, array: np.ndarray) -> None:
+    with Image.open(path) as image:
+        is_plain = image.mode in ("L", "RGB") and image.getexif().get(EXIF_ORIENTATION, 1) == 1
+    if is_plain:  # ITK turns nothing upright, and prints in CMYK in its own way
+        other = _read_itk(str(path))[0]
+        require_sound_jpeg(path, array, other[..., 0])
 
 
 def _plain_mode(mode: str, is_mask: bool) -> str:
@@ -141,20 +172,9 @@ def _plain_mode(mode: str, is_mask: bool) -> str:
 
 
 def _read_nifti(path: Path) -> tuple[np.ndarray, dict[str, Any]]:
-    reader = NibabelReader()
-    image = reader.read(path)
-    if image.get_data_dtype().fields or image.ndim > 4:
-        raise InputError(f"image '{path}': RGB or 5-D NIfTI; save it as (X, Y, Z) or (X, Y, Z, C)")
-    array, header = reader.get_data(image)
-    meta = {"affine": header["affine"], "native_dtype": _nifti_dtype(image, array)}
-    return _volume(_channel_first(array, header["original_channel_dim"])), meta
-
-
-def _nifti_dtype(image: nibabel.Nifti1Image, array: np.ndarray) -> str:
-    """The stored dtype; float32 where a slope makes real numbers of stored integers."""
-    stored = image.get_data_dtype().newbyteorder("=")
-    scaled = stored.kind in "iu" and array.dtype.kind == "f"
-    return "float32" if scaled else stored.name
+    array, affine, native = read_nifti(path)
+    channel_dim = -1 if array.ndim == 4 else np.nan
+    return _volume(_channel_first(array, channel_dim)), {"affine": affine, "native_dtype": native}
 
 
 def read_series(series: dicom.Series) -> tuple[np.ndarray, dict[str, Any]]:
@@ -162,6 +182,7 @@ def read_series(series: dicom.Series) -> tuple[np.ndarray, dict[str, Any]]:
 
     Where the slices are no regular grid, the affine is without meaning: see `series.planes`.
     """
+    headers = [require_sound(file) for file in series.files]
     with dicom.readable_files(series) as files:
         # ITK's wheels read no series of colour, and ITK warns of uneven slices.
         is_colour = _itk_types(files[0])[1] not in (itk.F, itk.D)
@@ -171,6 +192,9 @@ def read_series(series: dicom.Series) -> tuple[np.ndarray, dict[str, Any]]:
         array, meta = read[0]
         if len(read) > 1:
             array = np.concatenate([array for array, _ in read], axis=3)
+    meta["affine"] = place_of(headers[0], meta["affine"], array.shape[1:])
+    for k, header in enumerate(headers):
+        require_same_pixels(header, array if len(headers) == 1 else array[..., k : k + 1])
     if series.frames is not None:
         array = array[..., series.frames]
     if series.planes is not None:

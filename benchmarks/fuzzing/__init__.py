@@ -1,0 +1,1 @@
+"""The parts of `benchmarks/fuzz.py`: files to damage, ways to damage them, readers to compare."""

@@ -1,0 +1,111 @@
+"""NIfTI files (nifti1.h, nifti2.h): values by nibabel, the place in space by rules stated here.
+
+nibabel and MONAI mend a header that contradicts itself, each by rules of its own and in silence,
+and neither regards the units; so the header is looked at before.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+
+from alignflow.data.integrity import require_whole_gzip
+from alignflow.errors import InputError
+
+logger = logging.getLogger(__name__)
+
+CODES = range(6)  # of sform and qform: 0 means that there is none
+MILLIMETRES = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}  # of a unit; 0: not stated
+RIGHT_ANGLE = 1e-3  # largest cosine between two axes
+SIZE_TOLERANCE = 0.01  # share that a voxel size of the sform may differ from pixdim
+SHIFT_TOLERANCE = 0.05  # of a voxel, at the corners, between sform and qform
+
+
+def read_nifti(path: Path) -> tuple[np.ndarray, np.ndarray, str]:
+    """Values, affine and stored type of a file.
+
+    The affine is the sform's, else the qform's, else the voxel sizes alone, in mm whatever the unit
+    of the file. A warning tells where sform and qform disagree.
+
+    Returns:
+        (X, Y), (X, Y, Z) or (X, Y, Z, C); (4, 4) RAS in mm; a NumPy name, "float32" where a slope
+        makes real numbers of stored integers.
+
+    Raises:
+        InputError: RGB, complex or 5-D data, codes or units that do not exist, axes that are not
+            at right angles, voxel sizes that contradict pixdim.
+    """
+    if path.name.lower().endswith(".gz"):
+        require_whole_gzip(path)
+    image = nibabel.load(path)
+    if not isinstance(image, nibabel.Nifti1Image):  # NIfTI-2 is one
+        raise InputError(f"image '{path}': no NIfTI but {type(image).__name__}; save it as NIfTI")
+    stored = image.get_data_dtype().newbyteorder("=")
+    if stored.kind not in "iuf" or not 2 <= image.ndim <= 4:
+        raise InputError(
+            f"image '{path}': {stored} values on {image.ndim} axes; save real numbers as (X, Y, Z) "
+            "or (X, Y, Z, C)"
+        )
+    affine = _affine(image, path)
+    array = np.asanyarray(image.dataobj)
+    scaled = stored.kind in "iu" and array.dtype.kind == "f"
+    return array, affine, "float32" if scaled else stored.name
+
+
+def _affine(image: nibabel.Nifti1Image, path: Path) -> np.ndarray:
+    what = f"image '{path}'"
+    # As it is stored: `image.header` has codes that do not exist set to 0.
+    with nibabel.openers.ImageOpener(str(path)) as file:
+        stored: Any = type(image.header).from_fileobj(file, check=False)
+    codes = int(stored["sform_code"]), int(stored["qform_code"])
+    unit = int(stored["xyzt_units"]) & 7
+    if not set(codes) <= set(CODES) or unit not in MILLIMETRES:
+        raise InputError(
+            f"{what}: sform_code {codes[0]}, qform_code {codes[1]} and spatial unit {unit} are not "
+            "all known; correct the header"
+        )
+    affine = np.array(image.affine, dtype=float)
+    # An axis of one voxel has no step to contradict.
+    sizes = np.abs(stored["pixdim"][1:4].astype(float))
+    axes = [a for a, n in enumerate(image.shape[:3]) if n > 1]
+    if codes[0] > 0:
+        _require_right_angles(affine, what)
+        own = np.linalg.norm(affine[:3, :3], axis=0)
+        if not (np.abs(own - sizes)[axes] <= SIZE_TOLERANCE * own[axes]).all():
+            raise InputError(
+                f"{what}: voxels of {_text(own)} by sform, of {_text(sizes)} by pixdim; correct "
+                "the header"
+            )
+    if min(codes) > 0:
+        _warn_of_two_places(affine, np.array(image.get_qform()), image.shape, what)
+    return np.diag([*[MILLIMETRES[unit]] * 3, 1.0]) @ affine
+
+
+def _require_right_angles(affine: np.ndarray, what: str) -> None:
+    lengths = np.linalg.norm(affine[:3, :3], axis=0)
+    if not np.isfinite(affine).all() or not lengths.all():
+        raise InputError(f"{what}: sform {affine[:3].tolist()}; correct the header")
+    axes = affine[:3, :3] / lengths
+    if np.abs(axes.T @ axes - np.eye(3)).max() > RIGHT_ANGLE:
+        raise InputError(
+            f"{what}: the axes of its sform are not at right angles; resample it, or correct the "
+            "header"
+        )
+
+
+def _warn_of_two_places(
+    sform: np.ndarray, qform: np.ndarray, shape: tuple[int, ...], what: str
+) -> None:
+    corners = np.array(list(np.ndindex(2, 2, 2))) * (np.array([*shape, 1][:3]) - 1)
+    shift = np.c_[corners, np.ones(8)] @ (sform - qform).T
+    distance = float(np.linalg.norm(shift[:, :3], axis=1).max())
+    if not distance <= SHIFT_TOLERANCE * np.linalg.norm(sform[:3, :3], axis=0).min():
+        logger.warning("%s: qform lies %.3g away from sform; sform is taken", what, distance)
+
+
+def _text(sizes: np.ndarray) -> str:
+    return " x ".join(f"{size:.4g}" for size in sizes)

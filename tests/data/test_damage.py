@@ -1,0 +1,293 @@
+"""Damage that a decoder passes over, or that ends the process: refused with its file's name."""
+
+import gzip
+import importlib
+import logging
+import shutil
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pydicom
+import pytest
+import SimpleITK as sitk
+from PIL import Image
+from pydicom.data import get_testdata_file
+from pydicom.dataelem import RawDataElement
+from pydicom.tag import Tag
+
+from alignflow.data.datalist import build_datalist
+from alignflow.data.dicom_check import require_same_pixels, require_sound
+from alignflow.data.formats import load
+from alignflow.data.integrity import block_means, require_sound_jpeg
+from alignflow.errors import InputError
+
+VOLUME = np.random.default_rng(0).integers(0, 900, (7, 6, 5)).astype(np.int16)
+
+
+def refuse(path, match):
+    with pytest.raises(InputError, match=match) as caught:
+        load(path)
+    assert path.name in str(caught.value) and "\n" not in str(caught.value)
+
+
+def change(path, old, new):
+    content = path.read_bytes()
+    assert content.count(old) == 1
+    path.write_bytes(content.replace(old, new))
+
+
+def test_checksum_of_a_packed_nifti(tmp_path):
+    path = tmp_path / "a.nii.gz"
+    content = gzip.compress(nib.Nifti1Image(VOLUME, np.eye(4)).to_bytes())
+    path.write_bytes(content[:-6] + bytes([content[-6] ^ 1]) + content[-5:])
+    refuse(path, "CRC")
+    path.write_bytes(content[:-8])  # all values are there, the checksum is not
+    refuse(path, "end-of-stream")
+
+
+def test_checksum_of_a_png(tmp_path):
+    path = tmp_path / "a.png"
+    Image.fromarray(VOLUME[..., 0].astype(np.uint8)).save(path)
+    content = path.read_bytes()
+    at = content.index(b"IEND") - 6  # within the checksum of the pixels
+    path.write_bytes(content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :])
+    refuse(path, "cannot be read")
+
+
+def test_length_of_a_bmp(tmp_path):
+    path = tmp_path / "a.bmp"
+    Image.fromarray(VOLUME[..., 0].astype(np.uint8)).save(path)
+    content = path.read_bytes()
+    path.write_bytes(content[:-9] + content[-8:])  # rows are filled up, so no pixel is missing
+    refuse(path, "bytes where its header states")
+
+
+def test_packed_metaimage_without_its_length(tmp_path):
+    path = tmp_path / "a.mha"
+    sitk.WriteImage(sitk.GetImageFromArray(VOLUME), str(path), True)
+    change(path, b"CompressedDataSize", b"Size")
+    refuse(path, "'compresseddatasize' is None")
+
+
+def test_two_jpeg_decoders():
+    gray = np.tile(np.arange(20.0), (1, 12, 1))
+    require_sound_jpeg("a.jpg", gray, gray + 3)
+    damaged = gray.copy()
+    damaged[0, 3:9, 8:16] += 30
+    with pytest.raises(InputError, match="'a.jpg': two JPEG decoders"):
+        require_sound_jpeg("a.jpg", gray, damaged)
+    with pytest.raises(InputError, match="two JPEG decoders"):
+        require_sound_jpeg("a.jpg", gray, gray[:, :8])
+
+
+def test_means_of_blocks():
+    values = np.random.default_rng(0).random((2, 16, 11))
+    means = block_means(values)
+    assert means.shape == (2, 2, 2)
+    np.testing.assert_allclose(means[1, 1, 0], values[1, 8:, :8].mean())
+    np.testing.assert_allclose(means[0, 0, 1], values[0, :8, 8:].sum() / 64)  # the rest is 0
+
+
+@pytest.mark.parametrize(("suffix", "packed"), [(".mha", False), (".mha", True), (".nrrd", False)])
+def test_data_of_another_length(tmp_path, suffix, packed):
+    path = tmp_path / f"a{suffix}"
+    sitk.WriteImage(sitk.GetImageFromArray(VOLUME), str(path), packed)
+    content = path.read_bytes()
+    middle = len(content) - 60
+    path.write_bytes(content[:middle] + b"\x07\x07" + content[middle:])
+    refuse(path, "data|decompress|cannot be read")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "match"),
+    [
+        (b"NDims = 3", b"NDims = 65535", "has not"),  # ITK's MetaIO writes beyond its array
+        (b"Offset = 0 0 0", b"Offset = 0 1e 0", "'offset' is '0 1e 0'"),
+        (b"Offset = 0 0 0", b"Offset = 0 0", "'offset' has not 3 numbers"),
+        (b"Offset = 0 0 0", b"Offset = 0 0 0\nOffset = 0 0 1", "'offset' stands twice"),
+        (b"CompressedData = False", b"CompressedData = no", "'compresseddata' is 'no'"),
+        (b"DimSize = 5 6 7", b"DimSize = 5 6 0", "bytes of data, but its header needs 0"),
+    ],
+)
+def test_headers_of_metaimage(tmp_path, old, new, match):
+    path = tmp_path / "a.mha"
+    sitk.WriteImage(sitk.GetImageFromArray(VOLUME), str(path), False)
+    change(path, old, new)
+    refuse(path, match)
+
+
+@pytest.fixture
+def ct(tmp_path):
+    """A function that writes a CT slice with one attribute replaced: (name, VR, bytes)."""
+
+    def write(name, vr, value):
+        path = tmp_path / "ct.dcm"
+        dataset = pydicom.dcmread(get_testdata_file("CT_small.dcm", download=False))
+        tag = Tag(name)
+        dataset[tag] = RawDataElement(tag, vr, len(value), value, 0, False, True)
+        dataset.save_as(path)
+        return path
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("name", "vr", "value", "match"),
+    [
+        ("BitsAllocated", "US", b"\x01\x35\x05\x36", "BitsAllocated is"),  # GDCM aborts
+        ("HighBit", "US", b"\x0c\x00", "HighBit is '12'"),
+        ("PixelRepresentation", "US", b"\xff\xff", "PixelRepresentation is '65535'"),
+        ("Rows", "US", b"\x02\x00", "bytes of pixels where 512 are needed"),
+        ("Rows", "US", b"\xff\x00", "bytes of pixels where 65280 are needed"),
+        ("PixelSpacing", "DS", b"nan\\1 ", "PixelSpacing is"),
+        ("PixelSpacing", "DS", b"0.5 ", "PixelSpacing is"),
+        ("ImageOrientationPatient", "DS", b"1\\0\\0\\1\\0\\0 ", "ImageOrientationPatient is"),
+        ("ImagePositionPatient", "DS", b"1\\2\\inf ", "ImagePositionPatient is"),
+        ("SpacingBetweenSlices", "DS", b"-5", "SpacingBetweenSlices is '-5"),
+        ("RescaleSlope", "DS", b"0 ", "RescaleSlope is"),
+        ("RescaleIntercept", "DS", b"1\\2 ", "RescaleIntercept is"),
+        ("PhotometricInterpretation", "CS", b"RGB ", "PhotometricInterpretation is"),
+        # GDCM takes pixels of 1 mm in classes that it does not know
+        ("SOPClassUID", "UI", b"1.2.3\0", "pydicom and ITK put it in different places"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore")
+def test_headers_of_dicom(ct, name, vr, value, match):
+    refuse(ct(name, vr, value), match)
+
+
+@pytest.mark.filterwarnings("ignore")
+def swap(items, i, j):
+    items[i], items[j] = items[j], items[i]
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        (lambda h: None, None),
+        (lambda h: setattr(h, "SOPClassUID", "1.2.3"), "frame 1 lies beside"),
+        (lambda h: swap(h.PerFrameFunctionalGroupsSequence, 1, 2), "frame 2 lies beside"),
+        (lambda h: h.PerFrameFunctionalGroupsSequence.pop(), "but 3 are described"),
+    ],
+)
+def test_frames_of_an_enhanced_image(tmp_path, monkeypatch, change, match):
+    monkeypatch.syspath_prepend(Path(__file__).parents[2] / "benchmarks")
+    path = importlib.import_module("fuzzing.corpus").enhanced(tmp_path / "a.dcm")
+    header = pydicom.dcmread(path)
+    places = [f.PlanePositionSequence[0] for f in header.PerFrameFunctionalGroupsSequence]
+    last = -np.array(places[-1].ImagePositionPatient, float) * [1, 1, -1]
+    change(header)
+    header.save_as(path)
+    if match is not None:
+        refuse(path, match)
+    else:
+        image = load(path)
+        np.testing.assert_allclose(image.affine.numpy() @ [0, 0, 3, 1], [*last, 1], atol=1e-4)
+        np.testing.assert_allclose(image[0, ..., 0].T, 2 * header.pixel_array[0] - 5.0)
+
+
+def test_a_segmentation_with_other_frames_than_it_states(tmp_path):
+    dataset = pydicom.dcmread(get_testdata_file("liver_1frame.dcm", download=False))
+    dataset.NumberOfFrames = 1
+    dataset.save_as(tmp_path / "a.dcm")
+    with pytest.raises(InputError, match="a.dcm': NumberOfFrames is 1, but 3 frames"):
+        load(tmp_path / "a.dcm", is_mask=True)
+
+
+def test_vectors_of_nrrd(tmp_path):
+    path = tmp_path / "a.nrrd"
+    sitk.WriteImage(sitk.GetImageFromArray(VOLUME), str(path), False)
+    change(path, b"(1,0,0)", b"(1 2,0,0)")
+    refuse(path, "'space directions' is")
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_size_of_pixels_without_a_plane(ct):
+    dataset = pydicom.dcmread(ct("SOPClassUID", "UI", b"1.2.3\0"))
+    del dataset.ImagePositionPatient
+    dataset.PixelSpacing = [0.25, 0.5]
+    dataset.save_as(dataset.filename)
+    np.testing.assert_allclose(np.diag(load(dataset.filename).affine)[:2], [-0.5, -0.25])
+
+
+def test_a_slice_that_is_no_longer_one(tmp_path, write_series):
+    files = write_series(tmp_path / "case1", VOLUME)
+    content = files[0].read_bytes()  # the last ones of the series; without them it looks whole
+    files[0].write_bytes(content[128:])
+    shutil.move(files[0], tmp_path / "case1" / "a.dcm")
+    with pytest.raises(InputError, match="a.dcm': no DICOM file"):
+        load(tmp_path / "case1")
+    dataset = pydicom.dcmread(files[4])
+    del dataset.Rows
+    (tmp_path / "case1" / "a.dcm").unlink()
+    dataset.save_as(files[4])
+    with pytest.raises(InputError, match="Rows is missing"):
+        load(tmp_path / "case1")
+
+
+@pytest.mark.parametrize("name", ["MR_small_RLE.dcm", "SC_rgb_jpeg_gdcm.dcm"])
+def test_whole_compressed_pixels_are_read(name):
+    path = get_testdata_file(name, download=False)
+    pixels = pydicom.dcmread(path).pixel_array
+    image = load(path)[..., 0].numpy()
+    np.testing.assert_array_equal(image, pixels.reshape(*pixels.shape[:2], -1).transpose(2, 1, 0))
+
+
+def test_compressed_pixels_that_decoders_take_for_others():
+    dataset = require_sound(get_testdata_file("MR_small_RLE.dcm", download=False))
+    values = dataset.pixel_array.T[None, ..., None].astype(float)
+    require_same_pixels(dataset, values)
+    values[0, 5, 7] += 1
+    with pytest.raises(InputError, match="RLE.dcm': its compressed pixels are damaged"):
+        require_same_pixels(dataset, values)
+
+
+def nifti(path, **fields):
+    """A file with some fields of its header replaced, not mended."""
+    content = bytearray(nib.Nifti1Image(VOLUME, np.diag([1.5, 2, 3, 1])).to_bytes())
+    header = nib.Nifti1Header(bytes(content[:348]))
+    for name, value in fields.items():
+        header[name] = value
+    path.write_bytes(header.binaryblock + bytes(content[348:]))
+
+
+@pytest.mark.parametrize(
+    ("fields", "match"),
+    [
+        ({"sform_code": 7}, "sform_code 7"),
+        ({"xyzt_units": 5}, "spatial unit 5"),
+        ({"srow_x": [1.5, 0.3, 0, 0]}, "right angles"),
+        ({"srow_x": [1.7, 0, 0, 0]}, "voxels of 1.7 x 2 x 3 by sform, of 1.5 x 2 x 3 by pixdim"),
+        ({"srow_x": [np.nan, 0, 0, 0]}, "sform"),
+        ({"datatype": 32, "bitpix": 64}, "complex64 values"),
+        ({"dim": [3, 7, 0, 5, 1, 1, 1, 1]}, "pixels"),
+        ({"dim": [1, 7, 1, 1, 1, 1, 1, 1]}, "1 axes"),
+    ],
+)
+def test_headers_of_nifti(tmp_path, fields, match):
+    nifti(tmp_path / "a.nii", **fields)
+    refuse(tmp_path / "a.nii", match)
+
+
+def test_two_places_of_a_nifti(tmp_path, caplog):
+    nifti(tmp_path / "a.nii", srow_x=[1.5, 0, 0, 40], qform_code=1)
+    with caplog.at_level(logging.WARNING):
+        image = load(tmp_path / "a.nii")
+    assert "qform lies 40 away from sform; sform is taken" in caplog.text
+    assert image.affine[0, 3] == 40
+
+
+@pytest.mark.parametrize(
+    ("content", "match"),
+    [
+        (b"stem,centre\na,\xff\n", "not readable as CSV in UTF-8"),
+        (b"stem,centre\na,1,5\n", "row 1 has 3 cells for 2 columns"),
+        (b"stem,centre,centre\na,1,2\n", "two columns 'centre'"),
+    ],
+)
+def test_tables(png_dataset, content, match):
+    (png_dataset / "index.csv").write_bytes(content)
+    with pytest.raises(InputError, match=match):
+        build_datalist(png_dataset, group_column="centre")
