@@ -105,6 +105,20 @@ def test_what_a_killed_run_left_half_written_is_removed(tmp_path):
     assert found == {*kept, *other, FILE}
 
 
+def test_nothing_stays_of_a_run_that_ends(tmp_path, in_child):
+    (tmp_path / "there").mkdir()
+    for name in ("there", "new"):
+        hold(tmp_path / name)
+    (tmp_path / "new/model.pt").touch()
+    hold(tmp_path / "empty")
+    release_all()
+    found = {p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*")}
+    assert found == {"there", "new", "new/model.pt"}
+    hold(tmp_path / "there")
+    in_child(lambda: lock._release_of(os.getppid()))
+    assert (tmp_path / "there" / FILE).exists()
+
+
 def test_a_folder_that_cannot_be_written(tmp_path, read_only):
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="out.*cannot be written.*another folder"):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
 import errno
 import logging
 import os
 import platform
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 
@@ -20,14 +22,14 @@ FILE = ".lock"
 WAIT = 3.0  # seconds: a process that was killed a moment ago may not have ended yet
 NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP}
 
-_held: dict[Path, FileLock] = {}
+_held: dict[Path, tuple[FileLock, bool]] = {}  # and whether its folder was made for it
 
 
 def hold(folder: str | Path) -> None:
     """Keep an output folder to this process until it ends; clear what a killed one left there.
 
-    The kernel drops the lock with its process, however that ends, so that none is left to be
-    removed; the file stays. Of the processes that torchrun starts the first one holds it.
+    The kernel drops the lock with its process, however that ends; of a killed one the file stays
+    and means nothing. Of the processes that torchrun starts the first one holds it.
 
     Args:
         folder: created where it does not exist.
@@ -38,6 +40,7 @@ def hold(folder: str | Path) -> None:
     path = Path(folder).resolve() / FILE
     if path in _held or int(os.environ.get("RANK", "0")) > 0:
         return
+    created = not path.parent.exists()
     lock = FileLock(path, fallback_to_soft=False, thread_local=False)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -57,14 +60,31 @@ def hold(folder: str | Path) -> None:
                 "folder, or make room and let this user write there"
             ) from error
         logger.warning("'%s': its file system has no locks; start no second run there", folder)
-    _held[path] = lock
+    if not _held:
+        atexit.register(_release_of, os.getpid())
+    _held[path] = (lock, created)
     remove_partial(path.parent, skip=FILE)
 
 
 def release_all() -> None:
-    """Give all folders free: for a process that goes on to something else."""
+    """Give all folders free, at the end, or in a process that goes on to something else.
+
+    A folder that was made for the lock, and got nothing else, is removed.
+    """
     while _held:
-        _held.popitem()[1].release(force=True)
+        path, (lock, created) = _held.popitem()
+        # Removed while it is held: who waits for it sees that, and makes another one.
+        with suppress(OSError):
+            path.unlink()
+        lock.release(force=True)
+        if created:
+            with suppress(OSError):
+                path.parent.rmdir()
+
+
+def _release_of(process: int) -> None:
+    if os.getpid() == process:  # and not in a process forked from it
+        release_all()
 
 
 def _now() -> str:

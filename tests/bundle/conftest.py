@@ -16,6 +16,7 @@ from monai.bundle import ConfigWorkflow
 from monai.utils import set_determinism
 
 from alignflow.errors import InputError, find_input_error
+from alignflow.lock import release_all
 
 ROOT = Path(__file__).parents[2]
 BUNDLE = ROOT / "bundle"
@@ -112,9 +113,12 @@ def workflow(config, kind, run_id, overrides):
 
 
 def run(made):
-    made.initialize()
-    made.run()
-    made.finalize()
+    try:
+        made.initialize()
+        made.run()
+        made.finalize()
+    finally:
+        release_all()  # as at the end of its process
     return made
 
 
