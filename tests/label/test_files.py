@@ -11,6 +11,7 @@ from alignflow.data.datalist import build_datalist
 from alignflow.data.formats import load
 from alignflow.data.references import load_references
 from alignflow.errors import InputError
+from alignflow.label.bundle import MaskToInputd, NativeValuesd
 from alignflow.label.segment import segment_file
 from alignflow.label.site import fingerprint, link_site
 from alignflow.label.synthesize import synthesize_file
@@ -161,3 +162,32 @@ def test_no_images_is_an_input_error(tmp_path, stage1):
 def test_a_fingerprint_tells_other_parts_and_other_orders():
     parts = [("model.pt", "aa"), "x", "y"]
     assert len({fingerprint(p) for p in (parts, parts[1:], parts[::-1], ["xy"])}) == 4
+
+
+def test_the_bundle_app_gets_noise_and_condition_of_a_mask(tmp_path, stage1):
+    record = stage1(LABELS)
+    inside = bright_block((16, 16))
+    Image.fromarray((255 * inside.T).astype(np.uint8)).save(tmp_path / "m.png")
+    both = [
+        MaskToInputd("image", record, seed)({"image": str(tmp_path / "m.png")})["image"]
+        for seed in (0, 1)
+    ]
+    label = torch.from_numpy(inside.astype(np.uint8))[None, None]
+    for x in both:
+        assert x.shape == (6, 16, 16)
+        torch.testing.assert_close(x[3:].as_tensor(), record.condition(label)[0])
+    assert abs(float(both[0][:3].mean())) < 0.2 and not torch.equal(both[0][:3], both[1][:3])
+
+
+def test_the_bundle_app_draws_no_volumes(tmp_path, stage1):
+    volume = np.ones((8, 9, 3), np.uint8)
+    nib.save(nib.Nifti1Image(volume, np.eye(4)), tmp_path / "v.nii.gz")
+    with pytest.raises(InputError, match="'v.nii.gz': a volume"):
+        MaskToInputd("image", stage1(LABELS))({"image": str(tmp_path / "v.nii.gz")})
+
+
+def test_the_bundle_app_gets_native_values(stage1):
+    image = torch.tensor([-1.0, 0.0, 1.0, 3.0]).reshape(1, 2, 2)
+    found = NativeValuesd("pred", stage1(LABELS))({"pred": image, "other": 1})
+    assert found["pred"].flatten().tolist() == [0.0, 127.5, 255.0, 255.0]
+    assert found["result_extension"] == ".nii.gz" and found["other"] == 1
