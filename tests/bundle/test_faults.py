@@ -1,4 +1,4 @@
-"""Disks that are full, folders that are taken or read-only, memory that runs out, kills."""
+"""Disks that are full, folders that are taken or read-only, kills."""
 
 import os
 import resource
@@ -12,7 +12,6 @@ from alignflow.files import PARTIAL
 from alignflow.lock import FILE as LOCK
 from alignflow.lock import hold, release_all
 
-NETWORKS = ("network_def", "mask_network_def")
 MANY_PAIRS = {"num_pairs": 60, "batch_size": 4}
 
 
@@ -112,20 +111,6 @@ def test_a_command_that_may_not_write_more(three_class_models, command, shell, t
     assert partial(tmp_path) == []
     for path in (tmp_path / "a").rglob("*.nii.gz"):
         load(path)
-
-
-@pytest.mark.slow
-def test_a_command_without_enough_memory(three_class_dataset, command, shell, tmp_path):
-    line = command(
-        "train",
-        "training",
-        dataset_dir=three_class_dataset,
-        output_dir=tmp_path,
-        image_size=[1024, 1024],
-        **{f"{name}::attention_levels": [False, False] for name in NETWORKS},
-    )
-    message = error_of(shell(limited(resource.RLIMIT_AS, 4 * 2**30, line)))
-    assert 'out of memory: lower "batch_size" (now 4), then "image_size"' in message
 
 
 def test_pairs_of_a_killed_run_are_kept(three_class_models, command, kill_at, infer, tmp_path):
