@@ -190,13 +190,15 @@ def keep_excepthook(monkeypatch):
     monkeypatch.setattr(sys, "excepthook", sys.excepthook)
 
 
-def test_begin_seeds_and_checks(keep_excepthook):
+def test_begin_seeds_and_checks(keep_excepthook, tmp_path):
+    config = PARSED | {"output_dir": str(tmp_path)}
+    config["all"] = config["all"].replace("@rate,", "@rate, @output_dir,")
     draws = []
     for _ in range(2):
-        ConfigParser(deepcopy(PARSED)).get_parsed_content("begin")
+        ConfigParser(deepcopy(config)).get_parsed_content("begin")
         draws.append(torch.rand(3).tolist())
     assert draws[0] == draws[1]
-    parser = ConfigParser(deepcopy(PARSED) | {"ratte": 1})
+    parser = ConfigParser(deepcopy(config) | {"ratte": 1})
     with pytest.raises(Exception) as caught:
         parser.get_parsed_content("begin")
     assert "'ratte' has no effect (did you mean 'rate'?)" in str(find_input_error(caught.value))

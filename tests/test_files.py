@@ -171,7 +171,7 @@ def test_a_full_disk_leaves_nothing_half_written(kind, small_disk):
 def test_files_that_may_not_grow(kind, in_child, tmp_path):
     if kind == ".dcm":
         pytest.importorskip("highdicom")
-    with pytest.raises(InputError, match="out'.*ulimit -f.*make room"):
+    with pytest.raises(InputError, match="out.*ulimit -f.*make room"):
         in_child(lambda: WRITERS[kind](tmp_path / "out"), (resource.RLIMIT_FSIZE, 2**13))
     assert files(tmp_path) == []
     assert WRITERS[kind](tmp_path / "out").is_file()

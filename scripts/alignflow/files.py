@@ -45,9 +45,9 @@ def replacing(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     temporary = path.with_name(f".partial-{os.getpid()}-{path.name}")
-    temporary.unlink(missing_ok=True)  # else a link of that name would be followed
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.unlink(missing_ok=True)  # else a link of that name would be followed
         yield temporary
         os.replace(temporary, path)
     except Exception as error:

@@ -8,6 +8,7 @@ from PIL import Image
 from alignflow.data.spec import SourceSpec
 from alignflow.demo.rows import ROWS, draw_rows, main
 from alignflow.errors import InputError
+from alignflow.files import save_tensors
 from alignflow.masks.conditions import describe
 from alignflow.masks.postprocess import MaskPostprocess
 from alignflow.stage1 import WEIGHTS, Stage1
@@ -23,7 +24,7 @@ def model_dir(tmp_path):
     folder = tmp_path / "models"
     folder.mkdir()
     for name in WEIGHTS.values():
-        (folder / name).write_bytes(b"weights")
+        save_tensors({}, folder / name)
     Stage1(
         source=SourceSpec(
             channels=1,

@@ -60,6 +60,8 @@ def write(record, network, tmp_path):
         config["output_dir"], config["model_dir"] = str(tmp_path / name), str(tmp_path / "models")
         parser = ConfigParser(config, globals={"record": record, "masks": masks})
         parser["writer"].update(options)
+        if slices:
+            parser["progress"]["volumes"] = [k // slices for k in range(6)]
         writer = parser.get_parsed_content("writer")
 
         def step(engine, batch):

@@ -14,7 +14,6 @@ from pathlib import Path
 from alignflow.adaptation.clock import Clock
 from alignflow.adaptation.display import Display
 from alignflow.adaptation.jobs import Facts, Job, State, bundle_hash, folder_hash, overlaid
-from alignflow.adaptation.lock import locked
 from alignflow.adaptation.plan import STAGES, Folders, Plan
 from alignflow.adaptation.readiness import NotReady, inspect
 from alignflow.adaptation.tracking import Runs
@@ -27,6 +26,7 @@ from alignflow.files import replacing, sha256
 from alignflow.inference.writing import versions
 from alignflow.inspection.text import duration, lines
 from alignflow.limits import check_limits
+from alignflow.lock import hold
 from alignflow.stage1 import Stage1
 
 SECTIONS = ("train", "align", "distill", "infer", "segment", "evaluate", "report")
@@ -118,31 +118,31 @@ class Adaptation:
             StageFailed: a stage ended with an error.
         """
         self.root.mkdir(parents=True, exist_ok=True)
-        with locked(self.root):
-            started = time.monotonic()
-            folders = self._folders()
-            names = [s for s in STAGES if s != "report" or self._has_report()]
-            self.clock = Clock(self.costs)
-            self.display = Display(self.clock, names)
-            self.runs = self._tracked(folders)
-            checked = self._prepare(folders)
-            plan = Plan(folders, self.sections, self.seeds, self._scored(folders, checked))
-            self.clock.step_seconds = checked.get("cost", {}).get("step_seconds")
-            self._plan_clock(plan)
-            if self.model_dir is not None:
-                self.display.say(
-                    f"{self.display.title_of('train')}: bundle '{self.model_dir}' is given, skipped"
-                )
-            for stage in names[1:]:
-                jobs = [job for job in plan.jobs if job.stage == stage]
-                if stage == "report":
-                    verdict = self._verdict(plan, folders)
-                if jobs:
-                    self._stage(stage, jobs)
-            if not self._has_report():
-                self.display.say("report: this bundle has no configs/report.json, left out")
+        hold(self.root)
+        started = time.monotonic()
+        folders = self._folders()
+        names = [s for s in STAGES if s != "report" or self._has_report()]
+        self.clock = Clock(self.costs)
+        self.display = Display(self.clock, names)
+        self.runs = self._tracked(folders)
+        checked = self._prepare(folders)
+        plan = Plan(folders, self.sections, self.seeds, self._scored(folders, checked))
+        self.clock.step_seconds = checked.get("cost", {}).get("step_seconds")
+        self._plan_clock(plan)
+        if self.model_dir is not None:
+            self.display.say(
+                f"{self.display.title_of('train')}: bundle '{self.model_dir}' is given, skipped"
+            )
+        for stage in names[1:]:
+            jobs = [job for job in plan.jobs if job.stage == stage]
+            if stage == "report":
                 verdict = self._verdict(plan, folders)
-            self._end(verdict, plan, time.monotonic() - started)
+            if jobs:
+                self._stage(stage, jobs)
+        if not self._has_report():
+            self.display.say("report: this bundle has no configs/report.json, left out")
+            verdict = self._verdict(plan, folders)
+        self._end(verdict, plan, time.monotonic() - started)
         return verdict
 
     # -- stages ------------------------------------------------------------------------------------

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence, Sized
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import ignite.distributed as idist
-from torch.utils.data import Subset
+from torch.utils.data import Dataset, Subset
 
 from alignflow.data.writer import pair_name
 from alignflow.distributed import rank, world
 from alignflow.files import replacing
-from alignflow.inference.requests import PairRequests
 
 FOLDER = ".progress"
 KINDS = ("images", "labels")
@@ -38,16 +37,18 @@ class PairProgress:
         identity: JSON-able facts that the pairs depend on, with others the run begins anew; of its
             "config" the keys of `PLACES` count for nothing.
         again: pairs, from the first one on, that are made once more for the contact sheet.
+        volumes: number of the volume that each request is a slice of, where pairs are volumes.
     """
 
     def __init__(
         self,
         *,
         output_dir: str,
-        requests: PairRequests,
+        requests: Dataset[Any],
         batch_size: int,
         identity: dict[str, Any],
         again: int = 32,
+        volumes: Sequence[int] | None = None,
     ) -> None:
         self.output_dir = Path(output_dir)
         self.folder = self.output_dir / FOLDER
@@ -57,13 +58,16 @@ class PairProgress:
         for key in PLACES:
             self.identity.get("config", {}).pop(key, None)
         self.again = again
-        goes_on = requests.volumes is None and self._is_same_run()
+        self.volumes = volumes
+        goes_on = volumes is None and self._is_same_run()
         self.counts = self._read() if goes_on else {}
 
     def __len__(self) -> int:
         """Pairs of the whole run."""
-        volumes = self.requests.volumes
-        return len(self.requests) if volumes is None else volumes[-1] + 1
+        return self._count() if self.volumes is None else self.volumes[-1] + 1
+
+    def _count(self) -> int:
+        return len(cast("Sized", self.requests))
 
     def remaining(self) -> Subset[Any]:
         """The requests of batches that are still to be written, in their order."""
@@ -71,8 +75,7 @@ class PairProgress:
         first = max(-(-self.again // self.batch_size), world())
         done = {batch for batch in self.counts if batch >= first}
         idist.barrier()  # else the first process might write before another one has looked
-        count = len(self.requests)
-        wanted = [k for k in range(count) if k // self.batch_size not in done]
+        wanted = [k for k in range(self._count()) if k // self.batch_size not in done]
         return Subset(self.requests, wanted)
 
     def begin(self) -> None:
@@ -91,8 +94,7 @@ class PairProgress:
             indices: of its pairs.
             counts: of its masks, see `MaskGenerator.take_counts`.
         """
-        is_slices = self.requests.volumes is not None
-        batch = len(self.counts) if is_slices else indices[0] // self.batch_size
+        batch = indices[0] // self.batch_size if self.volumes is None else len(self.counts)
         self.counts[batch] = counts
         _append(self.folder / f"batches-{rank()}.jsonl", json.dumps([batch, counts]))
 
