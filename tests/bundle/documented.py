@@ -73,6 +73,7 @@ TINY = {
     "collect": {},
 }
 ON_CPU = {"training", "infer", "align", "distill", "segment", "test", "choose", "evaluate"}
+TRACKED = {"training", "align", "distill"}  # MLflow's store takes longer than all else
 ALONE = {
     "RANK": "0",
     "LOCAL_RANK": "0",
@@ -104,6 +105,7 @@ def python(arguments):
 def overrides(run_id, arguments):
     """Tiny settings, less those that the command gives itself."""
     tiny = TINY[run_id] | ({"device": "cpu"} if run_id in ON_CPU else {})
+    tiny |= {"mlflow": False} if run_id in TRACKED else {}
     given = {word.removeprefix("--").replace("#", "::") for word in arguments}
     words = []
     for key, value in tiny.items():

@@ -22,6 +22,7 @@ from pydicom.data import get_testdata_file
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "bundle/docs").glob("*.md"))]
+NAMES = [str(path.relative_to(ROOT)) for path in DOCUMENTS]
 BLOCK = re.compile(r"^```bash\n(.*?)^```", re.MULTILINE | re.DOTALL)
 OPTIONAL = re.compile(r"\[(--[^\]]*)\]")
 RUN, LOOKED_UP = "run", "looked up"
@@ -140,7 +141,7 @@ def checkout(bash, inputs, tmp_path_factory):
         shutil.copy(ROOT / name, root)
     block = """
         run="python -m monai.bundle run"
-        $run training --config_file configs/train.json --dataset_dir DIR
+        $run training --config_file configs/train.json --dataset_dir DIR --mlflow True
         $run infer --config_file configs/inference.json
         $run align --config_file configs/align.json --reference_dir REFERENCES
         $run infer --config_file configs/inference.json --model_dir aligned \
@@ -164,7 +165,7 @@ def checkout(bash, inputs, tmp_path_factory):
     return root
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+@pytest.mark.parametrize("document", DOCUMENTS, ids=NAMES)
 def test_commands_of(document, bash, checkout, tmp_path, record_property):
     found = blocks(document)
     if not found:
@@ -199,3 +200,11 @@ def test_a_wrong_command_is_found(bash, checkout, tmp_path):
 def test_extras_of_the_project_are_those_looked_up():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert {"eval", "export", "dicom"} <= set(project["optional-dependencies"])
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=NAMES)
+def test_links_of(document):
+    links = re.findall(r"\]\(([^)\s]+)\)", document.read_text())
+    for link in links:
+        if not link.startswith(("https://", "#")):
+            assert (document.parent / link.split("#")[0]).exists(), link
