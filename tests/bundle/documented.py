@@ -91,7 +91,9 @@ def command(name, arguments):
     seconds = round(time.monotonic() - start, 1)
     how = "run" if name in ("python", "torchrun", "alignflow") else "looked up"
     with open(os.environ["ALIGNFLOW_COMMANDS"], "a") as log:
-        log.write(json.dumps({"command": [name, *arguments], "how": how, "seconds": seconds}) + "\n")
+        log.write(
+            json.dumps({"command": [name, *arguments], "how": how, "seconds": seconds}) + "\n"
+        )
     return status
 
 

@@ -15,13 +15,11 @@ from torch import nn
 from alignflow.alignment.saving import save_bundle
 from alignflow.data.datalist import build_datalist
 from alignflow.data.spec import SourceSpec
-from alignflow.distillation.coupling import drawn_once
-from alignflow.files import replacing, sha256
+from alignflow.files import load_tensors, replacing, sha256
 from alignflow.inference.weights import load_sampler
 from alignflow.segmentation.network import load_segmenter, load_weights
 from alignflow.segmentation.record import SegmenterRecord
 from alignflow.stage1 import FILE, Stage1, require_tensors
-from alignflow.training.checkpoint import read
 
 
 class Evil:
@@ -64,14 +62,9 @@ def test_the_file_would_do_harm(tmp_path):
 def test_every_loader(evil, refused, tmp_path):
     network = nn.Linear(2, 2)
     assert "evil.pt': not tensors alone" in refused(require_tensors, evil)
-    assert "evil.pt': cannot be read" in refused(read, evil)
+    # checkpoints and parts of a coupling
+    assert "evil.pt': damaged (UnpicklingError" in refused(load_tensors, evil)
     assert "evil.pt': not the weights" in refused(load_weights, network, evil)
-    part = tmp_path / "coupling/part-00000.pt"
-    part.parent.mkdir()
-    shutil.copy(evil, part)
-    (part.parent / "coupling.json").write_text("{}")
-    line = refused(drawn_once, part.parent, 1, None, {}, "images")
-    assert "part-00000.pt': cannot be read" in line
     # behind `Stage1.load`, which refuses such files in one line
     with pytest.raises((pickle.UnpicklingError, RuntimeError)):
         load_sampler(network, str(evil), "cpu", steps=1)
