@@ -59,15 +59,20 @@ def begin(workflows: Sequence[str], seed: int) -> None:
     check_arguments(config)
     check_limits(config)
     require_joining(config)
-    folder = written_folder(config)
-    hold(folder)
-    print_input_errors_as_one_line(lambda error: explained(error, config, folder))
+    if (folder := written_folder(config)) is not None:
+        hold(folder)
+    print_input_errors_as_one_line(lambda error: explained(error, config, folder or "."))
     tune_allocator()
     set_determinism(seed=seed)
 
 
-def written_folder(config: Mapping[str, Any]) -> str:
-    """The folder that a run writes to: its output_dir; `export` writes beside its weights."""
+def written_folder(config: Mapping[str, Any]) -> str | None:
+    """The folder that a run writes to: its output_dir; `export` writes beside its weights.
+
+    None where it is one file (`output`) in a folder that may hold anything.
+    """
+    if "output" in config:
+        return None
     key = "output_dir" if "output_dir" in config else "model_dir"
     return str(running_parser().get_parsed_content(key))
 

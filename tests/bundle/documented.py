@@ -41,6 +41,7 @@ SEGMENTATION = FEW_STEPS | {
     "network_def": SEGMENTER
     | {"in_channels": "$@stage1.source.channels", "out_channels": "$@stage1.num_classes"},
 }
+RANDOM_ENCODER = {"encoder": "random", "encoder_size": [32, 32]}
 TINY = {
     "training": TRAINING,
     "infer": FEW_MASKS | {"num_pairs": 4, "batch_size": 4, "image_steps": 2},
@@ -69,11 +70,12 @@ TINY = {
     "segment": SEGMENTATION,
     "test": {},
     "choose": SEGMENTATION | {"choose_from": [{"synthetic_share": 0.25}]},
-    "evaluate": {"encoder": "random", "encoder_size": [32, 32], "draws": 2, "neighbours": 2},
+    "evaluate": RANDOM_ENCODER | {"draws": 2, "neighbours": 2},
+    "report": RANDOM_ENCODER,
+    "audit": {"membership_images": 4, "membership_times": [0.5], "membership_noises": 1},
     "collect": {},
 }
-ON_CPU = {"training", "infer", "align", "distill", "segment", "test", "choose", "evaluate"}
-TRACKED = {"training", "align", "distill"}  # MLflow's store takes longer than all else
+TRACKED = {"training", "align", "distill", "segment", "choose"}  # the store takes longest of all
 ALONE = {
     "RANK": "0",
     "LOCAL_RANK": "0",
@@ -91,9 +93,8 @@ def command(name, arguments):
     seconds = round(time.monotonic() - start, 1)
     how = "run" if name in ("python", "torchrun", "alignflow") else "looked up"
     with open(os.environ["ALIGNFLOW_COMMANDS"], "a") as log:
-        log.write(
-            json.dumps({"command": [name, *arguments], "how": how, "seconds": seconds}) + "\n"
-        )
+        entry = {"command": [name, *arguments], "how": how, "seconds": seconds}
+        log.write(json.dumps(entry) + "\n")
     return status
 
 
@@ -106,7 +107,7 @@ def python(arguments):
 
 def overrides(run_id, arguments):
     """Tiny settings, less those that the command gives itself."""
-    tiny = TINY[run_id] | ({"device": "cpu"} if run_id in ON_CPU else {})
+    tiny = TINY[run_id] | ({} if run_id in ("collect", "export") else {"device": "cpu"})
     tiny |= {"mlflow": False} if run_id in TRACKED else {}
     given = {word.removeprefix("--").replace("#", "::") for word in arguments}
     words = []
@@ -130,7 +131,9 @@ def alignflow(arguments):
 
 
 def pip(arguments):
-    """Whether the project has these extras."""
+    """Whether the project has these extras, or there is such a list of pins."""
+    if "-r" in arguments:
+        return int("torch==" not in Path(arguments[-1]).read_text())
     project = tomllib.loads(Path("../pyproject.toml").read_text())["project"]
     extras = re.findall(r"\[(.*?)\]", arguments[-1])[0].split(",")
     return int(not set(extras) <= set(project["optional-dependencies"]))
