@@ -142,6 +142,7 @@ def checkout(bash, inputs, tmp_path_factory):
     shutil.copytree(ROOT / "bundle", root / "bundle", ignore=shutil.ignore_patterns("models"))
     for name in ("pyproject.toml", "Makefile", "environment.yml"):
         shutil.copy(ROOT / name, root)
+    shutil.copytree(ROOT / "scripts/label_app", root / "scripts/label_app")
     block = """
         run="python -m monai.bundle run"
         $run training --config_file configs/train.json --dataset_dir DIR --mlflow True
