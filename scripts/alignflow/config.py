@@ -67,9 +67,13 @@ def begin(workflows: Sequence[str], seed: int) -> None:
 
 
 def written_folder(config: Mapping[str, Any]) -> str:
-    """The folder that a run writes to: its output_dir; `export` writes beside its weights."""
-    key = "output_dir" if "output_dir" in config else "model_dir"
-    return str(running_parser().get_parsed_content(key))
+    """The folder that a run writes to: its output_dir, or where its one file `output` goes.
+
+    `export` has neither: it writes beside its weights.
+    """
+    key = next(key for key in ("output_dir", "output", "model_dir") if key in config)
+    path = Path(str(running_parser().get_parsed_content(key)))
+    return str(path.parent if key == "output" else path)
 
 
 def explained(error: BaseException, config: Mapping[str, Any], folder: str) -> InputError | None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from alignflow.adaptation.jobs import Job, overlaid
+from alignflow.files import sha256
 from alignflow.stage1 import FILE, WEIGHTS
 
 STAGES = ("prepare", "train", "align", "distill", "infer", "segment", "evaluate", "report")
@@ -45,6 +46,11 @@ class Folders:
     def validation(self) -> Path:
         """The source's validation split, as a data set."""
         return self.root / "prepare/validation"
+
+    @property
+    def verdict(self) -> Path:
+        """The answer of the adaptation."""
+        return self.root / "verdict.json"
 
 
 class Plan:
@@ -295,6 +301,9 @@ class Plan:
         folders, output = self.folders, self.folders.root / "report"
         if not self.config("report").is_file():
             return
+        scored = [job.folder for job in self.jobs if job.run_id == "test"]
+        site = [str(folder) for folder in scored if folder.parent.name == "test"]
+        known = {"verdict": sha256(folders.verdict)} if folders.verdict.is_file() else {}
         self.add(
             Job(
                 name="report",
@@ -311,13 +320,12 @@ class Plan:
                     "unaligned_pairs": str(folders.root / "pairs/unaligned"),
                     "aligned_pairs": str(folders.root / "pairs/aligned"),
                     "evaluation_dir": str(folders.root / "evaluation"),
-                    "segment_dir": None
-                    if folders.test is None
-                    else str(folders.root / "scores/test"),
+                    "segment_dir": site or None,
                     "target_dir": None if folders.test is None else str(folders.test),
+                    "verdict": str(folders.verdict),
                     "output": str(output / "report.html"),
                 },
-                inputs={k: folders.inputs[k] for k in ("source", "references")},
+                inputs={k: folders.inputs[k] for k in ("source", "references")} | known,
                 after=after,
                 results=("report.html",),
                 work={"report": 1},
