@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from alignflow.adaptation.jobs import Job, overlaid
-from alignflow.files import sha256
 from alignflow.stage1 import FILE, WEIGHTS
 
 STAGES = ("prepare", "train", "align", "distill", "infer", "segment", "evaluate", "report")
@@ -303,7 +302,6 @@ class Plan:
             return
         scored = [job.folder for job in self.jobs if job.run_id == "test"]
         site = [str(folder) for folder in scored if folder.parent.name == "test"]
-        known = {"verdict": sha256(folders.verdict)} if folders.verdict.is_file() else {}
         self.add(
             Job(
                 name="report",
@@ -325,7 +323,7 @@ class Plan:
                     "verdict": str(folders.verdict),
                     "output": str(output / "report.html"),
                 },
-                inputs={k: folders.inputs[k] for k in ("source", "references")} | known,
+                inputs={k: folders.inputs[k] for k in ("source", "references")},
                 after=after,
                 results=("report.html",),
                 work={"report": 1},
