@@ -3,8 +3,6 @@ import json
 import pytest
 
 from alignflow.adaptation.jobs import Job, State, folder_hash, overlaid
-from alignflow.adaptation.lock import locked
-from alignflow.errors import InputError
 
 
 @pytest.fixture
@@ -110,10 +108,3 @@ def test_the_hash_of_a_folder_is_that_of_names_and_contents(tmp_path):
 def test_overrides_reach_into_a_config(config):
     content = overlaid(config, {"net::width": 8, "net#norm": "batch", "epochs": 9})
     assert content == {"_desc_": "x", "epochs": 9, "net": {"width": 8, "norm": "batch"}}
-
-
-def test_one_adaptation_at_a_time(tmp_path):
-    with locked(tmp_path), pytest.raises(InputError, match="another adaptation"), locked(tmp_path):
-        pass
-    with locked(tmp_path):
-        pass

@@ -61,7 +61,7 @@ def text(found):
 def test_a_sure_gain(adapted, tmp_path):
     root = adapted("test", dice((0, 0.02, 0.1)))
     found = judge(root, ARMS, [0, 1], "augmented", tmp_path)
-    assert found["text"][0].startswith("Yes")
+    assert found["text"][0].startswith("Yes") and found["answer"] == "better"
     gain = found["site"]["gains"]["adapted - source"]
     assert 8 < gain["low"] < gain["value"] < gain["high"] < 12
     assert found["handed_over"] == "adapted" and "aligned pairs help" in text(found)
@@ -71,7 +71,7 @@ def test_a_sure_gain(adapted, tmp_path):
 def test_a_sure_loss_hands_over_the_better_one_and_says_so(adapted, tmp_path):
     root = adapted("test", dice((0.05, 0.1, 0)))
     found = judge(root, ARMS, [0, 1], "adapted", tmp_path)
-    assert found["text"][0].startswith("No:")
+    assert found["text"][0].startswith("No:") and found["answer"] == "worse"
     assert found["handed_over"] == "augmented" and "aligned pairs harm" in text(found)
     assert "strong augmentation alone; it is handed over" in text(found)
 
@@ -79,7 +79,7 @@ def test_a_sure_loss_hands_over_the_better_one_and_says_so(adapted, tmp_path):
 def test_what_cannot_be_told_apart(adapted, tmp_path):
     root = adapted("test", dice((0, 0, 0), noise=0.2, images=20, trainings=1))
     found = judge(root, ARMS, [0], "augmented", tmp_path)
-    assert found["text"][0].startswith("Not shown")
+    assert found["text"][0].startswith("Not shown") and found["answer"] == "unclear"
     assert "another seed may move this" in text(found)
     gain = found["site"]["gains"]["adapted - source"]
     assert gain["low"] < 0 < gain["high"]
@@ -93,6 +93,7 @@ def test_without_labels_nothing_is_claimed(adapted):
     found = judge(root, ARMS, [0, 1], "augmented", None)
     assert found["text"][0].startswith("Unknown") and not found["labelled"]
     assert found["site"] is None and found["handed_over"] == "augmented"
+    assert found["answer"] == "unknown"
     assert "--test" in text(found) and "images for 2 points" in text(found)
     assert "Yes" not in text(found)
     assert "1.00 before, 0.40 after" in text(found) and "unaligned 0.500" in text(found)

@@ -1,5 +1,6 @@
 """`alignflow adapt` as a user runs it, on 20 images of 20 x 24 pixels, in a minute."""
 
+import html
 import json
 import os
 import re
@@ -19,7 +20,7 @@ from alignflow.command_line import main
 from alignflow.segmentation.record import SegmenterRecord
 from alignflow.stage1 import Stage1
 
-STAGES = ["prepare", "train", "align", "distill", "infer", "segment", "evaluate"]
+STAGES = ["prepare", "train", "align", "distill", "infer", "segment", "evaluate", "report"]
 
 
 def write_images(folder, count, gain, seed, masks=True):
@@ -79,10 +80,43 @@ def test_from_the_command_to_the_verdict(adapted):
     }
     gain = verdict["site"]["gains"]["adapted - source"]
     assert gain["images"] == 8 and gain["low"] <= gain["value"] <= gain["high"]
-    assert printed.rstrip().endswith(verdict["text"][-1])
+    assert printed.rstrip().endswith(f"report: {out / 'report/report.html'}")
+    assert f"  {verdict['text'][-1]}" in printed.splitlines()
     assert (out / "verdict.txt").read_text().splitlines() == verdict["text"]
     best = max(verdict["site"]["dice"], key=verdict["site"]["dice"].get)
     assert verdict["handed_over"] == best
+
+
+def shown_verdict(out):
+    """(class, paragraphs) of the verdict on the page, which must be complete."""
+    page = (out / "report/report.html").read_text()
+    assert page.rstrip().endswith("</html>")
+    kind, content = re.search(
+        r'<section id="verdict" class="verdict (\w+)">(.*?)</section>', page, re.S
+    ).groups()
+    return kind, [
+        html.unescape(p) for p in re.findall(r"<p(?: class=\"headline\")?>(.*)</p>", content)
+    ]
+
+
+def test_the_report_shows_all_of_it_and_gives_the_same_answer(adapted):
+    out = adapted[0]
+    verdict = read(out / "verdict.json")
+    assert shown_verdict(out) == (verdict["answer"], verdict["text"])
+    page = (out / "report/report.html").read_text()
+    for part in ("Unseen target", "Nearest pairs", "Dice of 2 segmenters less that of"):
+        assert part in page
+    assert "Not given" not in page.split('id="copies"')[0] and "<b>NO</b>" not in page
+    # the table's differences are to the best of those without pairs, with the verdict's intervals
+    dice = verdict["site"]["dice"]
+    best = max(("source", "augmented"), key=dice.get)
+    gain = verdict["site"]["gains"][f"adapted - {best}"]
+    value, low, high = (f"{gain[k]:+.1f}".replace("-", "\u2212") for k in ("value", "low", "high"))
+    assert f"<b>{value}</b> <small>{low} to {high}</small>" in page
+
+
+def test_no_lock_is_left(adapted):
+    assert not list(adapted[0].rglob(".lock"))
 
 
 def test_each_stage_left_its_result(adapted):
@@ -154,7 +188,8 @@ def test_the_registry_holds_what_was_made(adapted):
 
 
 def results(out):
-    folders = ("models", "aligned", "distilled", "pairs", "segmenters", "evaluation", "scores")
+    folders = ["models", "aligned", "distilled", "pairs", "segmenters", "evaluation", "scores"]
+    folders.append("report")
     return {p: p.stat().st_mtime_ns for name in folders for p in (out / name).rglob("*")}
 
 
@@ -167,7 +202,7 @@ def test_the_same_command_again_skips_all(adapted, data, capsys):
     assert results(out) == before
     client = MlflowClient(f"sqlite:///{out}/mlflow.db")
     experiment = client.get_experiment_by_name(f"alignflow-{out.name}")
-    assert len(client.search_runs([experiment.experiment_id])) == 17
+    assert len(client.search_runs([experiment.experiment_id])) == 18
     assert len(client.search_model_versions(f"name = 'alignflow-{out.name}-segmenter'")) == 1
 
 
@@ -206,7 +241,8 @@ def test_other_references_run_again_from_alignment_on(adapted, data, tmp_path, c
     assert read(out / "aligned/align.json")["references"] == [f"{k}.png" for k in range(1, 6)]
     verdict = read(out / "verdict.json")
     assert not verdict["labelled"] and verdict["handed_over"] == "augmented"
-    assert verdict["text"][0].startswith("Unknown")
+    assert verdict["text"][0].startswith("Unknown") and verdict["answer"] == "unknown"
+    assert shown_verdict(out) == ("unknown", verdict["text"])
 
 
 def test_a_given_bundle_is_not_trained(adapted, data, tmp_path, capsys):

@@ -10,6 +10,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+from filelock import FileLock
 from PIL import Image
 
 HOSTILE = "<script>alert('x')</script> & \"q\""
@@ -240,6 +241,24 @@ def test_verdict_is_that_of_the_scores(full, given):
         means.append(scores["dice"]["mean"])
     shown = f"{100 * (means[0] - means[1]):+.1f}".replace("-", "\u2212")
     assert f"image by image, is {shown} points" in Page(full).words
+
+
+def test_the_answer_of_an_adaptation_is_the_pages(report, refused, tmp_path):
+    path = tmp_path / "verdict.json"
+    path.write_text(json.dumps({"answer": "worse", "text": [f"No: {HOSTILE}.", "So it is."]}))
+    words = Page(report(verdict=str(path))).words
+    assert f"Did the segmenter get better at the site? No: {HOSTILE}. So it is." in words
+    assert "image by image, is" not in words and "Difference in Dice" in words
+    path.write_text(json.dumps({"answer": "perhaps", "text": ["Perhaps."]}))
+    assert "says no answer" in refused(report, verdict=str(path))
+    path.write_text(json.dumps({"answer": "worse"}))
+    assert "no field 'text'; run adapt" in refused(report, verdict=str(path))
+
+
+def test_only_the_place_of_the_page_is_written_to(report, given):
+    """Another run may work in the bundle, and nothing may be written there."""
+    with FileLock(Path(given["model_dir"]) / ".lock"):
+        assert "</html>" in report()
 
 
 def test_text_of_inputs_is_shown_and_not_obeyed(full):

@@ -58,7 +58,31 @@ def test_seeds_are_one_arm_and_other_settings_are_not(write_arm, tmp_path):
     arms = read_arms(str(tmp_path / "arms"), NO_GENERATORS)
     assert [(arm.name, arm.seeds) for arm in arms] == [("plain", 2), ("strong_0", 1)]
     plain = arms[0]
-    assert plain.dice == pytest.approx([0.3, 0.6])
+    assert plain.dice.tolist() == [[0.2, 0.4], [0.4, 0.8]]
+    assert plain.score()["value"] == pytest.approx(0.45)
+    gain = difference(plain, arms[1])  # of 2 trainings and of 1
+    assert gain["value"] == pytest.approx(0.35) and gain["trainings"] == 1
+
+
+def test_images_of_one_volume_count_together(write_arm, tmp_path):
+    """As many images, in two volumes: the interval is that of two values."""
+    for folder in ("images", "masks"):
+        (tmp_path / "site" / folder).mkdir(parents=True)
+        for k in range(20):
+            (tmp_path / "site" / folder / f"case{k}.png").write_bytes(b"x")
+    cases = [
+        {"image": f"images/case{k}.png", "label": f"masks/case{k}.png", "group": f"p{k // 10}"}
+        for k in range(20)
+    ]
+    gains = np.repeat([0.0, 0.1], 10)
+    folders = [write_arm("a", 0.5 + 0 * gains), write_arm("b", 0.5 + gains, synthetic=1)]
+    site = str(tmp_path / "site")
+    alone = difference(*read_arms(folders, NO_GENERATORS, site)[::-1])
+    (tmp_path / "site/dataset.json").write_text(json.dumps({"training": cases}))
+    grouped = difference(*read_arms(folders, NO_GENERATORS, site)[::-1])
+    assert (alone["groups"], grouped["groups"]) == (20, 2)
+    assert grouped["low"] == pytest.approx(0) and grouped["high"] == pytest.approx(0.1)
+    assert alone["low"] > 0.01 and alone["high"] < 0.09
 
 
 def test_kind_follows_from_the_pairs_own_record(write_arm, tmp_path):

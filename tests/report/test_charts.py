@@ -19,9 +19,9 @@ def record(value, half=0.1):
 
 @pytest.fixture
 def arms():
-    values = np.linspace(0.2, 0.9, 12)
-    made = [Arm(n, "aligned", "", 1, values + k / 50, values) for k, n in enumerate((HOSTILE, "b"))]
-    return [Arm("base", "without", "", 1, values, values), *made]
+    values = np.linspace(0.2, 0.9, 12)[None]
+    made = [Arm(n, "aligned", "", values + k / 50, values) for k, n in enumerate((HOSTILE, "b"))]
+    return [Arm("base", "without", "", values, values), *made]
 
 
 def charts(arms):

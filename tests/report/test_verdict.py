@@ -7,9 +7,9 @@ from alignflow.report.arms import Arm
 from alignflow.report.verdict import judge
 
 
-def arm(name, kind, dice, seeds=1, settings="s"):
-    values = np.asarray(dice, dtype=float)
-    return Arm(name, kind, settings, seeds, values, values)
+def arm(name, kind, dice, settings="s", groups=None):
+    values = np.atleast_2d(np.asarray(dice, dtype=float))
+    return Arm(name, kind, settings, values, values, groups)
 
 
 @pytest.fixture
@@ -40,6 +40,23 @@ def test_one_side_alone_is_no_comparison(base):
     for alone in (base, arm("pairs", "aligned", base.dice), arm("u", "unaligned", base.dice)):
         assert judge([alone]).answer == "unknown"
     assert judge([base, arm("u", "unaligned", base.dice + 0.2)]).answer == "unknown"
+
+
+def test_trainings_that_disagree_leave_it_open(base):
+    """Each of three trainings gains or loses surely; of them together nothing is sure."""
+    moved = base.dice + np.array([[-0.04], [0.02], [0.06]])
+    verdict = judge([arm("source", "without", base.dice.repeat(3, 0)), arm("p", "aligned", moved)])
+    assert verdict.answer == "unclear"
+    assert "over images and trainings" in " ".join(verdict.sentences)
+
+
+def test_one_patient_alone_gives_no_interval(base):
+    one = ["p"] * 50
+    arms = [arm("source", "without", base.dice, groups=one)]
+    verdict = judge([*arms, arm("p", "aligned", base.dice + 0.1, groups=one)])
+    assert verdict.answer == "unknown" and "one patient or sequence" in verdict.headline
+    assert "is +10.0 points, no interval" in verdict.sentences[0]
+    assert "no interval" in judge(arms).sentences[0]
 
 
 def test_the_strongest_rival_counts(base):

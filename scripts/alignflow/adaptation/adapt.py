@@ -137,6 +137,8 @@ class Adaptation:
             jobs = [job for job in plan.jobs if job.stage == stage]
             if stage == "report":
                 verdict = self._verdict(plan, folders)
+                for job in jobs:  # known only now
+                    job.inputs["verdict"] = sha256(self.root / "verdict.txt")
             if jobs:
                 self._stage(stage, jobs)
         if not self._has_report():
@@ -333,7 +335,7 @@ class Adaptation:
         found = judge(self.root, list(self.sections["arms"]), self.seeds, self.hand_over, self.test)
         name = f"{found['handed_over']}-{self.seeds[0]}"
         output = self.root / "segmenter"
-        for path in (self.root / "segmenters" / name).iterdir():
+        for path in (self.root / "segmenters" / name).glob("[!.]*"):  # a lock is hidden
             _copy(path, output / path.name)
         scores = self.root / "scores" / ("validation" if self.test is None else "test") / name
         for file in ("scores.json", "test.png"):
@@ -342,7 +344,7 @@ class Adaptation:
                 _copy(scores / file, output / file)
         found["versions"] = versions()
         found["inputs_sha256"] = folders.inputs
-        with replacing(self.root / "verdict.json") as temporary:
+        with replacing(folders.verdict) as temporary:
             temporary.write_text(json.dumps(found, indent=1) + "\n")
         with replacing(self.root / "verdict.txt") as temporary:
             temporary.write_text("\n".join(found["text"]) + "\n")
@@ -354,11 +356,11 @@ class Adaptation:
             self._register(verdict)
         say = self.display.say
         say(f"done in {duration(seconds)}")
-        if self._has_report():
-            say(f"report: {self.root / 'report/report.html'}")
         say(f"verdict: {self.root / 'verdict.txt'}")
         for line in verdict["text"]:
             say(f"  {line}")
+        if self._has_report():
+            say(f"report: {self.root / 'report/report.html'}")
 
     # -- tracking ----------------------------------------------------------------------------------
 

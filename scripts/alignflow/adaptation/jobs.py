@@ -41,7 +41,7 @@ class Job:
     run_id: str
     folder: Path
     settings: Facts
-    paths: dict[str, str | None]
+    paths: dict[str, str | list[str] | None]
     inputs: dict[str, str]
     after: list[Job] = field(default_factory=list)
     results: tuple[str, ...] = ()

@@ -46,6 +46,11 @@ class Folders:
         """The source's validation split, as a data set."""
         return self.root / "prepare/validation"
 
+    @property
+    def verdict(self) -> Path:
+        """The answer of the adaptation."""
+        return self.root / "verdict.json"
+
 
 class Plan:
     """All jobs but the first one, `prepare`.
@@ -295,6 +300,8 @@ class Plan:
         folders, output = self.folders, self.folders.root / "report"
         if not self.config("report").is_file():
             return
+        scored = [job.folder for job in self.jobs if job.run_id == "test"]
+        site = [str(folder) for folder in scored if folder.parent.name == "test"]
         self.add(
             Job(
                 name="report",
@@ -311,10 +318,9 @@ class Plan:
                     "unaligned_pairs": str(folders.root / "pairs/unaligned"),
                     "aligned_pairs": str(folders.root / "pairs/aligned"),
                     "evaluation_dir": str(folders.root / "evaluation"),
-                    "segment_dir": None
-                    if folders.test is None
-                    else str(folders.root / "scores/test"),
+                    "segment_dir": site or None,
                     "target_dir": None if folders.test is None else str(folders.test),
+                    "verdict": str(folders.verdict),
                     "output": str(output / "report.html"),
                 },
                 inputs={k: folders.inputs[k] for k in ("source", "references")},

@@ -10,9 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from alignflow.data.datalist import build_datalist
-from alignflow.errors import InputError
-from alignflow.evaluation.paired import images_needed, paired_gain
+from alignflow.evaluation.paired import groups_of, images_needed, paired_gain
 
 Facts = dict[str, Any]
 SOURCE, ADAPTED = "source", "adapted"
@@ -37,16 +35,17 @@ def judge(
         test: labelled images of the site, or None.
 
     Returns:
-        {"labelled", "site": {arm: mean Dice}, "gains": {"adapted - source": gain, ...} in Dice
-        points, "validation": the same on the source's validation split, "proxies", "handed_over":
-        arm, "spread", "images_needed": {points: images}, "text": lines for a person}.
+        {"labelled", "answer": of `sureness`, "site": {"dice": {arm: mean}, "gains": {"adapted -
+        source": gain, ...}} in Dice points, "validation": the same on the source's validation
+        split, "proxies", "handed_over": arm, "spread", "images_needed": {points: images}, "text":
+        lines for a person}.
     """
     validation = read_scores(root / "scores/validation", arms, seeds)
     site = read_scores(root / "scores/test", arms, seeds) if test is not None else None
     result: Facts = {
         "labelled": site is not None,
         "validation": None if validation is None else compare(validation, None),
-        "site": None if site is None else compare(site, groups_of(test, site)),
+        "site": None if site is None else compare(site, groups_of(test, site[SOURCE]["names"])),
         "proxies": proxies(root),
     }
     chosen = hand_over
@@ -54,6 +53,8 @@ def judge(
         dice = result["site"]["dice"]
         chosen = max(dice, key=lambda arm: dice[arm])
     result["handed_over"] = chosen
+    site_gain = result["site"] and result["site"]["gains"][f"{ADAPTED} - {SOURCE}"]
+    result["answer"] = sureness(site_gain) if site_gain else "unknown"
     known = result["site"] or result["validation"]
     spread = known["gains"][f"{ADAPTED} - {SOURCE}"]["spread"] if known else None
     result["spread"] = spread or SPREAD
@@ -92,18 +93,6 @@ def compare(scores: dict[str, Facts], groups: Sequence[str] | None) -> Facts:
     }
     dice = {arm: _mean(values) for arm, values in table.items()}
     return {"dice": dice, "gains": gains, "images": len(scores[arms[0]]["names"])}
-
-
-def groups_of(test: Path | None, scores: dict[str, Facts]) -> list[str] | None:
-    """Patient or sequence of each scored image, where `dataset.json` of the test set names them."""
-    if test is None:
-        return None
-    try:
-        cases = {Path(case["image"]).name: case["group"] for case in build_datalist(test)}
-    except InputError:
-        return None
-    names = [name.split("[")[0] for name in next(iter(scores.values()))["names"]]
-    return [cases.get(name, name) for name in names]
 
 
 def proxies(root: Path) -> Facts:
@@ -149,12 +138,12 @@ def words(result: Facts) -> list[str]:
 
 
 def sureness(gain: Facts) -> str:
-    """Whether a gain is one: 'better', 'worse' or 'not told apart'."""
+    """Whether a gain is one: 'better', 'worse', 'unclear' or 'unknown'."""
     if gain["low"] is None:
         return "unknown"
     if gain["low"] > 0:
         return "better"
-    return "worse" if gain["high"] < 0 else "not told apart"
+    return "worse" if gain["high"] < 0 else "unclear"
 
 
 def _site_words(result: Facts) -> list[str]:
@@ -163,7 +152,7 @@ def _site_words(result: Facts) -> list[str]:
     head = {
         "better": "Yes: the adapted segmenter is better at the site.",
         "worse": "No: the adapted segmenter is worse at the site.",
-        "not told apart": "Not shown: at the site the adapted segmenter cannot be told from the "
+        "unclear": "Not shown: at the site the adapted segmenter cannot be told from the "
         "source segmenter.",
         "unknown": "Unknown: too few labelled images.",
     }[sureness(gain)]

@@ -51,9 +51,7 @@ def require_highdicom() -> Any:
         import highdicom
         import highdicom.seg
     except ImportError as error:
-        raise InputError(
-            "DICOM segmentations need highdicom; pip install 'alignflow[dicom]'"
-        ) from error
+        raise InputError("DICOM segmentations need pip install highdicom") from error
     return highdicom
 
 

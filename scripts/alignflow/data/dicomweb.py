@@ -109,9 +109,7 @@ def require_client() -> Any:
     try:
         from dicomweb_client import DICOMwebClient
     except ImportError as error:
-        raise InputError(
-            "DICOMweb needs dicomweb-client; pip install 'alignflow[dicom]'"
-        ) from error
+        raise InputError("DICOMweb needs pip install dicomweb-client") from error
     return DICOMwebClient
 
 

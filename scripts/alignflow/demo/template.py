@@ -55,7 +55,7 @@ def template_folder() -> Path:
     """The folder of nilearn's shipped files; `InputError` where nilearn is missing."""
     found = importlib.util.find_spec("nilearn")
     if found is None or found.origin is None:
-        raise InputError("nilearn is not installed: pip install 'alignflow[demo]'")
+        raise InputError("nilearn is not installed: pip install nilearn")
     return Path(found.origin).parent / "datasets" / "data"
 
 

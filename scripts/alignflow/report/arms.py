@@ -13,7 +13,7 @@ import numpy as np
 
 from alignflow.errors import InputError
 from alignflow.evaluation.copies import Table
-from alignflow.evaluation.faithfulness import bootstrap_interval
+from alignflow.evaluation.paired import groups_of, paired_gain
 from alignflow.report.inputs import read_json, read_optional
 
 Kind = Literal["without", "unaligned", "aligned", "synthetic", "unknown"]
@@ -37,31 +37,37 @@ OF_A_RUN = {
 
 @dataclass(frozen=True)
 class Arm:
-    """A segmenter's setting, averaged over the seeds that it was trained with.
+    """A segmenter's setting, with the scores of each of its trainings.
 
     Attributes:
         name: of its folder, or what the folders of its seeds have in common.
         kind: see `Kind`.
         settings: what two arms must share to differ by their pairs alone; "" where unknown.
-        seeds: number of trainings.
-        dice, iou: of each image, (images,), mean over classes and seeds; NaN without foreground.
+        dice, iou: (trainings, images), mean over classes; NaN without foreground.
+        groups: patient or sequence of each image; None: each is its own.
     """
 
     name: str
     kind: Kind
     settings: str
-    seeds: int
     dice: Table
     iou: Table
+    groups: Sequence[str] | None = None
+
+    @property
+    def seeds(self) -> int:
+        """Number of trainings."""
+        return len(self.dice)
 
     @property
     def counted(self) -> int:
         """Images with foreground."""
-        return int((~np.isnan(self.dice)).sum())
+        return int(np.isfinite(self.dice).all(axis=0).sum())
 
-    def score(self, of: str = "dice") -> dict[str, float | None]:
-        """Mean over images, in [0, 1], with its 95% bootstrap interval."""
-        return mean_interval(getattr(self, of))
+    def score(self, of: str = "dice") -> dict[str, Any]:
+        """Mean in [0, 1] with its 95% interval, that of `paired_gain` over nothing."""
+        table: Table = getattr(self, of)
+        return paired_gain(table, np.zeros_like(table), self.groups)
 
 
 @dataclass(frozen=True)
@@ -78,7 +84,9 @@ class _Scored:
 
 
 def read_arms(
-    folders: str | Sequence[str] | None, generators: dict[str, str | None]
+    folders: str | Sequence[str] | None,
+    generators: dict[str, str | None],
+    labelled: str | None = None,
 ) -> list[Arm] | None:
     """The arms in some folders, in their order; None without any.
 
@@ -89,6 +97,7 @@ def read_arms(
         folders: one, or a list.
         generators: SHA-256 of the image flow's weights, of "unaligned" and "aligned"; None where
             unknown.
+        labelled: images that were scored, which name the group of each; or None.
 
     Raises:
         InputError: no scores, damaged ones, or arms that were scored on different images.
@@ -107,7 +116,8 @@ def read_arms(
     groups: dict[tuple[str, str], list[_Scored]] = {}
     for number, one in enumerate(scored):
         groups.setdefault((one.kind, one.settings or str(number)), []).append(one)
-    return [_average(group) for group in groups.values()]
+    of_images = groups_of(labelled, scored[0].images)
+    return [_joined(group, of_images) for group in groups.values()]
 
 
 def _scored_folders(folder: str) -> list[Path]:
@@ -166,26 +176,25 @@ def _origin(folder: Path, digest: str, generators: dict[str, str | None]) -> tup
     return "synthetic", settings
 
 
-def _average(group: list[_Scored]) -> Arm:
+def _joined(group: list[_Scored], groups: list[str] | None) -> Arm:
     names = [one.folder.name for one in group]
     common = os.path.commonprefix(names).rstrip("_-. ") or names[0]
     return Arm(
         name=common,
         kind=group[0].kind,
         settings=group[0].settings,
-        seeds=len(group),
-        dice=np.mean([one.dice for one in group], axis=0),
-        iou=np.mean([one.iou for one in group], axis=0),
+        dice=np.stack([one.dice for one in group]),
+        iou=np.stack([one.iou for one in group]),
+        groups=groups,
     )
 
 
-def mean_interval(values: Table) -> dict[str, float | None]:
-    """Mean of the numbers that are not NaN, with its 95% bootstrap interval."""
-    known = values[~np.isnan(values)]
-    low, high = bootstrap_interval([known], np.mean)
-    return {"value": float(known.mean()), "low": low, "high": high}
-
-
 def difference(arm: Arm, base: Arm) -> dict[str, Any]:
-    """Dice of an arm less that of another, image by image, with its paired 95% interval."""
-    return mean_interval(arm.dice - base.dice)
+    """Dice of an arm less that of another, see `paired_gain`.
+
+    Where the numbers of trainings differ, their means are compared: as of one training.
+    """
+    ours, other = arm.dice, base.dice
+    if arm.seeds != base.seeds:
+        ours, other = ours.mean(axis=0, keepdims=True), other.mean(axis=0, keepdims=True)
+    return paired_gain(ours, other, arm.groups)

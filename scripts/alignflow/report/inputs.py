@@ -8,6 +8,9 @@ from typing import Any
 
 from alignflow.errors import InputError
 
+ANSWERS = ("better", "worse", "unclear", "unknown")
+"""Of `run adapt`: whether the segmenter got better at the site."""
+
 
 def read_json(path: Path, key: str, needed: tuple[str, ...], mend: str) -> dict[str, Any]:
     """The object in a JSON file.
@@ -49,6 +52,18 @@ def read_evaluation(folder: str | None) -> dict[str, Any] | None:
         return None
     needed = ("sets", "metrics", "fall", "copies", "masks", "faithfulness", "encoder", "unseen")
     return read_json(Path(folder) / "evaluation.json", "evaluation_dir", needed, "run evaluate")
+
+
+def read_verdict(path: str | None) -> dict[str, Any] | None:
+    """`verdict.json` of `run adapt`; None without a path."""
+    if path is None:
+        return None
+    content = read_json(Path(path), "verdict", ("answer", "text"), "run adapt")
+    text = content["text"]
+    said = isinstance(text, list) and text and all(isinstance(line, str) for line in text)
+    if content["answer"] not in ANSWERS or not said:
+        raise InputError(f"verdict '{path}': says no answer or no text; run adapt again")
+    return content
 
 
 def read_audit(folder: str | None) -> dict[str, Any] | None:

@@ -13,12 +13,12 @@ from alignflow.pictures import y_points_up
 from alignflow.report import charts, facts, metrics
 from alignflow.report.arms import Arm, difference, read_arms
 from alignflow.report.card import DataCard, check_given
-from alignflow.report.inputs import read_audit, read_evaluation, read_speed
+from alignflow.report.inputs import read_audit, read_evaluation, read_speed, read_verdict
 from alignflow.report.lineage import Lineage
 from alignflow.report.page import render
 from alignflow.report.text import interval, number, percent, points, signed_points
 from alignflow.report.tiles import TileMaker, class_colours
-from alignflow.report.verdict import baseline, judge
+from alignflow.report.verdict import baseline, judge, told
 from alignflow.stage1 import Stage1
 
 logger = logging.getLogger(__name__)
@@ -48,6 +48,7 @@ class Report:
             "reference" and "aligned" may be None.
         evaluation_dir: of `run evaluate`, or None.
         segment_dir: of `run segment` or `run test`, or a folder or list of such; or None.
+        verdict: `verdict.json` of `run adapt`, whose answer is then the page's; or None.
         audit_dir: holds `audit.json`, or None.
         speed: JSON of `benchmarks/sampler`, or a list; or None.
         card: texts for the data card's open fields.
@@ -69,6 +70,7 @@ class Report:
         folders: dict[str, str | None],
         evaluation_dir: str | None,
         segment_dir: str | list[str] | None,
+        verdict: str | None,
         audit_dir: str | None,
         speed: str | list[str] | None,
         card: dict[str, str],
@@ -87,6 +89,7 @@ class Report:
         self.folders = folders
         self.evaluation = read_evaluation(evaluation_dir)
         self.segment_dir = segment_dir
+        self.adapted = read_verdict(verdict)
         self.audit = read_audit(audit_dir)
         self.samplers = read_speed(speed)
         self.given = card
@@ -123,9 +126,9 @@ class Report:
 
     def content(self) -> dict[str, Any]:
         """What the template shows."""
-        arms = read_arms(self.segment_dir, self.lineage.generators())
+        arms = read_arms(self.segment_dir, self.lineage.generators(), self.folders["target"])
         return {
-            "verdict": judge(arms),
+            "verdict": judge(arms) if self.adapted is None else told(self.adapted),
             "glance": self.glance(),
             "real_images": self.real_images,
             "started_from_images": self.lineage.started_from_images(),
@@ -341,7 +344,9 @@ def _look(step: dict[str, Any], real: str) -> str:
 
 
 def _points_interval(record: dict[str, Any], signed: bool = False) -> str:
-    """ "low to high" in points of 100."""
+    """ "low to high" in points of 100; "" where undefined."""
+    if record["low"] is None:
+        return ""
     shown = signed_points if signed else points
     return f"{shown(record['low'])} to {shown(record['high'])}"
 

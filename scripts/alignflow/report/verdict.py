@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -10,6 +10,9 @@ from alignflow.report.arms import Arm, difference
 from alignflow.report.text import points, signed_points
 
 Answer = Literal["better", "worse", "unclear", "unknown"]
+
+
+NO_INTERVAL = "no interval, since all images are of one patient or sequence"
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,11 @@ class Verdict:
     answer: Answer
     headline: str
     sentences: list[str] = field(default_factory=list)
+
+
+def told(adapted: dict[str, Any]) -> Verdict:
+    """The answer that `run adapt` gave, in its words."""
+    return Verdict(adapted["answer"], adapted["text"][0], adapted["text"][1:])
 
 
 def judge(arms: Sequence[Arm] | None) -> Verdict:
@@ -66,6 +74,8 @@ def best(arms: Sequence[Arm], kinds: Sequence[str]) -> Arm | None:
 
 
 def _answer(gain: dict[str, Any]) -> tuple[Answer, str]:
+    if gain["low"] is None:
+        return "unknown", "Not known: the scored images are of one patient or sequence."
     if gain["low"] > 0:
         return (
             "better",
@@ -81,20 +91,19 @@ def _answer(gain: dict[str, Any]) -> tuple[Answer, str]:
 
 
 def _grounds(arms: Sequence[Arm], candidate: Arm, base: Arm, gain: dict[str, Any]) -> list[str]:
-    low, high = signed_points(gain["low"]), signed_points(gain["high"])
     sentences = [
         f"With aligned pairs ({candidate.name}) Dice is {points(candidate.score()['value'])}, "
         f"without ({base.name}) {points(base.score()['value'])}: means over {base.counted} "
         f"labelled images of the site, in points of 100. The difference, image by image, is "
-        f"{signed_points(gain['value'])} points, 95% interval {low} to {high}.",
+        f"{signed_points(gain['value'])} points, {_between(gain)}.",
     ]
-    if gain["low"] <= 0 <= gain["high"]:
+    if gain["low"] is not None and gain["low"] <= 0 <= gain["high"]:
         sentences.append(
             "The interval holds 0: with these images neither a gain nor a loss is shown. "
             f"A gain of more than {points(max(gain['high'], 0))} points is unlikely, and so is a "
             f"loss of more than {points(max(-gain['low'], 0))}."
         )
-    sentences.append(_trainings(candidate, base))
+    sentences.append(_trainings(candidate, base, gain))
     if candidate.kind == "synthetic":
         sentences.append(
             "That its pairs are of the aligned bundle is taken on trust: the folder of these pairs "
@@ -112,24 +121,36 @@ def _grounds(arms: Sequence[Arm], candidate: Arm, base: Arm, gain: dict[str, Any
         step = difference(candidate, before)
         sentences.append(
             f"Alignment alone, aligned less unaligned pairs ({before.name}) in the same setting: "
-            f"{signed_points(step['value'])} points, {signed_points(step['low'])} to "
-            f"{signed_points(step['high'])}."
+            f"{signed_points(step['value'])} points, {_between(step)}."
         )
     return sentences
 
 
-def _trainings(candidate: Arm, base: Arm) -> str:
+def _trainings(candidate: Arm, base: Arm, gain: dict[str, Any]) -> str:
     """What the interval leaves out."""
     counts = f"{candidate.seeds} and {base.seeds}"
     if candidate.seeds == base.seeds:
         counts = str(base.seeds)
     plural = "training" if counts == "1" else "trainings"
     each = " each" if counts.isdigit() else ""
+    grouped = gain["groups"] < gain["images"]
+    unit = f"{gain['groups']} patients or sequences" if grouped else "images"
+    alike = "" if grouped else "; frames of one patient count as independent"
+    if gain["trainings"] > 1:
+        over, left_out = f"{unit} and trainings", "another draw of references"
+    else:
+        over, left_out = unit, "another training, or another draw of references,"
     return (
-        f"Scores are those of {counts} {plural}{each}. The interval is over images: that another "
-        "training, or another draw of references, would have come out otherwise, is not in it; "
-        "and frames of one patient count as independent."
+        f"Scores are those of {counts} {plural}{each}. The interval is over {over}: that "
+        f"{left_out} would have come out otherwise, is not in it{alike}."
     )
+
+
+def _between(record: dict[str, Any], shown: Callable[[Any], str] = signed_points) -> str:
+    """The interval of a record in points of 100."""
+    if record["low"] is None:
+        return NO_INTERVAL
+    return f"95% interval {shown(record['low'])} to {shown(record['high'])}"
 
 
 def _alone(arm: Arm) -> str:
@@ -137,8 +158,7 @@ def _alone(arm: Arm) -> str:
     score = arm.score()
     return (
         f"Dice of {arm.name} on {arm.counted} labelled images of the site: "
-        f"{points(score['value'])} points, 95% interval {points(score['low'])} to "
-        f"{points(score['high'])}. Whether that is better needs both: one segmenter trained with "
-        "the pairs and one without, scored on the same images (run segment with and without "
-        "pairs_dir)."
+        f"{points(score['value'])} points, {_between(score, points)}. Whether that is better needs "
+        "both: one segmenter trained with the pairs and one without, scored on the same images "
+        "(run segment with and without pairs_dir)."
     )
