@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pydicom
+from pydicom.encaps import generate_frames
 from pydicom.pixels import get_decoder, pixel_array
 from pydicom.pixels.utils import get_expected_length
 from pydicom.uid import (
@@ -23,7 +24,7 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from alignflow.data.integrity import BLOCK_TOLERANCE, block_means
+from alignflow.data.integrity import BLOCK_TOLERANCE, block_means, require_whole_jpeg
 from alignflow.errors import InputError
 
 # Attributes of an image (PS3.3, C.7.6.3 and C.11.1): how many numbers, which ones, needed or not.
@@ -175,7 +176,13 @@ def require_same_pixels(dataset: pydicom.Dataset, values: np.ndarray) -> None:
         return
     what = f"image '{dataset.filename}': its compressed pixels are damaged"
     try:
+        if syntax == JPEGBaseline8Bit:
+            frames = int(dataset.get("NumberOfFrames") or 1)
+            for stream in generate_frames(dataset.PixelData, number_of_frames=frames):
+                require_whole_jpeg(stream, f"image '{dataset.filename}'")
         other = pixel_array(dataset, decoding_plugin=plugin).astype(np.float64)
+    except InputError:
+        raise
     except Exception as error:  # each decoder has exceptions of its own
         reason = (str(error).splitlines() or [""])[-1].strip()[:100]
         raise InputError(f"{what} ({reason}); export it again") from error

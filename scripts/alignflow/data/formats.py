@@ -23,6 +23,7 @@ from alignflow.data.integrity import (
     require_sound_jpeg,
     require_whole_bmp,
     require_whole_data,
+    require_whole_jpeg,
     require_whole_png,
 )
 from alignflow.data.nifti import read_nifti
@@ -144,6 +145,8 @@ def _read_pil(path: Path, is_mask: bool) -> tuple[np.ndarray, dict[str, Any]]:
         require_whole_png(path)
     if path.suffix.lower() == ".bmp":
         require_whole_bmp(path)
+    if path.suffix.lower() in (".jpg", ".jpeg"):
+        require_whole_jpeg(path.read_bytes(), f"image '{path}'")
     reader = PILReader(converter=to_plain_mode)
     array, header = reader.get_data(reader.read(path))
     array = np.ascontiguousarray(array.astype(array.dtype.newbyteorder("="), copy=False))

@@ -7,6 +7,7 @@ stands behind it.
 from __future__ import annotations
 
 import gzip
+import io
 import re
 import zlib
 from pathlib import Path
@@ -18,6 +19,9 @@ from alignflow.errors import InputError
 
 BLOCK = 8  # pixels: what JPEG codes together
 BLOCK_TOLERANCE = 8.0  # gray levels; decoders of 150 whole photographs differed by 4 at most
+START_OF_SCAN, END_OF_IMAGE = b"\xda", b"\xff\xd9"  # markers of JPEG (ITU-T T.81, table B.1)
+END_OF_SCAN = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]", re.DOTALL)  # no stuffed byte, no restart
+ADDED = bytes.fromhex("5aa5c33c") * 16
 READ_AT_ONCE = 1 << 22  # bytes
 
 
@@ -75,6 +79,44 @@ def require_sound_jpeg(path: Path, values: np.ndarray, other: np.ndarray) -> Non
             f"image '{path}': two JPEG decoders make different pixels of it, so it is damaged; "
             "replace or remove it"
         )
+
+
+def require_whole_jpeg(data: bytes, what: str) -> None:
+    """Whether the scans of a JPEG stream hold all its pixels.
+
+    Where one ends too early, libjpeg, which Pillow and ITK share, warns on the console and makes
+    the rest gray. So bytes are added to the end of each scan: the pixels must not change.
+
+    Args:
+        data: a stream that Pillow reads.
+        what: names the file.
+
+    Raises:
+        InputError: the pixels change.
+        OSError: Pillow does not read it.
+    """
+    pixels = []
+    for stream in (data, _with_longer_scans(data)):
+        with Image.open(io.BytesIO(stream)) as image:
+            pixels.append(image.tobytes())
+    if pixels[0] != pixels[1]:
+        raise InputError(f"{what}: its JPEG data end too early; replace or remove it")
+
+
+def _with_longer_scans(data: bytes) -> bytes:
+    parts, start, at = [], 0, 2
+    while at < len(data) and data[at : at + 2] != END_OF_IMAGE:
+        if data[at : at + 1] != b"\xff" or data[at + 1 : at + 2] == b"\xff":  # filled up
+            at += 1
+            continue
+        is_scan = data[at + 1 : at + 2] == START_OF_SCAN
+        at += 2 + int.from_bytes(data[at + 2 : at + 4])
+        if is_scan:
+            end = END_OF_SCAN.search(data, at)
+            at = end.start() if end else len(data)
+            parts += [data[start:at], ADDED]
+            start = at
+    return b"".join([*parts, data[start:]])
 
 
 def block_means(values: np.ndarray) -> np.ndarray:
