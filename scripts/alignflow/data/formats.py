@@ -21,6 +21,7 @@ from alignflow.data.dicom_planes import irregularity
 from alignflow.data.integrity import (
     require_sound_header,
     require_sound_jpeg,
+    require_tiff_size,
     require_whole_bmp,
     require_whole_data,
     require_whole_jpeg,
@@ -35,6 +36,7 @@ ITK_SUFFIXES = (".nrrd", ".mha", ".mhd")
 SUFFIXES = PIL_SUFFIXES + NIFTI_SUFFIXES + ITK_SUFFIXES + dicom.SUFFIXES
 
 EXIF_ORIENTATION = 0x0112
+TILE_WIDTH = 322  # of TIFF
 LARGEST_EXACT_INTEGER = 2**24  # of float32
 
 
@@ -154,6 +156,12 @@ def _read_pil(path: Path, is_mask: bool) -> tuple[np.ndarray, dict[str, Any]]:
     array = _channel_first(array, header["original_channel_dim"])
     if path.suffix.lower() in (".jpg", ".jpeg"):
         _compare_decoders(path, array)
+    if path.suffix.lower() in (".tif", ".tiff"):
+        with Image.open(path) as image:
+            is_jpeg, tile = image.info.get("compression") == "jpeg", image.tag_v2.get(TILE_WIDTH)
+        if is_jpeg:
+            require_tiff_size(path, tile or image.width)
+            require_sound_jpeg(path, array, _read_itk(str(path))[0][..., 0])
     return array, meta
 
 

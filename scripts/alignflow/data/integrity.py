@@ -18,6 +18,7 @@ from PIL import Image
 from alignflow.errors import InputError
 
 BLOCK = 8  # pixels: what JPEG codes together
+GRAY_TOLERANCE = 3.0  # gray levels of a pixel
 BLOCK_TOLERANCE = 8.0  # gray levels; decoders of 150 whole photographs differed by 4 at most
 START_OF_SCAN, END_OF_IMAGE = b"\xda", b"\xff\xd9"  # markers of JPEG (ITU-T T.81, table B.1)
 END_OF_SCAN = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]", re.DOTALL)  # no stuffed byte, no restart
@@ -73,12 +74,36 @@ def require_sound_jpeg(path: Path, values: np.ndarray, other: np.ndarray) -> Non
     """
     largest = np.inf
     if values.shape == other.shape:
-        largest = np.abs(block_means(values) - block_means(other)).max(initial=0)
+        largest = jpeg_difference(values, other)
     if largest > BLOCK_TOLERANCE:
         raise InputError(
             f"image '{path}': two JPEG decoders make different pixels of it, so it is damaged; "
             "replace or remove it"
         )
+
+
+def jpeg_difference(values: np.ndarray, other: np.ndarray) -> float:
+    """Largest one, of (C, X, Y): of pixels in gray, of blocks in colour, which decoders smooth.
+
+    Pixels of gray differ by rounding alone, and count `BLOCK_TOLERANCE / GRAY_TOLERANCE` fold.
+    """
+    if len(values) == 1:
+        apart = float(np.abs(values.astype(float) - other).max(initial=0))
+        return apart * BLOCK_TOLERANCE / GRAY_TOLERANCE
+    return float(np.abs(block_means(values) - block_means(other)).max(initial=0))
+
+
+def require_tiff_size(path: Path, width: int) -> None:
+    """Whether strips of JPEG data within a TIFF are as wide as the picture.
+
+    Where they are not, libtiff warns on the console and leaves the rest as it is in memory.
+
+    Raises:
+        InputError: they are not.
+    """
+    frames = re.findall(rb"\xff[\xc0-\xc2]\0[\x0b\x11]\x08..(..)", path.read_bytes(), re.DOTALL)
+    if not frames or any(int.from_bytes(frame) != width for frame in frames):
+        raise InputError(f"image '{path}': its JPEG data are not {width} wide; save it as PNG")
 
 
 def require_whole_jpeg(data: bytes, what: str) -> None:
@@ -138,6 +163,8 @@ def require_sound_header(path: Path) -> None:
     for name in NUMBERS & fields.keys():
         if not all(re.fullmatch(NUMBER, word) for word in _numbers(fields[name])):
             raise InputError(f"image '{path}': '{name}' is {fields[name][:60]!r}; correct it")
+        if any(abs(float(word)) > LARGEST for word in _numbers(fields[name]) if word != "none"):
+            raise InputError(f"image '{path}': '{name}' is {fields[name][:60]!r}; correct it")
     for name in BOOLEANS & fields.keys():
         if fields[name].lower() not in ("true", "false"):
             raise InputError(f"image '{path}': '{name}' is {fields[name][:60]!r}; correct it")
@@ -149,6 +176,7 @@ def require_sound_header(path: Path) -> None:
                 raise InputError(f"image '{path}': '{name}' has not {wanted} numbers; correct it")
 
 
+LARGEST = 1e12  # of a header; the SVD of ITK does not end with 1e308 in a direction
 MATRICES = {"transformmatrix", "orientation", "rotation"}
 PER_AXIS = MATRICES | {"dimsize", "elementspacing", "offset", "position", "origin"}
 NUMBER = r"none|nan|NaN|[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?"
@@ -227,6 +255,8 @@ def _fields(header: bytes, path: Path) -> dict[str, str]:
     for line in header.decode("latin-1").splitlines():
         name, mark, value = line.partition(":" if header.startswith(b"NRRD") else "=")
         name = name.strip().lower()
+        if not mark and name and not header.startswith(b"NRRD"):
+            raise InputError(f"image '{path}': line {line[:60]!r} of its header; correct it")
         if not mark or line.startswith("#") or value.startswith("="):  # comments, and NRRD's keys
             continue
         if name in fields and name != "comment":
