@@ -1,7 +1,7 @@
 """Damaged files of every kind that the package reads: is each refused in one line, or read right?
 
-    python benchmarks/fuzz.py [--count 10000] [--first 0] [--seed 0] [--work DIR] [--only KIND ...] \
-      [--keep OUTCOME ...] [--output fuzz.json]
+    python benchmarks/fuzz.py [--count 10000] [--seed 0] [--first 0] [--work DIR] \
+      [--only KIND ...] [--keep OUTCOME ...] [--output fuzz.json]
 
 Prints a table by kind and outcome; files that crash, hang, end in a traceback or are misread stay
 in DIR, in a folder `mutant_NUMBER` each, and the exit code is 1. `--number N` reads one of them in
