@@ -36,7 +36,7 @@ ITK_SUFFIXES = (".nrrd", ".mha", ".mhd")
 SUFFIXES = PIL_SUFFIXES + NIFTI_SUFFIXES + ITK_SUFFIXES + dicom.SUFFIXES
 
 EXIF_ORIENTATION = 0x0112
-TILE_WIDTH = 322  # of TIFF
+PHOTOMETRIC, TILE_WIDTH = 262, 322  # of TIFF
 LARGEST_EXACT_INTEGER = 2**24  # of float32
 
 
@@ -162,6 +162,16 @@ def _read_pil(path: Path, is_mask: bool) -> tuple[np.ndarray, dict[str, Any]]:
         if is_jpeg:
             require_tiff_size(path, tile or image.width)
             require_sound_jpeg(path, array, _read_itk(str(path))[0][..., 0])
+        elif (
+            image.mode in ("L", "RGB", "I;16")
+            and image.tag_v2.get(EXIF_ORIENTATION, 1) == 1
+            and image.tag_v2.get(PHOTOMETRIC) != 0  # ITK leaves it dark where white is 0
+        ):
+            other = _read_itk(str(path))[0][..., 0]
+            if other.shape != array.shape or (other != array).any():
+                raise InputError(
+                    f"image '{path}': Pillow and ITK make different pixels of it; save it as PNG"
+                )
     return array, meta
 
 
