@@ -1,7 +1,7 @@
 """Damaged files of every kind that the package reads: is each refused in one line, or read right?
 
-    python benchmarks/fuzz.py [--count 10000] [--seed 0] [--work DIR] [--only KIND ...] \
-      [--keep OUTCOME ...] [--output fuzz.json]
+    python benchmarks/fuzz.py [--count 10000] [--seed 0] [--first 0] [--work DIR] \
+      [--only KIND ...] [--keep OUTCOME ...] [--output fuzz.json]
 
 Prints a table by kind and outcome; files that crash, hang, end in a traceback or are misread stay
 in DIR, in a folder `mutant_NUMBER` each, and the exit code is 1. `--number N` reads one of them in
@@ -29,12 +29,14 @@ from fuzzing.pool import examine_all, make
 OUTCOMES = [
     "equal", "as before", "refused", "refused alone", "others differ", "only here", "not compared",
 ]  # fmt: skip
+SAVED_EVERY = 500  # files
 
 
 def main() -> None:
     """Print the table, and fail where a file failed."""
     parser = command_line(__doc__)
     parser.add_argument("--count", type=int, default=10000, help="damaged files")
+    parser.add_argument("--first", type=int, default=0, help="go on with this number")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--work", type=Path, help="for the files; a temporary folder without")
     parser.add_argument("--only", nargs="*", help="kinds, such as DICOM NIfTI")
@@ -48,7 +50,6 @@ def main() -> None:
     logging.disable(logging.WARNING)
     with tempfile.TemporaryDirectory() as temporary:
         result = run(options, options.work or Path(temporary))
-    save(result, options.output)
     sys.exit(any(result["totals"].get(name) for name in FAILURES))
 
 
@@ -64,7 +65,7 @@ def run(options: Any, work: Path) -> dict[str, Any]:
     keep = [*FAILURES, *options.keep]
     counts: dict[str, Counter[str]] = defaultdict(Counter)
     failures, slowest = [], (0.0, -1)
-    numbers = range(len(seeds) + options.count)
+    numbers = range(options.first, len(seeds) + options.count)
     limits = (options.limit, options.memory)
     for number, chosen, verdict in examine_all(
         seeds, numbers, work / "mutants", options.seed, *limits, keep
@@ -79,12 +80,24 @@ def run(options: Any, work: Path) -> dict[str, Any]:
             print(line, flush=True)
         if verdict.outcome in FAILURES:
             failures.append(line)
+        if number % SAVED_EVERY == 0 or number == numbers[-1]:
+            result = {"next": number + 1, **_summary(counts, failures, slowest, options)}
+            result |= {"whole_files": len(seeds), "seconds": round(time.perf_counter() - start)}
+            save(result, options.output)
+    print(table(result))
+    return result
+
+
+def _summary(
+    counts: dict[str, Counter[str]],
+    failures: list[str],
+    slowest: tuple[float, int],
+    options: Any,
+) -> dict[str, Any]:
     totals = sum(counts.values(), Counter())
-    result = {
+    return {
         "count": options.count,
         "seed": options.seed,
-        "whole_files": len(seeds),
-        "seconds": round(time.perf_counter() - start),
         "slowest_read": {"seconds": slowest[0], "number": slowest[1]},
         "totals": dict(totals),
         "kinds": {kind: dict(count) for kind, count in sorted(counts.items())},
@@ -94,8 +107,6 @@ def run(options: Any, work: Path) -> dict[str, Any]:
             for name in ("itk-io", "nibabel", "pydicom", "pillow", "simpleitk", "pynrrd")
         },
     }
-    print(table(result))
-    return result
 
 
 def table(result: dict[str, Any]) -> str:

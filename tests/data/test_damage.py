@@ -167,8 +167,8 @@ def swap(items, i, j):
     ("change", "match"),
     [
         (lambda h: None, None),
-        (lambda h: setattr(h, "SOPClassUID", "1.2.3"), "frame 1 lies beside"),
-        (lambda h: swap(h.PerFrameFunctionalGroupsSequence, 1, 2), "frame 2 lies beside"),
+        (lambda h: setattr(h, "SOPClassUID", "1.2.3"), "rescale it differently"),
+        (lambda h: swap(h.PerFrameFunctionalGroupsSequence, 1, 2), None),
         (lambda h: h.PerFrameFunctionalGroupsSequence.pop(), "but 3 are described"),
     ],
 )

@@ -175,7 +175,11 @@ def _read_json(path: Path) -> dict[str, Any]:
 def lists_cases(root: Path) -> bool:
     """Whether the folder's `dataset.json` lists the pairs (it may state labels alone)."""
     path = root / "dataset.json"
-    return path.is_file() and ("training" in _read_json(path) or not (root / "images").is_dir())
+    if not path.is_file():
+        return False
+    return bool({"training", "validation"} & _read_json(path).keys()) or not (
+        (root / "images").is_dir()
+    )
 
 
 def _parse_labels(labels: dict[str, Any]) -> dict[str, float]:
@@ -199,7 +203,7 @@ def _from_json(root: Path) -> list[Case]:
         for entry in content.get(split) or []:
             case = _json_case(root, split, entry)
             cases.append(case | {"split": split} if content.get("validation") else case)
-    if not cases:
+    if not content.get("training"):
         raise InputError(
             f"'{root / 'dataset.json'}': no case in 'training'; list {{\"image\", \"label\"}} there"
         )

@@ -136,6 +136,17 @@ def _require_frames(header: pydicom.Dataset, path: Path) -> None:
             f"mask '{path}': NumberOfFrames is {header.get('NumberOfFrames')}, but {described} "
             "frames are described; export it again"
         )
+    shared = (header.get("SharedFunctionalGroupsSequence") or [pydicom.Dataset()])[0]
+    if "PlaneOrientationSequence" in shared and "FrameOfReferenceUID" not in header:
+        raise InputError(f"mask '{path}': FrameOfReferenceUID is missing; export it again")
+    listed = {segment.get("SegmentNumber") for segment in header.get("SegmentSequence") or []}
+    for frame in header.PerFrameFunctionalGroupsSequence:
+        for item in frame.get("SegmentIdentificationSequence") or []:
+            if item.get("ReferencedSegmentNumber") not in listed:
+                raise InputError(
+                    f"mask '{path}': a frame of segment {item.get('ReferencedSegmentNumber')}, "
+                    "which SegmentSequence does not list; export it again"
+                )
 
 
 def combine(

@@ -21,8 +21,10 @@ from alignflow.data.dicom_planes import irregularity
 from alignflow.data.integrity import (
     require_sound_header,
     require_sound_jpeg,
+    require_tiff_size,
     require_whole_bmp,
     require_whole_data,
+    require_whole_jpeg,
     require_whole_png,
 )
 from alignflow.data.nifti import read_nifti
@@ -34,6 +36,7 @@ ITK_SUFFIXES = (".nrrd", ".mha", ".mhd")
 SUFFIXES = PIL_SUFFIXES + NIFTI_SUFFIXES + ITK_SUFFIXES + dicom.SUFFIXES
 
 EXIF_ORIENTATION = 0x0112
+PHOTOMETRIC, TILE_WIDTH = 262, 322  # of TIFF
 LARGEST_EXACT_INTEGER = 2**24  # of float32
 
 
@@ -144,6 +147,8 @@ def _read_pil(path: Path, is_mask: bool) -> tuple[np.ndarray, dict[str, Any]]:
         require_whole_png(path)
     if path.suffix.lower() == ".bmp":
         require_whole_bmp(path)
+    if path.suffix.lower() in (".jpg", ".jpeg"):
+        require_whole_jpeg(path.read_bytes(), f"image '{path}'")
     reader = PILReader(converter=to_plain_mode)
     array, header = reader.get_data(reader.read(path))
     array = np.ascontiguousarray(array.astype(array.dtype.newbyteorder("="), copy=False))
@@ -151,6 +156,22 @@ def _read_pil(path: Path, is_mask: bool) -> tuple[np.ndarray, dict[str, Any]]:
     array = _channel_first(array, header["original_channel_dim"])
     if path.suffix.lower() in (".jpg", ".jpeg"):
         _compare_decoders(path, array)
+    if path.suffix.lower() in (".tif", ".tiff"):
+        with Image.open(path) as image:
+            is_jpeg, tile = image.info.get("compression") == "jpeg", image.tag_v2.get(TILE_WIDTH)
+        if is_jpeg:
+            require_tiff_size(path, tile or image.width)
+            require_sound_jpeg(path, array, _read_itk(str(path))[0][..., 0])
+        elif (
+            image.mode in ("L", "RGB", "I;16")
+            and image.tag_v2.get(EXIF_ORIENTATION, 1) == 1
+            and image.tag_v2.get(PHOTOMETRIC) != 0  # ITK leaves it dark where white is 0
+        ):
+            other = _read_itk(str(path))[0][..., 0]
+            if other.shape != array.shape or (other != array).any():
+                raise InputError(
+                    f"image '{path}': Pillow and ITK make different pixels of it; save it as PNG"
+                )
     return array, meta
 
 

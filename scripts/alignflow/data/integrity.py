@@ -7,6 +7,7 @@ stands behind it.
 from __future__ import annotations
 
 import gzip
+import io
 import re
 import zlib
 from pathlib import Path
@@ -17,7 +18,11 @@ from PIL import Image
 from alignflow.errors import InputError
 
 BLOCK = 8  # pixels: what JPEG codes together
+GRAY_TOLERANCE = 3.0  # gray levels of a pixel
 BLOCK_TOLERANCE = 8.0  # gray levels; decoders of 150 whole photographs differed by 4 at most
+START_OF_SCAN, END_OF_IMAGE = b"\xda", b"\xff\xd9"  # markers of JPEG (ITU-T T.81, table B.1)
+END_OF_SCAN = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]", re.DOTALL)  # no stuffed byte, no restart
+ADDED = bytes.fromhex("5aa5c33c") * 16
 READ_AT_ONCE = 1 << 22  # bytes
 
 
@@ -69,12 +74,74 @@ def require_sound_jpeg(path: Path, values: np.ndarray, other: np.ndarray) -> Non
     """
     largest = np.inf
     if values.shape == other.shape:
-        largest = np.abs(block_means(values) - block_means(other)).max(initial=0)
+        largest = jpeg_difference(values, other)
     if largest > BLOCK_TOLERANCE:
         raise InputError(
             f"image '{path}': two JPEG decoders make different pixels of it, so it is damaged; "
             "replace or remove it"
         )
+
+
+def jpeg_difference(values: np.ndarray, other: np.ndarray) -> float:
+    """Largest one, of (C, X, Y): of pixels in gray, of blocks in colour, which decoders smooth.
+
+    Pixels of gray differ by rounding alone, and count `BLOCK_TOLERANCE / GRAY_TOLERANCE` fold.
+    """
+    if len(values) == 1:
+        apart = float(np.abs(values.astype(float) - other).max(initial=0))
+        return apart * BLOCK_TOLERANCE / GRAY_TOLERANCE
+    return float(np.abs(block_means(values) - block_means(other)).max(initial=0))
+
+
+def require_tiff_size(path: Path, width: int) -> None:
+    """Whether strips of JPEG data within a TIFF are as wide as the picture.
+
+    Where they are not, libtiff warns on the console and leaves the rest as it is in memory.
+
+    Raises:
+        InputError: they are not.
+    """
+    frames = re.findall(rb"\xff[\xc0-\xc2]\0[\x0b\x11]\x08..(..)", path.read_bytes(), re.DOTALL)
+    if not frames or any(int.from_bytes(frame) != width for frame in frames):
+        raise InputError(f"image '{path}': its JPEG data are not {width} wide; save it as PNG")
+
+
+def require_whole_jpeg(data: bytes, what: str) -> None:
+    """Whether the scans of a JPEG stream hold all its pixels.
+
+    Where one ends too early, libjpeg, which Pillow and ITK share, warns on the console and makes
+    the rest gray. So bytes are added to the end of each scan: the pixels must not change.
+
+    Args:
+        data: a stream that Pillow reads.
+        what: names the file.
+
+    Raises:
+        InputError: the pixels change.
+        OSError: Pillow does not read it.
+    """
+    pixels = []
+    for stream in (data, _with_longer_scans(data)):
+        with Image.open(io.BytesIO(stream)) as image:
+            pixels.append(image.tobytes())
+    if pixels[0] != pixels[1]:
+        raise InputError(f"{what}: its JPEG data end too early; replace or remove it")
+
+
+def _with_longer_scans(data: bytes) -> bytes:
+    parts, start, at = [], 0, 2
+    while at < len(data) and data[at : at + 2] != END_OF_IMAGE:
+        if data[at : at + 1] != b"\xff" or data[at + 1 : at + 2] == b"\xff":  # filled up
+            at += 1
+            continue
+        is_scan = data[at + 1 : at + 2] == START_OF_SCAN
+        at += 2 + int.from_bytes(data[at + 2 : at + 4])
+        if is_scan:
+            end = END_OF_SCAN.search(data, at)
+            at = end.start() if end else len(data)
+            parts += [data[start:at], ADDED]
+            start = at
+    return b"".join([*parts, data[start:]])
 
 
 def block_means(values: np.ndarray) -> np.ndarray:
@@ -96,6 +163,8 @@ def require_sound_header(path: Path) -> None:
     for name in NUMBERS & fields.keys():
         if not all(re.fullmatch(NUMBER, word) for word in _numbers(fields[name])):
             raise InputError(f"image '{path}': '{name}' is {fields[name][:60]!r}; correct it")
+        if any(abs(float(word)) > LARGEST for word in _numbers(fields[name]) if word != "none"):
+            raise InputError(f"image '{path}': '{name}' is {fields[name][:60]!r}; correct it")
     for name in BOOLEANS & fields.keys():
         if fields[name].lower() not in ("true", "false"):
             raise InputError(f"image '{path}': '{name}' is {fields[name][:60]!r}; correct it")
@@ -107,6 +176,7 @@ def require_sound_header(path: Path) -> None:
                 raise InputError(f"image '{path}': '{name}' has not {wanted} numbers; correct it")
 
 
+LARGEST = 1e12  # of a header; the SVD of ITK does not end with 1e308 in a direction
 MATRICES = {"transformmatrix", "orientation", "rotation"}
 PER_AXIS = MATRICES | {"dimsize", "elementspacing", "offset", "position", "origin"}
 NUMBER = r"none|nan|NaN|[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?"
@@ -185,6 +255,8 @@ def _fields(header: bytes, path: Path) -> dict[str, str]:
     for line in header.decode("latin-1").splitlines():
         name, mark, value = line.partition(":" if header.startswith(b"NRRD") else "=")
         name = name.strip().lower()
+        if not mark and name and not header.startswith(b"NRRD"):
+            raise InputError(f"image '{path}': line {line[:60]!r} of its header; correct it")
         if not mark or line.startswith("#") or value.startswith("="):  # comments, and NRRD's keys
             continue
         if name in fields and name != "comment":

@@ -36,8 +36,9 @@ def read_nifti(path: Path) -> tuple[np.ndarray, np.ndarray, str]:
         makes real numbers of stored integers.
 
     Raises:
-        InputError: RGB, complex or 5-D data, codes or units that do not exist, axes that are not
-            at right angles, voxel sizes that contradict pixdim.
+        InputError: RGB, complex or 5-D data, data that begin within the header, codes or units
+            that do not exist, axes that are not at right angles, voxel sizes that contradict
+            pixdim.
     """
     if path.name.lower().endswith(".gz"):
         require_whole_gzip(path)
@@ -61,6 +62,7 @@ def _affine(image: nibabel.Nifti1Image, path: Path) -> np.ndarray:
     # As it is stored: `image.header` has codes that do not exist set to 0.
     with nibabel.openers.ImageOpener(str(path)) as file:
         stored: Any = type(image.header).from_fileobj(file, check=False)
+    _require_offset(stored, what)
     codes = int(stored["sform_code"]), int(stored["qform_code"])
     unit = int(stored["xyzt_units"]) & 7
     if not set(codes) <= set(CODES) or unit not in MILLIMETRES:
@@ -83,6 +85,16 @@ def _affine(image: nibabel.Nifti1Image, path: Path) -> np.ndarray:
     if min(codes) > 0:
         _warn_of_two_places(affine, np.array(image.get_qform()), image.shape, what)
     return np.diag([*[MILLIMETRES[unit]] * 3, 1.0]) @ affine
+
+
+def _require_offset(stored: Any, what: str) -> None:
+    """Of an offset of 0 nibabel makes pixels of the header, and SimpleITK takes the least one."""
+    offset, least = float(stored["vox_offset"]), stored.single_vox_offset
+    if not (offset >= least and offset.is_integer()):
+        raise InputError(
+            f"{what}: vox_offset {offset:g}, but its data cannot begin before byte {least}; "
+            "correct the header"
+        )
 
 
 def _require_right_angles(affine: np.ndarray, what: str) -> None:
