@@ -46,7 +46,7 @@ def place_of(block):
     """Where its commands are given: bundle/, but for those that go there, or build."""
     if block.startswith("unzip"):
         return "build"
-    return "." if re.search(r"^(cd bundle|git|make)\b", block, re.MULTILINE) else "bundle"
+    return "." if re.search(r"^cd bundle|^git |\bmake ", block, re.MULTILINE) else "bundle"
 
 
 @pytest.fixture(scope="session")
