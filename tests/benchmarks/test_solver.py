@@ -7,6 +7,7 @@ import torch
 
 from alignflow.data.spec import SourceSpec
 from alignflow.errors import InputError
+from alignflow.files import save_tensors
 from alignflow.flow.sampler import FlowSampler
 from alignflow.masks.conditions import describe
 from alignflow.masks.postprocess import MaskPostprocess
@@ -62,7 +63,7 @@ def models(tmp_path):
     )
     rules = MaskPostprocess.fit(masks, 2).to_dict()
     bank = describe(masks, 2).tolist()
-    (tmp_path / "segmenter.pt").write_bytes(b"not used here")
+    save_tensors({}, tmp_path / "segmenter.pt")
     record = Stage1(source, [16, 16], image, mask, 5.0, "disjoint", rules, bank, {}, READING, [])
     record.save(str(tmp_path))
     return tmp_path

@@ -14,7 +14,7 @@ from alignflow.data.intensity import unscale
 from alignflow.data.writer import write_image, write_label
 from alignflow.errors import InputError
 from alignflow.evaluation.faithfulness import stacked
-from alignflow.files import replacing
+from alignflow.files import replacing, save_tensors
 from alignflow.stage1 import WEIGHTS, Stage1, weight_hashes
 
 CONFIG = Path(__file__).parents[2] / "bundle/configs/train.json"
@@ -47,7 +47,7 @@ def trained_on(dataset_dir, model_dir):
     model_dir.mkdir()
     (model_dir / "train_config.json").write_text(json.dumps(content))
     for name in WEIGHTS.values():
-        (model_dir / name).write_bytes(name.encode())
+        save_tensors({}, model_dir / name)
     config = ConfigParser()
     config.read_config(model_dir / "train_config.json")
     stage1 = config.get_parsed_content("stage1")
