@@ -170,7 +170,17 @@ def test_refused(distilled, three_class_models, distill, infer, refused, tmp_pat
     (copy / "student_1.pt").write_bytes((copy / "student_2.pt").read_bytes())
     assert "student_1.pt" in refused(infer, copy, tmp_path / "a", student=1)
     assert not (tmp_path / "a").exists() or not any((tmp_path / "a").iterdir())
+
+
+def test_a_damaged_part_of_the_coupling_is_drawn_again(
+    distilled, three_class_models, distill, tmp_path, caplog
+):
+    copy = shutil.copytree(distilled, tmp_path / "copy")
     part = copy / "coupling/image/part-00000.pt"
+    whole = weights(part.parent, part.name)
     part.write_bytes(part.read_bytes()[:100])
     shutil.rmtree(copy / "checkpoints")
-    assert "part-00000.pt" in refused(distill, three_class_models, copy)
+    distill(three_class_models, copy)
+    again = weights(part.parent, part.name)
+    assert all(torch.equal(whole[key], again[key]) for key in whole)
+    assert "part-00000.pt" in caplog.text
