@@ -184,7 +184,14 @@ def checkout(bash, inputs, tmp_path_factory):
     return root
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=NAMES)
+# The model card repeats commands of the other pages; those of its own are the demo's.
+SLOW = {ROOT / "bundle/docs/README.md": pytest.mark.slow}
+
+
+@pytest.mark.parametrize(
+    "document",
+    [pytest.param(d, id=n, marks=SLOW.get(d, ())) for d, n in zip(DOCUMENTS, NAMES, strict=True)],
+)
 def test_commands_of(document, bash, checkout, tmp_path, record_property):
     found = blocks(document)
     if not found:
