@@ -13,6 +13,7 @@ import torch
 from monai.data import ITKReader, MetaTensor, PILReader
 from monai.data.utils import to_affine_nd
 from PIL import Image, ImageOps
+from PIL.TiffImagePlugin import TiffImageFile
 
 from alignflow.data import dicom
 from alignflow.data.dicom_check import place_of, require_same_pixels, require_sound
@@ -157,21 +158,7 @@ def _read_pil(path: Path, is_mask: bool) -> tuple[np.ndarray, dict[str, Any]]:
     if path.suffix.lower() in (".jpg", ".jpeg"):
         _compare_decoders(path, array)
     if path.suffix.lower() in (".tif", ".tiff"):
-        with Image.open(path) as image:
-            is_jpeg, tile = image.info.get("compression") == "jpeg", image.tag_v2.get(TILE_WIDTH)
-        if is_jpeg:
-            require_tiff_size(path, tile or image.width)
-            require_sound_jpeg(path, array, _read_itk(str(path))[0][..., 0])
-        elif (
-            image.mode in ("L", "RGB", "I;16")
-            and image.tag_v2.get(EXIF_ORIENTATION, 1) == 1
-            and image.tag_v2.get(PHOTOMETRIC) != 0  # ITK leaves it dark where white is 0
-        ):
-            other = _read_itk(str(path))[0][..., 0]
-            if other.shape != array.shape or (other != array).any():
-                raise InputError(
-                    f"image '{path}': Pillow and ITK make different pixels of it; save it as PNG"
-                )
+        _compare_tiff(path, array)
     return array, meta
 
 
@@ -181,6 +168,27 @@ def _compare_decoders(path: Path, array: np.ndarray) -> None:
     if is_plain:  # ITK turns nothing upright, and prints in CMYK in its own way
         other = _read_itk(str(path))[0]
         require_sound_jpeg(path, array, other[..., 0])
+
+
+def _compare_tiff(path: Path, array: np.ndarray) -> None:
+    with Image.open(path) as image:
+        if not isinstance(image, TiffImageFile):  # a picture of another kind under this name
+            return
+        tags, mode, width = image.tag_v2, image.mode, image.width
+        is_jpeg = image.info.get("compression") == "jpeg"
+    if is_jpeg:
+        require_tiff_size(path, tags.get(TILE_WIDTH) or width)
+        require_sound_jpeg(path, array, _read_itk(str(path))[0][..., 0])
+    elif (
+        mode in ("L", "RGB", "I;16")
+        and tags.get(EXIF_ORIENTATION, 1) == 1
+        and tags.get(PHOTOMETRIC) != 0  # ITK leaves it dark where white is 0
+    ):
+        other = _read_itk(str(path))[0][..., 0]
+        if other.shape != array.shape or (other != array).any():
+            raise InputError(
+                f"image '{path}': Pillow and ITK make different pixels of it; save it as PNG"
+            )
 
 
 def _plain_mode(mode: str, is_mask: bool) -> str:
