@@ -26,6 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alignflow.errors import InputError, print_input_errors_as_one_line
+from alignflow.evaluation.paired import resampled_means
 from alignflow.files import replacing
 
 matplotlib.use("Agg")
@@ -38,7 +39,6 @@ ORDER = [
 ]
 OURS = ("aligned", "aligned_aug")
 WITH_TARGET_LABELS = ("finetune", "oracle")
-RESAMPLES = 4000
 COMMON = ("train", "segment")  # sections of the settings that every arm goes by
 PAIRS = ("inference", "pairs")
 OWN = {
@@ -269,23 +269,12 @@ def _groups_of_counted(arm: Arm, groups: Sequence[str] | None) -> NDArray[Any] |
     return np.unique(np.array(groups)[~np.isnan(table).any(axis=0)], return_inverse=True)[1]
 
 
-def bootstrap(
-    gain: Array, groups: NDArray[Any], resamples: int = RESAMPLES, seed: int = 0
-) -> tuple[float, float]:
-    """95% percentile interval of the mean of `gain` (seeds, images).
+def bootstrap(gain: Array, groups: NDArray[Any]) -> tuple[float, float]:
+    """95% percentile interval of the mean of `gain` (seeds, images), see `resampled_means`.
 
-    Each resample draws seeds and groups of images with replacement; all images of a drawn group
-    count. With as many groups as images this is the bootstrap over images.
+    With as many groups as images this is the bootstrap over images.
     """
-    rng = np.random.default_rng(seed)
-    number = int(groups.max()) + 1
-    sizes = np.bincount(groups, minlength=number)
-    sums = np.stack([np.bincount(groups, row, minlength=number) for row in gain])
-    seeds = rng.integers(len(gain), size=(resamples, len(gain)))
-    drawn = rng.integers(number, size=(resamples, number))
-    totals = np.stack([sums[:, chosen].sum(axis=1) for chosen in drawn])  # (resamples, seeds)
-    means = np.take_along_axis(totals, seeds, axis=1).mean(axis=1) / sizes[drawn].sum(axis=1)
-    low, high = np.percentile(means, [2.5, 97.5])
+    low, high = np.percentile(resampled_means(gain, groups), [2.5, 97.5])
     return float(low), float(high)
 
 
