@@ -121,9 +121,8 @@ class Adaptation:
         hold(self.root)
         started = time.monotonic()
         folders = self._folders()
-        names = [s for s in STAGES if s != "report" or self._has_report()]
         self.clock = Clock(self.costs)
-        self.display = Display(self.clock, names)
+        self.display = Display(self.clock, STAGES)
         self.runs = self._tracked(folders)
         checked = self._prepare(folders)
         plan = Plan(folders, self.sections, self.seeds, self._scored(folders, checked))
@@ -133,7 +132,7 @@ class Adaptation:
             self.display.say(
                 f"{self.display.title_of('train')}: bundle '{self.model_dir}' is given, skipped"
             )
-        for stage in names[1:]:
+        for stage in STAGES[1:]:
             jobs = [job for job in plan.jobs if job.stage == stage]
             if stage == "report":
                 verdict = self._verdict(plan, folders)
@@ -141,9 +140,6 @@ class Adaptation:
                     job.inputs["verdict"] = sha256(self.root / "verdict.txt")
             if jobs:
                 self._stage(stage, jobs)
-        if not self._has_report():
-            self.display.say("report: this bundle has no configs/report.json, left out")
-            verdict = self._verdict(plan, folders)
         self._end(verdict, plan, time.monotonic() - started)
         return verdict
 
@@ -292,9 +288,6 @@ class Adaptation:
             inputs=inputs,
         )
 
-    def _has_report(self) -> bool:
-        return (self.configs / "report.json").is_file()
-
     def _scored(self, folders: Folders, checked: Facts) -> dict[str, Path]:
         """Where segmenters are scored: a score needs two images with foreground."""
         found = {}
@@ -359,8 +352,7 @@ class Adaptation:
         say(f"verdict: {self.root / 'verdict.txt'}")
         for line in verdict["text"]:
             say(f"  {line}")
-        if self._has_report():
-            say(f"report: {self.root / 'report/report.html'}")
+        say(f"report: {self.root / 'report/report.html'}")
 
     # -- tracking ----------------------------------------------------------------------------------
 

@@ -296,10 +296,8 @@ class Plan:
         )
 
     def report(self, after: list[Job]) -> None:
-        """The page for people, where the bundle has that workflow."""
+        """The page for people."""
         folders, output = self.folders, self.folders.root / "report"
-        if not self.config("report").is_file():
-            return
         scored = [job.folder for job in self.jobs if job.run_id == "test"]
         site = [str(folder) for folder in scored if folder.parent.name == "test"]
         self.add(
