@@ -299,3 +299,23 @@ def three_class_models(three_class_dataset, tmp_path_factory):
     output = tmp_path_factory.mktemp("three_class_bundle") / "models"
     run_training(three_class_dataset, output)
     return output
+
+
+@pytest.fixture(scope="session")
+def write_site():
+    """`write_site(root, volumes)`: `images/` and `labels/`, 24 x 20 x 4, darker than trained on."""
+
+    def write(root, volumes):
+        rng = np.random.default_rng(7)
+        x, y = np.mgrid[:24, :20]
+        for number in range(volumes):
+            radius = np.hypot(x - 11 - number, y - 10)
+            label = np.stack([3 * (radius < 5 + k) + 4 * (radius < 3) for k in range(4)], axis=-1)
+            image = (100 + 10 * label + rng.normal(0, 9, label.shape)).astype(np.int16)
+            for folder, volume in (("images", image), ("labels", label.astype(np.uint8))):
+                (root / folder).mkdir(exist_ok=True)
+                path = root / folder / f"site{number}.nii.gz"
+                nib.save(nib.Nifti1Image(volume, np.diag([1.25, 1.25, 4, 1])), path)
+        return root
+
+    return write

@@ -46,10 +46,21 @@ def copied(unpacked, tmp_path):
     return shutil.copytree(unpacked, tmp_path / "alignflow")
 
 
-def isolation():
-    """What cuts a command off from the network and from this checkout, where one may do that."""
-    cut = f'mount -t tmpfs none {ROOT} && exec env -i "$@"'
-    call = ["unshare", "--map-root-user", "-mn", "sh", "-c", cut, "sh"]
+def isolation(python, beside):
+    """What cuts a command off from the network and from this checkout, where one may do that.
+
+    A Python of the checkout's own environment is put back where it was, without the checkout.
+    """
+    hide = f"mount -t tmpfs none {ROOT}"
+    environment = Path(python).parents[1]
+    if ROOT in environment.parents:
+        kept = beside / "kept"
+        kept.mkdir(exist_ok=True)
+        hide = (
+            f"mount --bind {environment} {kept} && {hide} && mkdir -p {environment} && "
+            f"mount --bind {kept} {environment}"
+        )
+    call = ["unshare", "--map-root-user", "-mn", "sh", "-c", f'{hide} && exec env -i "$@"', "sh"]
     for prefix in (call, [*call[:1], *call[2:]]):
         try:
             if subprocess.run([*prefix, "true"], capture_output=True).returncode == 0:
@@ -65,7 +76,7 @@ def call(python, *arguments, cwd, **variables):
     home.mkdir(exist_ok=True)
     path = f"{Path(python).parent}:/usr/bin:/bin"
     given = {"PATH": path, "HOME": str(home), "OMP_NUM_THREADS": "1"} | variables
-    line = [*isolation(), *(f"{k}={v}" for k, v in given.items()), str(python), *arguments]
+    line = [*isolation(python, home), *(f"{k}={v}" for k, v in given.items()), str(python), *arguments]
     return subprocess.run(line, cwd=cwd, capture_output=True, text=True, timeout=900)
 
 

@@ -64,20 +64,9 @@ class Page(HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory):
-    """`images/` and `labels/` of 2 volumes, 24 x 20 x 4, darker than those trained on."""
-    root = tmp_path_factory.mktemp("site")
-    rng = np.random.default_rng(7)
-    x, y = np.mgrid[:24, :20]
-    for number in range(2):
-        distance = np.hypot(x - 11 - number, y - 10)
-        label = np.stack([3 * (distance < 5 + k) + 4 * (distance < 3) for k in range(4)], axis=-1)
-        image = (100 + 10 * label + rng.normal(0, 9, label.shape)).astype(np.int16)
-        for folder, volume in (("images", image), ("labels", label.astype(np.uint8))):
-            (root / folder).mkdir(exist_ok=True)
-            path = root / folder / f"site{number}.nii.gz"
-            nib.save(nib.Nifti1Image(volume, np.diag([1.25, 1.25, 4, 1])), path)
-    return root
+def site(tmp_path_factory, write_site):
+    """`images/` and `labels/` of 2 volumes."""
+    return write_site(tmp_path_factory.mktemp("site"), 2)
 
 
 @pytest.fixture(scope="module")

@@ -26,7 +26,6 @@ from alignflow.files import replacing, sha256
 from alignflow.inference.writing import versions
 from alignflow.inspection.text import duration, lines
 from alignflow.limits import check_limits
-from alignflow.lock import hold
 from alignflow.stage1 import Stage1
 
 SECTIONS = ("train", "align", "distill", "infer", "segment", "evaluate", "report")
@@ -118,7 +117,6 @@ class Adaptation:
             StageFailed: a stage ended with an error.
         """
         self.root.mkdir(parents=True, exist_ok=True)
-        hold(self.root)
         started = time.monotonic()
         folders = self._folders()
         self.clock = Clock(self.costs)
