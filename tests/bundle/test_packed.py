@@ -76,7 +76,8 @@ def call(python, *arguments, cwd, **variables):
     home.mkdir(exist_ok=True)
     path = f"{Path(python).parent}:/usr/bin:/bin"
     given = {"PATH": path, "HOME": str(home), "OMP_NUM_THREADS": "1"} | variables
-    line = [*isolation(python, home), *(f"{k}={v}" for k, v in given.items()), str(python), *arguments]
+    setting = [f"{k}={v}" for k, v in given.items()]
+    line = [*isolation(python, home), *setting, str(python), *arguments]
     return subprocess.run(line, cwd=cwd, capture_output=True, text=True, timeout=900)
 
 

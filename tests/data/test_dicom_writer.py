@@ -1,9 +1,12 @@
 """Generated pairs as DICOM: geometry, values and identity, seen by readers of others."""
 
 import itertools
+import json
 import shutil
 import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pydicom
@@ -232,6 +235,38 @@ def test_a_volume_is_one_series_on_the_grid_of_its_mask(write, tmp_path, name, a
     np.testing.assert_allclose(loaded, values, atol=0.51)
     mask = load(mask_path, is_mask=True, image=loaded)
     np.testing.assert_array_equal(mask[0], 85 * expected)
+
+
+def read_by_dcmqi(path, folder):
+    """(image, label of its segment) for each file that dcmqi makes of a segmentation."""
+    program = Path(sys.executable).with_name("segimage2itkimage")
+    folder.mkdir()
+    options = ["--inputDICOM", path, "--outputDirectory", folder, "-t", "nrrd"]
+    done = subprocess.run([program, *options], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    meta = json.loads((folder / "meta.json").read_text())
+    labels = [one["SegmentLabel"] for (one,) in meta["segmentAttributes"]]
+    return [
+        (sitk.ReadImage(folder / f"{number}.nrrd"), label) for number, label in enumerate(labels, 1)
+    ]
+
+
+@pytest.mark.parametrize("name", ["CT", "MR"])
+@pytest.mark.parametrize("is_volume", [False, True], ids=["image", "volume"])
+def test_segments_as_dcmqi_sees_them(write, tmp_path, name, is_volume):
+    pytest.importorskip("dcmqi")
+    image, index = volume(SOURCES[name]) if is_volume else (None, INDEX)
+    *_, path = write(SOURCES[name], OBLIQUE, image=image, index=index)
+    segments = read_by_dcmqi(path, tmp_path / "dcmqi")
+    assert [label for _, label in segments] == ["ring", "core"]
+    for number, (segment, _) in enumerate(segments, 1):
+        voxels = index[0] if is_volume else index[..., None]
+        for place in (voxels == number).nonzero().tolist():
+            world = (LPS @ OBLIQUE @ [*place, 1])[:3]
+            found = segment.TransformPhysicalPointToContinuousIndex(world)
+            np.testing.assert_allclose(found, np.round(found), atol=1e-4)
+            assert segment[[round(i) for i in found]] == number
+        assert (sitk.GetArrayFromImage(segment) > 0).sum() == (voxels == number).sum()
 
 
 def test_a_volume_on_the_generators_grid(write):
