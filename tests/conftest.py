@@ -16,6 +16,8 @@ import pytest
 import torch
 from PIL import Image
 
+from alignflow.data.spec import SourceSpec
+
 SERVER = Path(__file__).with_name("dicomweb_server.py")
 
 # tiny tensors: a pool of threads costs more than it gives
@@ -33,6 +35,23 @@ def disc(shape, radius, centre=None):
 def nested_discs(shape, radius):
     """Labels 0, 1 (ring) and 2 (core)."""
     return disc(shape, radius).astype(np.uint8) + disc(shape, radius / 2)
+
+
+@pytest.fixture(scope="session")
+def png_source():
+    """`png_source(**changes)`: what a bundle knows of gray PNG images with one class."""
+    known = {
+        "channels": 1,
+        "labels": {"background": 0.0, "disc": 255.0},
+        "modality": "RGB8",
+        "window": (0.0, 255.0),
+        "image_suffix": ".png",
+        "label_suffix": ".png",
+        "image_dtype": "uint8",
+        "label_dtype": "uint8",
+        "geometries": [{"shape": [16, 16], "affine": None}],
+    }
+    return lambda **changes: SourceSpec(**known | changes)
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ import pytest
 import torch
 from torch import nn
 
-from alignflow.data.spec import SourceSpec
 from alignflow.masks.conditions import describe
 from alignflow.masks.postprocess import MaskPostprocess
 from alignflow.networks.velocity import VelocityUNet
@@ -54,23 +53,13 @@ def bank():
 
 
 @pytest.fixture
-def record():
+def record(png_source):
     """A `Stage1` of gray 32 x 32 images whose masks are nine discs."""
     x = torch.arange(32) - 15.5
     r = (x[:, None].square() + x[None].square()).sqrt()
     masks = torch.stack([(r < 3 + k)[None].to(torch.uint8) for k in range(9)])
     return Stage1(
-        source=SourceSpec(
-            channels=1,
-            labels={"background": 0.0, "disc": 255.0},
-            modality="RGB8",
-            window=(0.0, 255.0),
-            image_suffix=".png",
-            label_suffix=".png",
-            image_dtype="uint8",
-            label_dtype="uint8",
-            geometries=[{"shape": [32, 32], "affine": None}],
-        ),
+        source=png_source(geometries=[{"shape": [32, 32], "affine": None}]),
         image_size=[32, 32],
         image_network={},
         mask_network={},

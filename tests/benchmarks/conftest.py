@@ -12,7 +12,6 @@ from monai.bundle import ConfigWorkflow
 from monai.utils import set_determinism
 from PIL import Image
 
-from alignflow.data.spec import SourceSpec
 from alignflow.flow.sampler import FlowSampler
 from alignflow.masks.conditions import describe
 from alignflow.masks.postprocess import MaskPostprocess
@@ -91,22 +90,11 @@ def random_flow(path, **options):
     return network.arguments
 
 
-def write_bundle(folder):
+def write_bundle(folder, source):
     """A bundle of random weights for RGB PNG images of 16 px with one class."""
     masks = torch.zeros(5, 1, 16, 16, dtype=torch.uint8)
     for k, mask in enumerate(masks):
         mask[0, 4 : 8 + k, 5:12] = 1
-    source = SourceSpec(
-        channels=3,
-        labels={"background": 0.0, "square": 1.0},
-        modality="RGB8",
-        window=(0.0, 255.0),
-        image_suffix=".png",
-        label_suffix=".png",
-        image_dtype="uint8",
-        label_dtype="uint8",
-        geometries=[{"shape": [16, 16], "affine": None}],
-    )
     torch.manual_seed(0)
     torch.save(build_network(SEGMENTER, "test").state_dict(), folder / WEIGHTS["segmenter"])
     Stage1(
@@ -145,10 +133,15 @@ def run_config(config, kind, run_id, overrides):
 
 
 @pytest.fixture(scope="session")
-def distilled(tmp_path_factory):
+def rgb_source(png_source):
+    return png_source(channels=3, labels={"background": 0.0, "square": 1.0})
+
+
+@pytest.fixture(scope="session")
+def distilled(rgb_source, tmp_path_factory):
     """A bundle with students of one step, all near random weights, with their exports."""
     teacher, output = (tmp_path_factory.mktemp(name) for name in ("teacher", "distilled"))
-    write_bundle(teacher)
+    write_bundle(teacher, rgb_source)
     folders = {"model_dir": str(teacher), "output_dir": str(output)}
     run_config("distill", "train", "distill", DISTILL | folders)
     run_config("export", "infer", "export", EXPORT | {"model_dir": str(output), "device": "cpu"})
@@ -156,11 +149,11 @@ def distilled(tmp_path_factory):
 
 
 @pytest.fixture
-def random_bundle(tmp_path):
+def random_bundle(rgb_source, tmp_path):
     """A bundle of random weights for RGB PNG images of 16 px with one class."""
     folder = tmp_path / "models"
     folder.mkdir()
-    write_bundle(folder)
+    write_bundle(folder, rgb_source)
     return folder
 
 

@@ -5,7 +5,6 @@ import json
 import pytest
 import torch
 
-from alignflow.data.spec import SourceSpec
 from alignflow.errors import InputError
 from alignflow.files import save_tensors
 from alignflow.flow.sampler import FlowSampler
@@ -42,7 +41,7 @@ READING = {
 
 
 @pytest.fixture
-def models(tmp_path):
+def models(tmp_path, png_source):
     masks = torch.zeros(5, 1, 16, 16, dtype=torch.uint8)
     for k, mask in enumerate(masks):
         mask[0, 4 : 8 + k, 5:12] = 1
@@ -50,17 +49,7 @@ def models(tmp_path):
     smooth = {"data_channels": 1, "time_scale": 10.0}
     image = write_network(tmp_path / "model.pt", condition_channels=3, **smooth)
     mask = write_network(tmp_path / "mask_model.pt", vector_size=5, **smooth)
-    source = SourceSpec(
-        channels=1,
-        labels={"background": 0.0, "square": 1.0},
-        modality="RGB8",
-        window=(0.0, 255.0),
-        image_suffix=".png",
-        label_suffix=".png",
-        image_dtype="uint8",
-        label_dtype="uint8",
-        geometries=[{"shape": [16, 16], "affine": None}],
-    )
+    source = png_source(labels={"background": 0.0, "square": 1.0})
     rules = MaskPostprocess.fit(masks, 2).to_dict()
     bank = describe(masks, 2).tolist()
     save_tensors({}, tmp_path / "segmenter.pt")

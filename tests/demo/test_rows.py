@@ -5,7 +5,6 @@ import pytest
 import torch
 from PIL import Image
 
-from alignflow.data.spec import SourceSpec
 from alignflow.demo.rows import ROWS, draw_rows, main
 from alignflow.errors import InputError
 from alignflow.files import save_tensors
@@ -17,7 +16,7 @@ LEVELS = {"source": 40, "references": 90, "unaligned": 150, "aligned": 210}
 
 
 @pytest.fixture
-def model_dir(tmp_path):
+def model_dir(tmp_path, png_source):
     """A bundle of gray 16 x 16 PNG images; its weights are never read."""
     masks = torch.zeros(3, 1, 16, 16, dtype=torch.uint8)
     masks[..., 4:12, 4:12] = 1
@@ -26,17 +25,7 @@ def model_dir(tmp_path):
     for name in WEIGHTS.values():
         save_tensors({}, folder / name)
     Stage1(
-        source=SourceSpec(
-            channels=1,
-            labels={"background": 0.0, "disc": 255.0},
-            modality="RGB8",
-            window=(0.0, 255.0),
-            image_suffix=".png",
-            label_suffix=".png",
-            image_dtype="uint8",
-            label_dtype="uint8",
-            geometries=[{"shape": [16, 16], "affine": None}],
-        ),
+        source=png_source(),
         image_size=[16, 16],
         image_network={},
         mask_network={},

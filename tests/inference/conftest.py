@@ -4,7 +4,6 @@ import pytest
 import torch
 from torch import nn
 
-from alignflow.data.spec import SourceSpec
 from alignflow.masks.conditions import describe
 from alignflow.masks.postprocess import MaskPostprocess
 from alignflow.networks.velocity import VelocityUNet
@@ -51,23 +50,15 @@ def network():
 
 
 @pytest.fixture(scope="session")
-def record():
+def record(png_source):
     """A `Stage1` of gray PNG images with one class, whose masks are nine discs."""
     masks = torch.stack([disc(4 + k / 2, 10 + k, 20 - k) for k in range(9)])
     image_network = VelocityUNet(
         data_channels=1, condition_channels=3, channels=[32], attention_levels=[False]
     )
     return Stage1(
-        source=SourceSpec(
-            channels=1,
-            labels={"background": 0.0, "disc": 255.0},
-            modality="RGB8",
-            window=(0.0, 255.0),
-            image_suffix=".png",
-            label_suffix=".png",
-            image_dtype="uint8",
-            label_dtype="uint8",
-            geometries=[{"shape": [40, 24], "affine": None}, {"shape": [32, 32], "affine": None}],
+        source=png_source(
+            geometries=[{"shape": [40, 24], "affine": None}, {"shape": [32, 32], "affine": None}]
         ),
         image_size=[SIZE, SIZE],
         image_network=image_network.arguments,
