@@ -92,7 +92,7 @@ class Bench:
             "validation_fraction": share,
             "seed": splits.SPLIT_SEED,
             "group_column": site.group_column,
-            "group_pattern": None,
+            "group_pattern": site.group_pattern,
         }
         same_folder = Path(config["dataset_dir"]).resolve() == site.directory.resolve()
         same_split = {key: config.get(key) for key in ours} == ours

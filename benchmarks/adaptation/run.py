@@ -65,6 +65,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         add(f"--{site}_column", help="column of index.csv that chooses rows")
         add(f"--{site}_value", help="what the chosen rows have there")
         add(f"--{site}_group_column", help="column of index.csv that splits keep whole")
+        add(f"--{site}_group_pattern", help="the same: regular expression on names, one group")
     add("--references", type=int, nargs="+", default=[10], help="their numbers (default 10)")
     add("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of the segmenters")
     add("--draws", type=int, nargs="+", default=[0, 1, 2], help="of references")
@@ -167,6 +168,7 @@ def make_bench(
             getattr(args, f"{site}_column"),
             getattr(args, f"{site}_value"),
             getattr(args, f"{site}_group_column"),
+            getattr(args, f"{site}_group_pattern"),
         )
         for site in ("source", "target")
     ]

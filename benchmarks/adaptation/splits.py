@@ -28,12 +28,14 @@ class Site:
         directory: as `build_datalist` reads it.
         column, value: rows to keep; None for all.
         group_column: of index.csv: what a split must keep whole; None for single images.
+        group_pattern: the same from the stem of the image: regular expression with one group.
     """
 
     directory: Path
     column: str | None = None
     value: str | None = None
     group_column: str | None = None
+    group_pattern: str | None = None
 
     def cases(self) -> list[Case]:
         """Its images and masks, with their groups.
@@ -41,7 +43,7 @@ class Site:
         Raises:
             InputError: what `build_datalist` refuses, or no row with the value.
         """
-        cases = build_datalist(self.directory, group_column=self.group_column)
+        cases = build_datalist(self.directory, self.group_pattern, self.group_column)
         if self.column is None:
             return cases
         kept = rows_with(self.directory / "index.csv", self.column, self.value)

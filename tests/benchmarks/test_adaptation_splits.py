@@ -53,6 +53,14 @@ def test_pool_and_test_are_a_third_and_two_thirds_in_whole_sequences(splits, sit
     assert stems(splits, again.test) == test
 
 
+def test_groups_may_come_from_names(splits, site):
+    named = splits.Site(site.directory, group_pattern=r"^(\d)")
+    split = splits.split_target(named.cases())
+    pool, test = stems(splits, split.pool), stems(splits, split.test)
+    assert {name[0] for name in pool}.isdisjoint(name[0] for name in test)
+    assert len(pool | test) == 24
+
+
 def test_few_references_are_among_many_and_draws_differ(splits, site):
     pool = site.cases()
     draws = [stems(splits, splits.references(pool, 4, draw)) for draw in range(3)]
