@@ -1,12 +1,20 @@
 """The driver of the adaptation benchmark: which runs there are, and all of them on tiny data."""
 
 import json
+import os
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from alignflow.errors import InputError
+
+
+EVERYTHING = Path(__file__).parents[2] / "benchmarks/adaptation/everything.sh"
 
 
 @pytest.fixture
@@ -113,3 +121,22 @@ def test_every_arm_from_the_source_to_the_table(run, call, tmp_path, load_adapta
     assert run.main(call(*options)) == 0
     after = json.loads(again.read_text())
     assert {k: after[k] for k in ("dice", "seconds")} == {k: before[k] for k in ("dice", "seconds")}
+
+
+@pytest.mark.slow  # seven times the imports
+def test_everything_is_four_pairs_the_control_the_curve_and_few_labels(tmp_path):
+    result = subprocess.run(
+        [EVERYTHING, tmp_path / "work", tmp_path / "results", "--dry_run"],
+        env=os.environ | {"ALIGNFLOW_DATA": str(tmp_path), "PYTHON": sys.executable},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    runs = [line.split()[-1] for line in result.stdout.splitlines()]
+    assert len(set(runs)) > 300
+    for pair in ("kvasir_c1", "kvasir_c2", "kvasir_clinic", "clinic_kvasir", "rim_drishti"):
+        arms = Counter(run.split("/")[1].split("-")[0] for run in runs if run.startswith(pair))
+        assert arms["source"] >= 3 and arms["aligned"] >= 9 and arms["fda"] >= 3
+    for n in (1, 2, 5, 10, 50):
+        assert f"kvasir_c2/aligned-all-n{n}-draw0-seed2" in runs
+    assert "kvasir_c2/aligned-100-n10-draw0-seed0" in runs
