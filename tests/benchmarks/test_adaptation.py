@@ -13,7 +13,6 @@ from PIL import Image
 
 from alignflow.errors import InputError
 
-
 EVERYTHING = Path(__file__).parents[2] / "benchmarks/adaptation/everything.sh"
 
 
