@@ -50,6 +50,9 @@ $(LABEL_READY): $(LABEL_NEEDS) $(LABEL_ALONE)
 	@"$(LABEL_PY)" -m pip install --quiet --disable-pip-version-check $(TORCH_ARGS) "$(TORCH)"
 	@"$(LABEL_PY)" -m pip install --quiet --disable-pip-version-check -r $(LABEL_NEEDS)
 	@"$(LABEL_PY)" -m pip install --quiet --disable-pip-version-check --no-deps -r $(LABEL_ALONE)
+	@# pydicom-seg takes this name from where pydicom 2 had it
+	@echo "from pydicom.uid import SegmentationStorage" > "$$("$(LABEL_PY)" -c \
+	  'import pydicom; print(pydicom.__path__[0])')/_storage_sopclass_uids.py"
 	@touch $@
 
 label: $(LABEL_READY) ## start the annotation server (STUDIES=, MODELS=, HOST=, PORT=, WORK=)

@@ -211,6 +211,10 @@ def test_input_errors_come_as_one_line(server):
     answer = server.post("infer/synthesize?image=case5&output=image")
     assert answer.status_code == 400
     assert answer.json()["detail"].startswith("image 'case5': no mask yet")
+    for model in ("segment", "synthesize"):
+        answer = server.post(f"infer/{model}?image=nowhere&output=image")
+        assert answer.status_code == 400
+        assert answer.json()["detail"].startswith("image 'nowhere': not in the studies")
 
 
 def test_pages_from_elsewhere_get_nothing(server):

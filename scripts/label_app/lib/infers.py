@@ -17,7 +17,7 @@ from alignflow.label.synthesize import load_image_sampler, synthesize_file
 from alignflow.label.values import tool_values
 from alignflow.label.work import Work
 from alignflow.stage1 import Stage1
-from lib.studies import image_path, mask_path
+from lib.studies import image_path, mask_path, sent_file
 
 Store = Callable[[], Datastore]
 
@@ -62,7 +62,7 @@ class Segment(InferTask):
     def __call__(self, request: dict[str, Any]) -> tuple[str, dict[str, Any]]:
         """The mask's file, and what it took."""
         start = time.monotonic()
-        source = Path(request["image"])
+        source = sent_file(request)
         if request["image_id"] in self.store().list_images():
             source = image_path(self.store(), request["image_id"])
         path = segment_file(source, self.network(), self.stage1, temporary_stem())
@@ -90,7 +90,7 @@ class Synthesize(InferTask):
         """The image's file, and what it took."""
         start = time.monotonic()
         seed = int(request.get("seed", 0))
-        source = Path(request["image"])
+        source = sent_file(request)
         if request["image_id"] in self.store().list_images():
             source = mask_path(self.store(), request["image_id"])
         path = synthesize_file(source, self.network(), self.stage1, temporary_stem(), seed=seed)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from monailabel.datastore.local import LocalDatastore
 from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
@@ -20,6 +21,17 @@ def image_path(datastore: Datastore, name: str) -> Path:
     path = Path(datastore.get_image_uri(name))
     series = path.parent / name
     return series if series.is_dir() else path
+
+
+def sent_file(request: dict[str, Any]) -> Path:
+    """The file that came with a request; of an image that it names, MONAI Label's own path.
+
+    Raises:
+        InputError: it names an image that the studies do not have.
+    """
+    if not request["image"]:
+        raise InputError(f"image '{request['image_id']}': not in the studies; correct the name")
+    return Path(request["image"])
 
 
 def mask_path(datastore: Datastore, name: str) -> Path:

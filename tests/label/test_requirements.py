@@ -1,0 +1,24 @@
+"""The label environment has the project's versions, but where MONAI Label wants older ones."""
+
+import re
+import tomllib
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+PIN = re.compile(r"([A-Za-z0-9_.-]+)==([\w.]+)")
+OLDER = {"numpy", "jsonschema"}  # numpymaxflow and pydicom-seg want them below 2 and 4
+
+
+def pins(lines):
+    return {m[1].lower(): m[2] for line in lines if (m := PIN.match(line))}
+
+
+def test_the_label_environment_has_the_versions_of_the_project():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    wanted = pins(project["dependencies"] + extras["test"] + extras["dicom"])
+    found = pins((ROOT / "scripts/label_app/requirements.txt").read_text().splitlines())
+    needed = pins(project["dependencies"]).keys()
+    assert needed <= found.keys(), needed - found.keys()
+    differing = {name for name in wanted.keys() & found.keys() if wanted[name] != found[name]}
+    assert differing == OLDER
