@@ -238,6 +238,10 @@ def from_meta_header(path: Path) -> Reading:
 
 def picture_from_simpleitk(path: Path) -> Reading:
     """PNG, JPEG, BMP and TIFF by ITK: without alpha, as the package has them."""
+    if path.suffix == ".tif":
+        with tifffile.TiffFile(path) as file:
+            # "0 is imaged as white" (TIFF 6.0, page 37), but ITK gives the stored values.
+            assert file.pages[0].photometric.name != "MINISWHITE", "white is 0"
     image = sitk.ReadImage(str(path))
     array = sitk.GetArrayFromImage(image)
     channels = array if image.GetNumberOfComponentsPerPixel() > 1 else array[..., None]
@@ -250,7 +254,9 @@ def picture_from_tifffile(path: Path) -> Reading:
         assert len(file.pages) == 1, "pages"
         page = file.pages[0]
         array = page.asarray()
-        assert page.photometric.name in ("MINISBLACK", "RGB"), page.photometric
+        assert page.photometric.name in ("MINISWHITE", "MINISBLACK", "RGB"), page.photometric
+        if page.photometric.name == "MINISWHITE":  # "0 is imaged as white" (TIFF 6.0, page 37)
+            array = 2**page.bitspersample - 1 - array
         if page.planarconfig.name == "SEPARATE" and array.ndim == 3:
             array = np.moveaxis(array, 0, -1)
     return _picture(array if array.ndim == 3 else array[..., None], path)
