@@ -102,7 +102,7 @@ def test_data_of_another_length(tmp_path, suffix, packed):
 @pytest.mark.parametrize(
     ("old", "new", "match"),
     [
-        (b"NDims = 3", b"NDims = 65535", "'NDims' is '65535'"),  # ITK's MetaIO writes beyond its array
+        (b"NDims = 3", b"NDims = 65535", "'NDims' is '65535'"),  # MetaIO has 10 places
         (b"Offset = 0 0 0", b"Offset = 0 1e 0", "'Offset' is '0 1e 0'"),
         (b"Offset = 0 0 0", b"Offset = 0 0", "'Offset' has not 3 numbers"),
         (b"Offset = 0 0 0", b"Offset = 0 0 0\nOffset = 0 0 1", "'Offset' stands twice"),

@@ -131,7 +131,7 @@ def _read(path: Path, suffix: str, is_mask: bool) -> tuple[np.ndarray, dict[str,
         return read_series(dicom.find_series(path))
     require_sound_header(path)
     array, meta = _read_itk(str(path))
-    require_whole_data(path, array.size * np.dtype(meta["native_dtype"]).itemsize)
+    require_whole_data(path, array.size, np.dtype(meta["native_dtype"]))
     return array, meta
 
 

@@ -12,6 +12,8 @@ import re
 import zlib
 from pathlib import Path
 
+import numpy as np
+
 from alignflow.errors import InputError
 
 LARGEST = 1e12  # of a header; the SVD of ITK does not end with 1e308 in a direction
@@ -28,22 +30,27 @@ def _list_of(form: str) -> str:
 
 
 REALS = _list_of(REAL)
+TEXT = ("ascii", "text", "txt")
 NRRD = {  # fields that matter, and the form of their values; other fields of the standard
+    "encoding": f"(?i:raw|gzip|gz|{'|'.join(TEXT)})",
     "dimension": WHOLE,
     "sizes": _list_of(WHOLE),
-    "spacings": _list_of(f"{REAL}|nan|NaN"),
+    "spacings": _list_of(f"{REAL}|(?i:nan)"),
     "space dimension": WHOLE,
     "space directions": _list_of(f"{VECTOR}|none"),
     "space origin": VECTOR,
     "space units": _list_of(r'"(?:mm|millimeters?|millimetres?|\?\?\?)?"'),
+    "line skip": "0",  # what is skipped, and data in another file, nothing here can check
+    "lineskip": "0",
+    "byte skip": "0",
+    "byteskip": "0",
     "units": _list_of(r'"(?:mm|millimeters?|millimetres?|\?\?\?)?"'),
 } | dict.fromkeys(
     [
-        *("type", "block size", "blocksize", "encoding", "endian", "content", "min", "max"),
-        *("old min", "oldmin", "old max", "oldmax", "line skip", "lineskip", "byte skip"),
-        *("byteskip", "number", "sample units", "sampleunits", "thicknesses", "axis mins"),
-        *("axismins", "axis maxs", "axismaxs", "centers", "centerings", "labels", "kinds"),
-        *("space", "measurement frame"),
+        *("type", "block size", "blocksize", "endian", "content", "min", "max", "old min"),
+        *("oldmin", "old max", "oldmax", "number", "sample units", "sampleunits"),
+        *("thicknesses", "axis mins", "axismins", "axis maxs", "axismaxs", "centers"),
+        *("centerings", "labels", "kinds", "space", "measurement frame"),
     ],
     ".*",
 )
@@ -63,6 +70,7 @@ META = {
     "Orientation": REALS,
     "Rotation": REALS,
     "CenterOfRotation": REALS,
+    "AnatomicalOrientation": r"[LRAPSI?]+",
     "DistanceUnits": r"mm|\?",
     "BinaryData": "(?i:true)",
     "BinaryDataByteOrderMSB": BOOLEAN,
@@ -125,22 +133,20 @@ def _require_data_file(name: str, path: Path) -> None:
         )
 
 
-def require_whole_data(path: Path, expected: int) -> None:
+def require_whole_data(path: Path, count: int, dtype: np.dtype) -> None:
     """Whether the data of an NRRD or MetaImage file are as long as its header says.
 
     Args:
         path: the file.
-        expected: bytes of all values.
+        count: of all values.
+        dtype: of a value.
 
     Raises:
-        InputError: there are more or fewer.
+        InputError: there are more or fewer, or a word of text is no number.
         zlib.error: packed data are damaged.
     """
     header, data = _split(path)
     fields = _fields(header, path)
-    skips = {"line skip", "lineskip", "byte skip", "byteskip", "HeaderSize"}
-    if skips & fields.keys():
-        return
     encoding = fields.get("encoding", "raw").lower()
     if fields.get("ElementDataFile", "LOCAL") != "LOCAL":
         data = (path.parent / fields["ElementDataFile"]).read_bytes()
@@ -151,12 +157,32 @@ def require_whole_data(path: Path, expected: int) -> None:
                 f"image '{path}': {len(data)} bytes of packed data, but 'CompressedDataSize' is "
                 f"{fields.get('CompressedDataSize')}; replace or remove it"
             )
+    if encoding in TEXT:
+        _require_numbers(data, count, dtype, path)
+        return
+    if _is_nrrd(path) and dtype.itemsize > 1 and "endian" not in fields:
+        raise InputError(f"image '{path}': its header has no 'endian'; add it")
+    expected = count * dtype.itemsize
     if encoding in ("gzip", "gz"):
         data = _unpacked(data, expected, path)
-    if encoding in ("raw", "gzip", "gz") and len(data) != expected:
+    length = len(data) - max(0, int(fields.get("HeaderSize", 0)))
+    if length != expected and not (fields.get("HeaderSize") == "-1" and length > expected):
         raise InputError(
-            f"image '{path}': {len(data)} bytes of data, but its header needs {expected}; replace "
+            f"image '{path}': {length} bytes of data, but its header needs {expected}; replace "
             "or remove it"
+        )
+
+
+def _require_numbers(data: bytes, count: int, dtype: np.dtype, path: Path) -> None:
+    words = data.decode("latin-1").split()
+    form = REAL if dtype.kind == "f" else r"[-+]?\d+"
+    wrong = next((word for word in words if not re.fullmatch(form, word, re.ASCII)), None)
+    if wrong is not None:
+        raise InputError(f"image '{path}': {wrong[:20]!r} among its values; replace or remove it")
+    if len(words) != count:
+        raise InputError(
+            f"image '{path}': {len(words)} values, but its header needs {count}; replace or remove "
+            "it"
         )
 
 

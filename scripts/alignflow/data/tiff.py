@@ -8,7 +8,6 @@ PackBits or JPEG.
 
 from __future__ import annotations
 
-import math
 import struct
 import zlib
 from collections.abc import Callable, Iterator
