@@ -14,10 +14,12 @@ import SimpleITK as sitk
 from PIL import Image
 from pydicom.data import get_testdata_file
 from pydicom.dataelem import RawDataElement
+from pydicom.pixels import apply_color_lut
 from pydicom.tag import Tag
+from pydicom.uid import JPEGLosslessSV1, RLELossless
 
 from alignflow.data.datalist import build_datalist
-from alignflow.data.dicom_check import require_same_pixels, require_sound
+from alignflow.data.dicom_check import DECODERS, require_same_pixels, require_sound
 from alignflow.data.formats import load
 from alignflow.data.integrity import block_means, require_sound_jpeg
 from alignflow.errors import InputError
@@ -235,12 +237,14 @@ def test_whole_compressed_pixels_are_read(name):
     np.testing.assert_array_equal(image, pixels.reshape(*pixels.shape[:2], -1).transpose(2, 1, 0))
 
 
-def test_compressed_pixels_that_decoders_take_for_others():
-    dataset = require_sound(get_testdata_file("MR_small_RLE.dcm", download=False))
-    values = dataset.pixel_array.T[None, ..., None].astype(float)
+@pytest.mark.parametrize("name", ["MR_small_RLE.dcm", "SC_rgb_jpeg_gdcm.dcm", "JPGExtended.dcm"])
+def test_compressed_pixels_that_decoders_take_for_others(name):
+    dataset = require_sound(get_testdata_file(name, download=False))
+    values = dataset.pixel_array.reshape(dataset.Rows, dataset.Columns, -1).T[..., None]
+    values = values.astype(float)
     require_same_pixels(dataset, values)
-    values[0, 5, 7] += 1
-    with pytest.raises(InputError, match="RLE.dcm': its compressed pixels are damaged"):
+    values[0, 5, 7] += 5
+    with pytest.raises(InputError, match=f"{name}': its compressed pixels are damaged"):
         require_same_pixels(dataset, values)
 
 
@@ -264,6 +268,11 @@ def nifti(path, **fields):
         ({"datatype": 32, "bitpix": 64}, "complex64 values"),
         ({"dim": [3, 7, 0, 5, 1, 1, 1, 1]}, "pixels"),
         ({"dim": [1, 7, 1, 1, 1, 1, 1, 1]}, "1 axes"),
+        ({"pixdim": [1, 1.5, 2, -3, 1, 1, 1, 1]}, "pixdim 1.5 x 2 x -3"),
+        ({"srow_x": [1.5, 0, 0, 1e30]}, "its place is"),
+        ({"scl_slope": 0, "scl_inter": 15}, "scl_slope 0 with scl_inter 15"),
+        ({"scl_slope": 1e-30, "scl_inter": 0}, "scl_slope 1e-30 with"),
+        ({"sizeof_hdr": -2147483648}, "sizeof_hdr -2147483648"),
     ],
 )
 def test_headers_of_nifti(tmp_path, fields, match):
@@ -291,3 +300,24 @@ def test_tables(png_dataset, content, match):
     (png_dataset / "index.csv").write_bytes(content)
     with pytest.raises(InputError, match=match):
         build_datalist(png_dataset, group_column="centre")
+
+
+def lossless_jpeg(path):
+    shutil.copy(get_testdata_file("SC_rgb_jpeg_gdcm.dcm", download=False), path)
+    return path
+
+
+def test_compression_without_a_second_decoder(tmp_path, monkeypatch):
+    path = lossless_jpeg(tmp_path / "a.dcm")
+    monkeypatch.setitem(DECODERS, JPEGLosslessSV1, ("gdcm", "some-decoder"))
+    refuse(path, "needs a second decoder to check it: pip install some-decoder, or save it unc")
+    monkeypatch.delitem(DECODERS, JPEGLosslessSV1)
+    refuse(path, "has no second decoder to check it; save it uncompressed")
+
+
+def test_packed_palette(tmp_path):
+    dataset = pydicom.dcmread(get_testdata_file("examples_palette.dcm", download=False))
+    dataset.compress(RLELossless, encoding_plugin="pydicom")
+    dataset.save_as(tmp_path / "a.dcm")
+    expected = apply_color_lut(dataset.pixel_array, dataset) >> 8
+    np.testing.assert_array_equal(load(tmp_path / "a.dcm")[..., 0].T, expected)

@@ -18,6 +18,7 @@ from alignflow.errors import InputError
 
 LARGEST = 1e12  # of a header; the SVD of ITK does not end with 1e308 in a direction
 LONGEST = 1000  # characters of a value; MetaIO writes beyond its arrays
+LONGEST_NAME = 200  # of a file; file systems end at 255 bytes
 WHOLE = r"\d+"
 REAL = r"[-+]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?"
 VECTOR = rf"\([ \t]*{REAL}(?:[ \t]*,[ \t]*{REAL})*[ \t]*\)"
@@ -126,7 +127,8 @@ def _require_axes(fields: dict[str, str], path: Path) -> None:
 
 def _require_data_file(name: str, path: Path) -> None:
     """MetaIO ends the process at some names, and knows patterns and lists of files."""
-    if name != "LOCAL" and ("\0" in name or not (path.parent / name).is_file()):
+    is_name = "\0" not in name and len(name) <= LONGEST_NAME
+    if name != "LOCAL" and not (is_name and (path.parent / name).is_file()):
         raise InputError(
             f"image '{path}': ElementDataFile is {name[:60]!r}, no such file; correct it, or save "
             "the image as one file"
