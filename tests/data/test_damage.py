@@ -19,7 +19,8 @@ from pydicom.tag import Tag
 from pydicom.uid import JPEGLosslessSV1, RLELossless
 
 from alignflow.data.datalist import build_datalist
-from alignflow.data.dicom_check import DECODERS, require_same_pixels, require_sound
+from alignflow.data.dicom_check import require_sound
+from alignflow.data.dicom_pixels import DECODERS, require_same_pixels
 from alignflow.data.formats import load
 from alignflow.data.integrity import block_means, require_sound_jpeg
 from alignflow.errors import InputError
@@ -172,6 +173,7 @@ def swap(items, i, j):
         (lambda h: setattr(h, "SOPClassUID", "1.2.3"), "rescale it differently"),
         (lambda h: swap(h.PerFrameFunctionalGroupsSequence, 1, 2), None),
         (lambda h: h.PerFrameFunctionalGroupsSequence.pop(), "but 3 are described"),
+        (lambda h: delattr(h, "SharedFunctionalGroupsSequence"), "Shared.*Sequence is missing"),
     ],
 )
 def test_frames_of_an_enhanced_image(tmp_path, monkeypatch, change, match):

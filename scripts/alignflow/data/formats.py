@@ -13,11 +13,13 @@ import torch
 from monai.data import ITKReader, MetaTensor, PILReader
 from monai.data.utils import to_affine_nd
 from PIL import Image, ImageOps
+from PIL.TiffImagePlugin import TiffImageFile
 
 from alignflow.data import dicom
 from alignflow.data.bmp import require_sound_bmp
-from alignflow.data.dicom_check import place_of, require_same_pixels, require_sound
+from alignflow.data.dicom_check import place_of, require_sound
 from alignflow.data.dicom_masks import is_dicom_mask, read_mask
+from alignflow.data.dicom_pixels import require_same_pixels
 from alignflow.data.dicom_planes import irregularity
 from alignflow.data.integrity import (
     require_sound_jpeg,
@@ -174,6 +176,8 @@ def _compare_decoders(path: Path, array: np.ndarray) -> None:
 
 def _compare_tiff(path: Path, array: np.ndarray) -> None:
     with Image.open(path) as image:
+        if not isinstance(image, TiffImageFile):
+            raise InputError(f"image '{path}': {image.format}, no TIFF; give it its own suffix")
         tags, mode, width = image.tag_v2, image.mode, image.width
         is_jpeg = image.info.get("compression") == "jpeg"
     if mode not in (*COMPARED_MODES, *OTHER_MODES):

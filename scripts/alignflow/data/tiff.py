@@ -89,7 +89,7 @@ def _directory(data: bytes) -> tuple[Fields, list[tuple[int, int]]]:
     size = struct.calcsize(entry) + room
     end = first + number * size
     if struct.unpack_from(f"{order}{last}", data, end)[0] != 0:
-        raise ValueError("several pages; save each as its own file")
+        raise ValueError("several pages, of which each needs a file of its own")
     fields: Fields = {}
     taken = [(0, 8 if room == 4 else 16), (start, end + room)]
     before = 0
