@@ -70,6 +70,8 @@ def put(tag, column, value):
         (put(258, 2, 3), "field 258 of its directory ends|BitsPerSample is"),
         (put(262, 3, 8), "PhotometricInterpretation is 8"),
         (put(257, 3, 29), "1230 bytes of pixels where 1189"),
+        (put(278, 3, 0), "strips or tiles of 41 x 0 pixels"),
+        (put(257, 3, 2**32 - 1), "1 strips or tiles where 143165577 are needed"),
         (put(278, 3, 20), "1 strips or tiles where 2 are needed"),
         (put(279, 3, 1229), "1229 bytes of pixels where 1230"),
         (put(273, 3, 200), "its pixels end behind the file|its parts lie on each other"),

@@ -144,21 +144,24 @@ def _segments(fields: Fields) -> Iterator[tuple[int, int, int]]:
             raise ValueError("its tiles are described in part")
         across, down = fields[TILE_WIDTH][0], fields[TILE_LENGTH][0]
         offsets, counts = fields[TILES], fields[TILE_BYTES]
-        rows = [down] * (_ceil(width, across) * _ceil(length, down))
     else:
         if not {STRIPS, STRIP_BYTES} <= fields.keys():
             raise ValueError("its strips are described in part")
         across, down = width, min(fields.get(ROWS, (length,))[0], length)
         offsets, counts = fields[STRIPS], fields[STRIP_BYTES]
-        rows = [min(down, length - start) for start in range(0, length, max(down, 1))]
-    if not len(offsets) == len(counts) == len(rows) * planes or min(across, down) < 1:
-        raise ValueError(f"{len(offsets)} strips or tiles where {len(rows) * planes} are needed")
-    for offset, count, height in zip(offsets, counts, rows * planes, strict=True):
-        yield offset, count, height * _ceil(across * bits, 8)
+    if min(across, down) < 1:
+        raise ValueError(f"strips or tiles of {across} x {down} pixels")
+    needed = _ceil(width, across) * _ceil(length, down)  # of each plane
+    if not len(offsets) == len(counts) == needed * planes:
+        raise ValueError(f"{len(offsets)} strips or tiles where {needed * planes} are needed")
+    for number, (offset, count) in enumerate(zip(offsets, counts, strict=True)):
+        is_last = TILES not in fields and number % needed == needed - 1
+        rows = length - (needed - 1) * down if is_last else down
+        yield offset, count, rows * _ceil(across * bits, 8)
 
 
 def _ceil(a: int, b: int) -> int:
-    return -(-a // b) if b else 0
+    return -(-a // b)
 
 
 def _require_length(data: bytes, compression: int, expected: int) -> None:
