@@ -173,7 +173,19 @@ def swap(items, i, j):
         (lambda h: setattr(h, "SOPClassUID", "1.2.3"), "rescale it differently"),
         (lambda h: swap(h.PerFrameFunctionalGroupsSequence, 1, 2), None),
         (lambda h: h.PerFrameFunctionalGroupsSequence.pop(), "but 3 are described"),
-        (lambda h: delattr(h, "SharedFunctionalGroupsSequence"), "Shared.*Sequence is missing"),
+        (
+            lambda h: delattr(h, "SharedFunctionalGroupsSequence"),
+            "Orientation.* of frame 1",
+        ),
+        (lambda h: delattr(h, "PerFrameFunctionalGroupsSequence"), "PerFrame.*Sequence is missing"),
+        (
+            lambda h: delattr(h.PerFrameFunctionalGroupsSequence[2], "PlanePositionSequence"),
+            "ImagePositionPatient of frame 3 is missing",
+        ),
+        (
+            lambda h: delattr(h.SharedFunctionalGroupsSequence[0], "PixelMeasuresSequence"),
+            "PixelSpacing of frame 1 is missing",
+        ),
     ],
 )
 def test_frames_of_an_enhanced_image(tmp_path, monkeypatch, change, match):
@@ -190,6 +202,13 @@ def test_frames_of_an_enhanced_image(tmp_path, monkeypatch, change, match):
         image = load(path)
         np.testing.assert_allclose(image.affine.numpy() @ [0, 0, 3, 1], [*last, 1], atol=1e-4)
         np.testing.assert_allclose(image[0, ..., 0].T, 2 * header.pixel_array[0] - 5.0)
+
+
+def test_place_of_a_single_frame(write_enhanced, tmp_path):
+    path = write_enhanced(tmp_path / "a.dcm", VOLUME, [0], [0.0])
+    affine = load(path).affine.numpy()
+    np.testing.assert_allclose(np.linalg.norm(affine[:3, :2], axis=0), [0.7, 0.9], rtol=1e-5)
+    np.testing.assert_allclose(affine[:3, 3], [31.5, -12.25, 77.0], atol=1e-4)
 
 
 def test_a_segmentation_with_other_frames_than_it_states(tmp_path):

@@ -28,6 +28,11 @@ NON_IMAGES = ("SEG", "RTSTRUCT", "RTPLAN", "RTDOSE", "RTRECORD", "SR", "PR", "KO
 QUANTITIES = ("CT", "PT")  # their values are HU and Bq/ml, whatever the photometric interpretation
 
 ORIENTATION_TOLERANCE = 1e-3  # of a direction's components, and of a pixel's size in mm
+PLANE = (  # of a frame (PS3.3, C.7.6.16.2): functional groups, and what matters in them
+    ("PlanePosition", "ImagePositionPatient"),
+    ("PlaneOrientation", "ImageOrientationPatient"),
+    ("PixelMeasures", "PixelSpacing"),
+)
 TAGS = [
     "Modality",
     "SeriesInstanceUID",
@@ -215,22 +220,26 @@ def _frames_in_spatial_order(
     """Frames of an enhanced file (PS3.3, C.7.6.16): ITK takes their places as they come.
 
     None, None for a single frame, or frames that state no place.
+
+    Raises:
+        InputError: a frame does not state all of its place, frames are of several grids, or lie at
+            one place.
     """
     groups = list(header.PerFrameFunctionalGroupsSequence)
     shared = (header.get("SharedFunctionalGroupsSequence") or [pydicom.Dataset()])[0]
-    grids, places = [], []
-    for group in groups:
-        try:
-            place, turned, pixel = (
-                (group.get(f"{name}Sequence") or shared[f"{name}Sequence"].value)[0]
-                for name in ("PlanePosition", "PlaneOrientation", "PixelMeasures")
+    stated = [[functional(g, shared, f"{n}Sequence").get(a) for n, a in PLANE] for g in groups]
+    if not any(value for position, turned, _ in stated for value in (position, turned)):
+        return None, None
+    for number, values in enumerate(stated):
+        missing = [name for (_, name), value in zip(PLANE, values, strict=True) if not value]
+        if missing:
+            raise InputError(
+                f"image '{path}': {missing[0]} of frame {number + 1} is missing; export it again"
             )
-            places.append(np.array(place.ImagePositionPatient, dtype=float))
-            grids.append(np.array([*turned.ImageOrientationPatient, *pixel.PixelSpacing], float))
-        except (AttributeError, KeyError, IndexError):
-            return None, None
     if len(groups) < 2:
         return None, None
+    places = [np.array(position, dtype=float) for position, _, _ in stated]
+    grids = [np.array([*turned, *spacing], float) for _, turned, spacing in stated]
     if np.ptp(grids, axis=0).max() > ORIENTATION_TOLERANCE:
         raise InputError(
             f"image '{path}': frames of different orientation or pixel size; save each by itself"
@@ -243,6 +252,11 @@ def _frames_in_spatial_order(
             f"image '{path}': several frames at one place; save one phase or echo by itself"
         )
     return planes, order.tolist()
+
+
+def functional(frame: pydicom.Dataset, shared: pydicom.Dataset, group: str) -> pydicom.Dataset:
+    """The one item of a functional group, of a frame or of all."""
+    return (frame.get(group) or shared.get(group) or [pydicom.Dataset()])[0]
 
 
 def _common_axes(headers: dict[Path, pydicom.Dataset], path: Path) -> np.ndarray:

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pydicom
 from pydicom.pixels.utils import get_expected_length
 from pydicom.uid import UID, RLELossless
 
+from alignflow.data.dicom import PLANE, functional
 from alignflow.errors import InputError
 
 # Attributes of an image (PS3.3, C.7.6.3 and C.11.1): how many numbers, which ones, needed or not.
@@ -59,8 +61,8 @@ def require_sound(file: str | Path) -> pydicom.Dataset:
     for name, count in REAL.items():
         _require_reals(dataset, name, count, file)
     for group in ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"):
-        for functional in dataset.get(group) or []:
-            for element in functional:
+        for functional_groups in dataset.get(group) or []:
+            for element in functional_groups:
                 for item in element.value if element.VR == "SQ" else []:
                     for name, count in REAL.items():
                         _require_reals(item, name, count, file)
@@ -114,8 +116,10 @@ def _require_frames(dataset: pydicom.Dataset, file: str | Path) -> None:
     if not isinstance(frames, int) or frames < 1:
         raise _broken(file, "NumberOfFrames", frames)
     listed = dataset.get("PerFrameFunctionalGroupsSequence")
-    if listed and "SharedFunctionalGroupsSequence" not in dataset:  # of type 1: C.7.6.16
-        raise _broken(file, "SharedFunctionalGroupsSequence", None)
+    groups = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
+    missing = [name for name in groups if name not in dataset]
+    if len(missing) == 1:  # both are of type 1: PS3.3, C.7.6.16
+        raise _broken(file, missing[0], None)
     if listed and len(listed) != frames:
         raise _broken(file, "NumberOfFrames", f"{frames}, but {len(listed)} are described")
 
@@ -159,15 +163,18 @@ def place_of(header: pydicom.Dataset, affine: np.ndarray, shape: tuple[int, ...]
         )
     if header.get("PerFrameFunctionalGroupsSequence"):
         _require_one_rescale(header)
-    if "PixelSpacing" not in header:
+    position, orientation, spacing = (_of_image(header, *names) for names in PLANE)
+    if not spacing:
         return affine
-    row, column = (float(x) for x in header.PixelSpacing)
-    if "ImagePositionPatient" not in header or "ImageOrientationPatient" not in header:
+    row, column = (float(x) for x in spacing)
+    if not position or not orientation:
         sized = affine.copy()
         sized[:3, :2] *= [column, row] / np.linalg.norm(affine[:3, :2], axis=0)
         return sized
-    across, down = np.reshape(header.ImageOrientationPatient, (2, 3)).astype(float)
-    corner = np.array(header.ImagePositionPatient, dtype=float)
+    if header.get("PerFrameFunctionalGroupsSequence") and shape[2] > 1:
+        return affine  # the frames are not in order yet; `Series.planes` has their place
+    across, down = np.reshape(orientation, (2, 3)).astype(float)
+    corner = np.array(position, dtype=float)
     stated = LPS[:3, :3] @ np.c_[across * column, down * row, corner]
     shift = (stated - affine[:3, [0, 1, 3]]) * [shape[0] - 1, shape[1] - 1, 1]
     normal = LPS[:3, :3] @ np.cross(across, down)
@@ -193,6 +200,8 @@ def _require_one_rescale(header: pydicom.Dataset) -> None:
         )
 
 
-def functional(frame: pydicom.Dataset, shared: pydicom.Dataset, group: str) -> pydicom.Dataset:
-    """The one item of a functional group, of a frame or of all."""
-    return (frame.get(group) or shared.get(group) or [pydicom.Dataset()])[0]
+def _of_image(header: pydicom.Dataset, group: str, name: str) -> Any:
+    """An attribute of an image, or of the first frame of an enhanced one."""
+    frames = header.get("PerFrameFunctionalGroupsSequence") or [pydicom.Dataset()]
+    shared = header.get("SharedFunctionalGroupsSequence") or [pydicom.Dataset()]
+    return header.get(name) or functional(frames[0], shared[0], f"{group}Sequence").get(name)

@@ -19,7 +19,7 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from alignflow.data.dicom_check import functional
+from alignflow.data.dicom import functional
 from alignflow.data.integrity import (
     BLOCK_TOLERANCE,
     GRAY_TOLERANCE,
