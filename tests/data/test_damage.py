@@ -250,6 +250,15 @@ def test_a_slice_that_is_no_longer_one(tmp_path, write_series):
         load(tmp_path / "case1")
 
 
+def test_a_slice_that_is_cut_off_within_its_series(tmp_path, write_series):
+    files = write_series(tmp_path / "case1", VOLUME)
+    content = files[0].read_bytes()
+    uid = pydicom.dcmread(files[0]).SeriesInstanceUID.encode()
+    files[0].write_bytes(content[: content.index(uid) + 7])
+    with pytest.raises(InputError, match=f"{files[0].name}': Rows is missing"):
+        load(tmp_path / "case1")
+
+
 @pytest.mark.parametrize("name", ["MR_small_RLE.dcm", "SC_rgb_jpeg_gdcm.dcm"])
 def test_whole_compressed_pixels_are_read(name):
     path = get_testdata_file(name, download=False)

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import pydicom
 from pydicom.errors import InvalidDicomError
+from pydicom.uid import UID, RLELossless
 from pydicom.uid import MediaStorageDirectoryStorage as DICOMDIR
-from pydicom.uid import RLELossless
 
 from alignflow.data.dicom_planes import ONE_PLACE, Planes, irregularity, planes_of
 from alignflow.errors import InputError
@@ -169,14 +169,17 @@ def _image_headers(path: Path) -> dict[Path, pydicom.Dataset]:
 def _require_all_images(
     headers: dict[Path, pydicom.Dataset], images: dict[Path, pydicom.Dataset]
 ) -> None:
-    """A file of the images' series without Rows is a slice that would be missing in silence."""
+    """A file of the images' series without Rows is a slice that would be missing in silence.
+
+    So is one that calls itself an image, even of another series: its UID may have been cut off.
+    """
     series = {h.get("SeriesInstanceUID") for h in images.values()}
     for file, header in headers.items():
         is_image = header.get("Modality") not in NON_IMAGES
-        is_catalogue = header.file_meta.get("MediaStorageSOPClassUID") == DICOMDIR
-        if file in images or not is_image or is_catalogue or not images:
+        kind = UID(str(header.file_meta.get("MediaStorageSOPClassUID", "")))
+        if file in images or not is_image or kind == DICOMDIR or not images:
             continue
-        if header.get("SeriesInstanceUID") in (*series, None):
+        if header.get("SeriesInstanceUID") in (*series, None) or "Image Storage" in kind.name:
             raise InputError(f"image '{file}': Rows is missing; repair or remove it")
 
 
