@@ -41,6 +41,7 @@ EXIF_ORIENTATION = 0x0112
 COMPARED_MODES = ("1", "L", "RGB", "RGBA", "RGBX", "CMYK", "I;16", "I;16B", "I", "F")  # of TIFF
 OTHER_MODES = ("P", "LA", "YCbCr")  # ITK gives colours of 16 bits, and multiplies by alpha
 LARGEST_EXACT_INTEGER = 2**24  # of float32
+SMALLEST, FARTHEST = 1e-9, 1e6  # mm: of a voxel, and of all that lies in a room
 
 
 def split_suffix(path: str | Path) -> tuple[str, str]:
@@ -106,12 +107,20 @@ def load(
         ) from error
     if array.size == 0:
         raise InputError(f"{what} '{path}': {array.shape[1:]} pixels; replace or remove it")
-    if not np.isfinite(meta["affine"]).all() or not np.linalg.det(meta["affine"][:3, :3]):
+    if not is_place(meta["affine"]):
         raise InputError(f"{what} '{path}': its affine is no place in space; correct the header")
     array = _one_channel(array, path) if is_mask else array
     values = _as_float32(array, meta["native_dtype"], path, what)
     meta |= {"suffix": suffix, "filename_or_obj": str(path), "modality": meta.get("modality", "")}
     return MetaTensor(torch.from_numpy(values), meta=meta)
+
+
+def is_place(affine: np.ndarray) -> bool:
+    """Whether voxels of a (4, 4) affine in mm have a size and lie within a kilometre."""
+    if not np.isfinite(affine).all() or np.abs(affine).max() > FARTHEST:
+        return False
+    sizes = np.linalg.norm(affine[:3, :3], axis=0)
+    return bool(sizes.min() >= SMALLEST and np.linalg.det(affine[:3, :3] / sizes))
 
 
 def _require_file(path: Path, what: str) -> None:
