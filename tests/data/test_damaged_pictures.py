@@ -133,6 +133,14 @@ def test_a_picture_under_another_name(tmp_path):
     refuse(tmp_path / "a.tif", "does not begin as a TIFF")
 
 
+@pytest.mark.parametrize(("suffix", "size"), [(".tif", 20), (".bmp", 40)])
+def test_files_that_end_early(tmp_path, suffix, size):
+    path = tmp_path / f"a{suffix}"
+    Image.fromarray(GRAY).save(path)
+    path.write_bytes(path.read_bytes()[:size])
+    refuse(path, "ends behind the file")
+
+
 @pytest.mark.parametrize("mode", ["1", "L", "P", "RGB"])
 def test_kinds_of_bmp_that_are_read(tmp_path, mode):
     picture = Image.fromarray(COLOUR).convert(mode)

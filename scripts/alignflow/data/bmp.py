@@ -23,7 +23,11 @@ def require_sound_bmp(path: Path) -> None:
     content = path.read_bytes()
     try:
         _require_sense(content)
-    except (ValueError, struct.error) as error:
+    except struct.error as error:
+        raise InputError(
+            f"image '{path}': its header ends behind the file; replace or remove it"
+        ) from error
+    except ValueError as error:
         raise InputError(f"image '{path}': {error}; save it again, or as PNG") from error
 
 

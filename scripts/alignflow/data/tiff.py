@@ -68,7 +68,11 @@ def require_sound_tiff(path: Path) -> None:
         taken.sort()
         if any(end > start for (_, end), (start, _) in zip(taken, taken[1:], strict=False)):
             raise ValueError("its parts lie on each other")
-    except (ValueError, struct.error, zlib.error) as error:
+    except struct.error as error:
+        raise InputError(
+            f"image '{path}': its directory ends behind the file; replace or remove it"
+        ) from error
+    except (ValueError, zlib.error) as error:
         raise InputError(f"image '{path}': {error}; save it again, or as PNG") from error
 
 
