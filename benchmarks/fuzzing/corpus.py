@@ -109,6 +109,10 @@ def _written(work: Path) -> Iterator[Seed]:
     for name in ("vector.nrrd", "vector.mha"):
         sitk.WriteImage(vector, str(work / name))
         yield Seed("NRRD" if name.endswith("nrrd") else "MetaImage", work / name)
+    vector.SetMetaData("dim[0]", "3")  # as ITK does when it converts a NIfTI, or a DICOM file
+    vector.SetMetaData("0010|0020", "x")
+    sitk.WriteImage(vector, str(work / "noted.mha"))
+    yield Seed("MetaImage", work / "noted.mha")
     yield from _pictures(work)
 
 

@@ -23,7 +23,7 @@ WHOLE = r"\d+"
 REAL = r"[-+]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?"
 VECTOR = rf"\([ \t]*{REAL}(?:[ \t]*,[ \t]*{REAL})*[ \t]*\)"
 BOOLEAN = "(?i:true|false)"
-OWN = r"[A-Za-z0-9][\w.:|/ ()-]*"  # a name that a writer made up
+OWN = r"[A-Za-z0-9][\w.:|/ ()\[\]-]*"  # a name that a writer made up, such as ITK's "dim[0]"
 
 
 def _list_of(form: str) -> str:
