@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import highdicom
 import nibabel
@@ -15,6 +16,7 @@ import numpy as np
 import pydicom
 import pydicom.data
 import SimpleITK as sitk
+import tifffile
 from highdicom.seg import SegmentDescription
 from PIL import Image
 from pydicom.sr.codedict import codes
@@ -107,6 +109,10 @@ def _written(work: Path) -> Iterator[Seed]:
     for name in ("vector.nrrd", "vector.mha"):
         sitk.WriteImage(vector, str(work / name))
         yield Seed("NRRD" if name.endswith("nrrd") else "MetaImage", work / name)
+    vector.SetMetaData("dim[0]", "3")  # as ITK does when it converts a NIfTI, or a DICOM file
+    vector.SetMetaData("0010|0020", "x")
+    sitk.WriteImage(vector, str(work / "noted.mha"))
+    yield Seed("MetaImage", work / "noted.mha")
     yield from _pictures(work)
 
 
@@ -125,8 +131,8 @@ def _pictures(work: Path) -> Iterator[Seed]:
     allowed = {
         "PNG": list(made),
         "JPEG": ["colour", "gray"],
-        "BMP": ["colour", "gray", "palette"],
-        "TIFF": ["colour", "gray", "deep"],
+        "BMP": ["colour", "gray", "palette", "alpha"],
+        "TIFF": ["colour", "gray", "deep", "alpha", "binary"],
     }
     for kind, suffix in kinds.items():
         for name in allowed[kind]:
@@ -136,6 +142,20 @@ def _pictures(work: Path) -> Iterator[Seed]:
     for packing in ("tiff_lzw", "tiff_adobe_deflate", "packbits", "jpeg"):
         made["colour"].save(work / f"{packing}.tif", compression=packing)
         yield Seed("TIFF", work / f"{packing}.tif")
+    layouts: dict[str, dict[str, Any]] = {
+        "tiles": {"tile": (16, 32), "photometric": "rgb"},
+        "strips": {"rowsperstrip": 7, "photometric": "rgb", "byteorder": ">"},
+        "planes": {"planarconfig": "separate", "photometric": "rgb"},
+        "white": {"photometric": "miniswhite"},
+        "bigtiff": {"bigtiff": True},
+        "float": {},
+    }
+    for name, layout in layouts.items():
+        values = colour if layout.get("photometric") == "rgb" else colour[..., 0]
+        values = colour.transpose(2, 0, 1).copy() if name == "planes" else values
+        values = values / np.float32(7) if name == "float" else values
+        tifffile.imwrite(work / f"{name}.tif", values, **layout)
+        yield Seed("TIFF", work / f"{name}.tif")
     made["colour"].save(work / "progressive.jpg", progressive=True, quality=90)
     yield Seed("JPEG", work / "progressive.jpg")
 
@@ -169,8 +189,9 @@ def _segmentations(work: Path) -> Iterator[Seed]:
 
 
 def _multi_frame(work: Path) -> Iterator[Seed]:
-    """An enhanced MR of four frames, oblique."""
+    """Enhanced MR of four frames and of one, oblique."""
     yield Seed("DICOM", enhanced(work / "enhanced.dcm"))
+    yield Seed("DICOM", enhanced(work / "enhanced_one.dcm", order=(0,)))
 
 
 def enhanced(path: Path, order: tuple[int, ...] = (0, 1, 2, 3)) -> Path:

@@ -236,8 +236,16 @@ def from_meta_header(path: Path) -> Reading:
     return Reading(values.reshape(*values.shape, *[1] * (4 - values.ndim)), LPS @ affine)
 
 
+WHITE_IS_ZERO, BLACK_IS_ZERO, RGB = 0, 1, 2  # PhotometricInterpretation of TIFF
+SEPARATE = 2  # PlanarConfiguration
+
+
 def picture_from_simpleitk(path: Path) -> Reading:
     """PNG, JPEG, BMP and TIFF by ITK: without alpha, as the package has them."""
+    if path.suffix == ".tif":
+        with tifffile.TiffFile(path) as file:
+            # "0 is imaged as white" (TIFF 6.0, page 37), but ITK gives the stored values.
+            assert int(file.pages[0].photometric) != WHITE_IS_ZERO, "white is 0"
     image = sitk.ReadImage(str(path))
     array = sitk.GetArrayFromImage(image)
     channels = array if image.GetNumberOfComponentsPerPixel() > 1 else array[..., None]
@@ -250,8 +258,12 @@ def picture_from_tifffile(path: Path) -> Reading:
         assert len(file.pages) == 1, "pages"
         page = file.pages[0]
         array = page.asarray()
-        assert page.photometric.name in ("MINISBLACK", "RGB"), page.photometric
-        if page.planarconfig.name == "SEPARATE" and array.ndim == 3:
+        assert int(page.photometric) in (WHITE_IS_ZERO, BLACK_IS_ZERO, RGB), page.photometric
+        if page.bitspersample == 1:  # black and white, as 8-bit gray
+            array = array * np.uint8(255)
+        if int(page.photometric) == WHITE_IS_ZERO:  # "0 is imaged as white" (TIFF 6.0, page 37)
+            array = 2 ** max(8, page.bitspersample) - 1 - array
+        if int(page.planarconfig) == SEPARATE and array.ndim == 3:
             array = np.moveaxis(array, 0, -1)
     return _picture(array if array.ndim == 3 else array[..., None], path)
 

@@ -14,10 +14,13 @@ import SimpleITK as sitk
 from PIL import Image
 from pydicom.data import get_testdata_file
 from pydicom.dataelem import RawDataElement
+from pydicom.pixels import apply_color_lut
 from pydicom.tag import Tag
+from pydicom.uid import JPEGLosslessSV1, RLELossless
 
 from alignflow.data.datalist import build_datalist
-from alignflow.data.dicom_check import require_same_pixels, require_sound
+from alignflow.data.dicom_check import require_sound
+from alignflow.data.dicom_pixels import DECODERS, require_same_pixels
 from alignflow.data.formats import load
 from alignflow.data.integrity import block_means, require_sound_jpeg
 from alignflow.errors import InputError
@@ -67,7 +70,7 @@ def test_packed_metaimage_without_its_length(tmp_path):
     path = tmp_path / "a.mha"
     sitk.WriteImage(sitk.GetImageFromArray(VOLUME), str(path), True)
     change(path, b"CompressedDataSize", b"Size")
-    refuse(path, "'compresseddatasize' is None")
+    refuse(path, "'CompressedDataSize' is None")
 
 
 def test_two_jpeg_decoders():
@@ -102,11 +105,11 @@ def test_data_of_another_length(tmp_path, suffix, packed):
 @pytest.mark.parametrize(
     ("old", "new", "match"),
     [
-        (b"NDims = 3", b"NDims = 65535", "has not"),  # ITK's MetaIO writes beyond its array
-        (b"Offset = 0 0 0", b"Offset = 0 1e 0", "'offset' is '0 1e 0'"),
-        (b"Offset = 0 0 0", b"Offset = 0 0", "'offset' has not 3 numbers"),
-        (b"Offset = 0 0 0", b"Offset = 0 0 0\nOffset = 0 0 1", "'offset' stands twice"),
-        (b"CompressedData = False", b"CompressedData = no", "'compresseddata' is 'no'"),
+        (b"NDims = 3", b"NDims = 65535", "'NDims' is '65535'"),  # MetaIO has 10 places
+        (b"Offset = 0 0 0", b"Offset = 0 1e 0", "'Offset' is '0 1e 0'"),
+        (b"Offset = 0 0 0", b"Offset = 0 0", "'Offset' has not 3 numbers"),
+        (b"Offset = 0 0 0", b"Offset = 0 0 0\nOffset = 0 0 1", "'Offset' stands twice"),
+        (b"CompressedData = False", b"CompressedData = no", "'CompressedData' is 'no'"),
         (b"DimSize = 5 6 7", b"DimSize = 5 6 0", "bytes of data, but its header needs 0"),
     ],
 )
@@ -145,6 +148,7 @@ def ct(tmp_path):
         ("ImageOrientationPatient", "DS", b"1\\0\\0\\1\\0\\0 ", "ImageOrientationPatient is"),
         ("ImagePositionPatient", "DS", b"1\\2\\inf ", "ImagePositionPatient is"),
         ("SpacingBetweenSlices", "DS", b"-5", "SpacingBetweenSlices is '-5"),
+        ("SpacingBetweenSlices", "DS", b"1e308 ", "no place in space"),
         ("RescaleSlope", "DS", b"0 ", "RescaleSlope is"),
         ("RescaleIntercept", "DS", b"1\\2 ", "RescaleIntercept is"),
         ("PhotometricInterpretation", "CS", b"RGB ", "PhotometricInterpretation is"),
@@ -170,6 +174,19 @@ def swap(items, i, j):
         (lambda h: setattr(h, "SOPClassUID", "1.2.3"), "rescale it differently"),
         (lambda h: swap(h.PerFrameFunctionalGroupsSequence, 1, 2), None),
         (lambda h: h.PerFrameFunctionalGroupsSequence.pop(), "but 3 are described"),
+        (
+            lambda h: delattr(h, "SharedFunctionalGroupsSequence"),
+            "Orientation.* of frame 1",
+        ),
+        (lambda h: delattr(h, "PerFrameFunctionalGroupsSequence"), "PerFrame.*Sequence is missing"),
+        (
+            lambda h: delattr(h.PerFrameFunctionalGroupsSequence[2], "PlanePositionSequence"),
+            "ImagePositionPatient of frame 3 is missing",
+        ),
+        (
+            lambda h: delattr(h.SharedFunctionalGroupsSequence[0], "PixelMeasuresSequence"),
+            "PixelSpacing of frame 1 is missing",
+        ),
     ],
 )
 def test_frames_of_an_enhanced_image(tmp_path, monkeypatch, change, match):
@@ -186,6 +203,13 @@ def test_frames_of_an_enhanced_image(tmp_path, monkeypatch, change, match):
         image = load(path)
         np.testing.assert_allclose(image.affine.numpy() @ [0, 0, 3, 1], [*last, 1], atol=1e-4)
         np.testing.assert_allclose(image[0, ..., 0].T, 2 * header.pixel_array[0] - 5.0)
+
+
+def test_place_of_a_single_frame(write_enhanced, tmp_path):
+    path = write_enhanced(tmp_path / "a.dcm", VOLUME, [0], [0.0])
+    affine = load(path).affine.numpy()
+    np.testing.assert_allclose(np.linalg.norm(affine[:3, :2], axis=0), [0.7, 0.9], rtol=1e-5)
+    np.testing.assert_allclose(affine[:3, 3], [31.5, -12.25, 77.0], atol=1e-4)
 
 
 def test_a_segmentation_with_other_frames_than_it_states(tmp_path):
@@ -227,6 +251,15 @@ def test_a_slice_that_is_no_longer_one(tmp_path, write_series):
         load(tmp_path / "case1")
 
 
+def test_a_slice_that_is_cut_off_within_its_series(tmp_path, write_series):
+    files = write_series(tmp_path / "case1", VOLUME)
+    content = files[0].read_bytes()
+    uid = pydicom.dcmread(files[0]).SeriesInstanceUID.encode()
+    files[0].write_bytes(content[: content.index(uid) + 7])
+    with pytest.raises(InputError, match=f"{files[0].name}': Rows is missing"):
+        load(tmp_path / "case1")
+
+
 @pytest.mark.parametrize("name", ["MR_small_RLE.dcm", "SC_rgb_jpeg_gdcm.dcm"])
 def test_whole_compressed_pixels_are_read(name):
     path = get_testdata_file(name, download=False)
@@ -235,12 +268,14 @@ def test_whole_compressed_pixels_are_read(name):
     np.testing.assert_array_equal(image, pixels.reshape(*pixels.shape[:2], -1).transpose(2, 1, 0))
 
 
-def test_compressed_pixels_that_decoders_take_for_others():
-    dataset = require_sound(get_testdata_file("MR_small_RLE.dcm", download=False))
-    values = dataset.pixel_array.T[None, ..., None].astype(float)
+@pytest.mark.parametrize("name", ["MR_small_RLE.dcm", "SC_rgb_jpeg_gdcm.dcm", "JPGExtended.dcm"])
+def test_compressed_pixels_that_decoders_take_for_others(name):
+    dataset = require_sound(get_testdata_file(name, download=False))
+    values = dataset.pixel_array.reshape(dataset.Rows, dataset.Columns, -1).T[..., None]
+    values = values.astype(float)
     require_same_pixels(dataset, values)
-    values[0, 5, 7] += 1
-    with pytest.raises(InputError, match="RLE.dcm': its compressed pixels are damaged"):
+    values[0, 5, 7] += 5
+    with pytest.raises(InputError, match=f"{name}': its compressed pixels are damaged"):
         require_same_pixels(dataset, values)
 
 
@@ -264,6 +299,11 @@ def nifti(path, **fields):
         ({"datatype": 32, "bitpix": 64}, "complex64 values"),
         ({"dim": [3, 7, 0, 5, 1, 1, 1, 1]}, "pixels"),
         ({"dim": [1, 7, 1, 1, 1, 1, 1, 1]}, "1 axes"),
+        ({"pixdim": [1, 1.5, 2, -3, 1, 1, 1, 1]}, "pixdim 1.5 x 2 x -3"),
+        ({"srow_x": [1.5, 0, 0, 1e30]}, "no place in space"),
+        ({"scl_slope": 0, "scl_inter": 15}, "scl_slope 0 with scl_inter 15"),
+        ({"scl_slope": 1e-30, "scl_inter": 0}, "scl_slope 1e-30 with"),
+        ({"sizeof_hdr": -2147483648}, "sizeof_hdr -2147483648"),
     ],
 )
 def test_headers_of_nifti(tmp_path, fields, match):
@@ -291,3 +331,24 @@ def test_tables(png_dataset, content, match):
     (png_dataset / "index.csv").write_bytes(content)
     with pytest.raises(InputError, match=match):
         build_datalist(png_dataset, group_column="centre")
+
+
+def lossless_jpeg(path):
+    shutil.copy(get_testdata_file("SC_rgb_jpeg_gdcm.dcm", download=False), path)
+    return path
+
+
+def test_compression_without_a_second_decoder(tmp_path, monkeypatch):
+    path = lossless_jpeg(tmp_path / "a.dcm")
+    monkeypatch.setitem(DECODERS, JPEGLosslessSV1, ("gdcm", "some-decoder"))
+    refuse(path, "needs a second decoder to check it: pip install some-decoder, or save it unc")
+    monkeypatch.delitem(DECODERS, JPEGLosslessSV1)
+    refuse(path, "has no second decoder to check it; save it uncompressed")
+
+
+def test_packed_palette(tmp_path):
+    dataset = pydicom.dcmread(get_testdata_file("examples_palette.dcm", download=False))
+    dataset.compress(RLELossless, encoding_plugin="pydicom")
+    dataset.save_as(tmp_path / "a.dcm")
+    expected = apply_color_lut(dataset.pixel_array, dataset) >> 8
+    np.testing.assert_array_equal(load(tmp_path / "a.dcm")[..., 0].T, expected)

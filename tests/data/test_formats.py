@@ -96,7 +96,7 @@ def test_gray_mask_saved_as_rgb_is_one_channel(tmp_path):
 def test_pages_are_refused(tmp_path):
     first = Image.fromarray(PIXELS)
     first.save(tmp_path / "a.tif", save_all=True, append_images=[first])
-    with pytest.raises(InputError, match="2 pages"):
+    with pytest.raises(InputError, match="several pages"):
         load(tmp_path / "a.tif")
 
 

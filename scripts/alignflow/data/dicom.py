@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import pydicom
 from pydicom.errors import InvalidDicomError
+from pydicom.uid import UID, RLELossless
 from pydicom.uid import MediaStorageDirectoryStorage as DICOMDIR
-from pydicom.uid import RLELossless
 
 from alignflow.data.dicom_planes import ONE_PLACE, Planes, irregularity, planes_of
 from alignflow.errors import InputError
@@ -28,6 +28,11 @@ NON_IMAGES = ("SEG", "RTSTRUCT", "RTPLAN", "RTDOSE", "RTRECORD", "SR", "PR", "KO
 QUANTITIES = ("CT", "PT")  # their values are HU and Bq/ml, whatever the photometric interpretation
 
 ORIENTATION_TOLERANCE = 1e-3  # of a direction's components, and of a pixel's size in mm
+PLANE = (  # of a frame (PS3.3, C.7.6.16.2): functional groups, and what matters in them
+    ("PlanePosition", "ImagePositionPatient"),
+    ("PlaneOrientation", "ImageOrientationPatient"),
+    ("PixelMeasures", "PixelSpacing"),
+)
 TAGS = [
     "Modality",
     "SeriesInstanceUID",
@@ -164,14 +169,17 @@ def _image_headers(path: Path) -> dict[Path, pydicom.Dataset]:
 def _require_all_images(
     headers: dict[Path, pydicom.Dataset], images: dict[Path, pydicom.Dataset]
 ) -> None:
-    """A file of the images' series without Rows is a slice that would be missing in silence."""
+    """A file of the images' series without Rows is a slice that would be missing in silence.
+
+    So is one that calls itself an image, even of another series: its UID may have been cut off.
+    """
     series = {h.get("SeriesInstanceUID") for h in images.values()}
     for file, header in headers.items():
         is_image = header.get("Modality") not in NON_IMAGES
-        is_catalogue = header.file_meta.get("MediaStorageSOPClassUID") == DICOMDIR
-        if file in images or not is_image or is_catalogue or not images:
+        kind = UID(str(header.file_meta.get("MediaStorageSOPClassUID", "")))
+        if file in images or not is_image or kind == DICOMDIR or not images:
             continue
-        if header.get("SeriesInstanceUID") in (*series, None):
+        if header.get("SeriesInstanceUID") in (*series, None) or "Image Storage" in kind.name:
             raise InputError(f"image '{file}': Rows is missing; repair or remove it")
 
 
@@ -215,22 +223,26 @@ def _frames_in_spatial_order(
     """Frames of an enhanced file (PS3.3, C.7.6.16): ITK takes their places as they come.
 
     None, None for a single frame, or frames that state no place.
+
+    Raises:
+        InputError: a frame does not state all of its place, frames are of several grids, or lie at
+            one place.
     """
     groups = list(header.PerFrameFunctionalGroupsSequence)
     shared = (header.get("SharedFunctionalGroupsSequence") or [pydicom.Dataset()])[0]
-    grids, places = [], []
-    for group in groups:
-        try:
-            place, turned, pixel = (
-                (group.get(f"{name}Sequence") or shared[f"{name}Sequence"].value)[0]
-                for name in ("PlanePosition", "PlaneOrientation", "PixelMeasures")
+    stated = [[functional(g, shared, f"{n}Sequence").get(a) for n, a in PLANE] for g in groups]
+    if not any(value for position, turned, _ in stated for value in (position, turned)):
+        return None, None
+    for number, values in enumerate(stated):
+        missing = [name for (_, name), value in zip(PLANE, values, strict=True) if not value]
+        if missing:
+            raise InputError(
+                f"image '{path}': {missing[0]} of frame {number + 1} is missing; export it again"
             )
-            places.append(np.array(place.ImagePositionPatient, dtype=float))
-            grids.append(np.array([*turned.ImageOrientationPatient, *pixel.PixelSpacing], float))
-        except (AttributeError, KeyError, IndexError):
-            return None, None
     if len(groups) < 2:
         return None, None
+    places = [np.array(position, dtype=float) for position, _, _ in stated]
+    grids = [np.array([*turned, *spacing], float) for _, turned, spacing in stated]
     if np.ptp(grids, axis=0).max() > ORIENTATION_TOLERANCE:
         raise InputError(
             f"image '{path}': frames of different orientation or pixel size; save each by itself"
@@ -243,6 +255,11 @@ def _frames_in_spatial_order(
             f"image '{path}': several frames at one place; save one phase or echo by itself"
         )
     return planes, order.tolist()
+
+
+def functional(frame: pydicom.Dataset, shared: pydicom.Dataset, group: str) -> pydicom.Dataset:
+    """The one item of a functional group, of a frame or of all."""
+    return (frame.get(group) or shared.get(group) or [pydicom.Dataset()])[0]
 
 
 def _common_axes(headers: dict[Path, pydicom.Dataset], path: Path) -> np.ndarray:

@@ -8,28 +8,14 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pydicom
-from pydicom.encaps import generate_frames
-from pydicom.pixels import get_decoder, pixel_array
 from pydicom.pixels.utils import get_expected_length
-from pydicom.uid import (
-    JPEG2000,
-    UID,
-    JPEG2000Lossless,
-    JPEGBaseline8Bit,
-    JPEGLSLossless,
-    JPEGLSNearLossless,
-    RLELossless,
-)
+from pydicom.uid import UID, RLELossless
 
-from alignflow.data.integrity import (
-    BLOCK_TOLERANCE,
-    GRAY_TOLERANCE,
-    block_means,
-    require_whole_jpeg,
-)
+from alignflow.data.dicom import PLANE, functional
 from alignflow.errors import InputError
 
 # Attributes of an image (PS3.3, C.7.6.3 and C.11.1): how many numbers, which ones, needed or not.
@@ -55,15 +41,6 @@ PHOTOMETRIC = {
     1: ("MONOCHROME1", "MONOCHROME2", "PALETTE COLOR"),
     3: ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT", "YBR_PARTIAL_420"),
 }
-# pydicom's decoders and the packages that they call; 12-bit and lossless JPEG have none of these.
-DECODERS = {
-    JPEGBaseline8Bit: "pillow",
-    JPEG2000: "pillow",
-    JPEG2000Lossless: "pillow",
-    JPEGLSLossless: "pyjpegls",
-    JPEGLSNearLossless: "pyjpegls",
-    RLELossless: "pydicom",
-}
 ORTHONORMAL = 1e-2  # directions are often given to three digits
 PLACE_TOLERANCE = 0.05  # of a voxel, as `check_pair` has it
 LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -84,8 +61,8 @@ def require_sound(file: str | Path) -> pydicom.Dataset:
     for name, count in REAL.items():
         _require_reals(dataset, name, count, file)
     for group in ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"):
-        for functional in dataset.get(group) or []:
-            for element in functional:
+        for functional_groups in dataset.get(group) or []:
+            for element in functional_groups:
                 for item in element.value if element.VR == "SQ" else []:
                     for name, count in REAL.items():
                         _require_reals(item, name, count, file)
@@ -139,6 +116,10 @@ def _require_frames(dataset: pydicom.Dataset, file: str | Path) -> None:
     if not isinstance(frames, int) or frames < 1:
         raise _broken(file, "NumberOfFrames", frames)
     listed = dataset.get("PerFrameFunctionalGroupsSequence")
+    groups = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
+    missing = [name for name in groups if name not in dataset]
+    if len(missing) == 1:  # both are of type 1: PS3.3, C.7.6.16
+        raise _broken(file, missing[0], None)
     if listed and len(listed) != frames:
         raise _broken(file, "NumberOfFrames", f"{frames}, but {len(listed)} are described")
 
@@ -159,69 +140,6 @@ def _require_pixels(dataset: pydicom.Dataset, file: str | Path) -> None:
             f"image '{file}': {len(data)} bytes of pixels where {expected} are needed; export it "
             "again"
         )
-
-
-def require_same_pixels(dataset: pydicom.Dataset, values: np.ndarray) -> None:
-    """Compare compressed pixels with those of pydicom's decoders, where it has one.
-
-    Of a damaged stream each decoder makes pixels of its own.
-
-    Args:
-        dataset: as `require_sound` gives it.
-        values: (C, X, Y, Z) as ITK gives them, rescaled.
-
-    Raises:
-        InputError: pixels differ, or pydicom's decoder refuses them.
-    """
-    syntax = UID(str(dataset.file_meta.TransferSyntaxUID))
-    plugin = DECODERS.get(syntax)
-    # GDCM rescales frames of the enhanced classes that it knows, and no others.
-    is_plain = not syntax.is_encapsulated
-    if is_plain:
-        if not dataset.get("PerFrameFunctionalGroupsSequence"):
-            return
-        plugin = ""
-    elif plugin is None or plugin not in get_decoder(syntax).available_plugins:
-        return
-    if dataset.PhotometricInterpretation == "PALETTE COLOR":
-        return
-    what = f"image '{dataset.filename}': its compressed pixels are damaged"
-    try:
-        if syntax == JPEGBaseline8Bit:
-            frames = int(dataset.get("NumberOfFrames") or 1)
-            for stream in generate_frames(dataset.PixelData, number_of_frames=frames):
-                require_whole_jpeg(stream, f"image '{dataset.filename}'")
-        other = pixel_array(dataset, decoding_plugin=plugin).astype(np.float64)
-    except InputError:
-        raise
-    except Exception as error:  # each decoder has exceptions of its own
-        reason = (str(error).splitlines() or [""])[-1].strip()[:100]
-        raise InputError(f"{what} ({reason}); export it again") from error
-    slope, intercept = _rescale(dataset)
-    if dataset.SamplesPerPixel == 1:
-        other = other * slope + intercept
-    channels, x, y, z = values.shape
-    if other.size != values.size:
-        raise InputError(f"{what}; export it again")
-    other = other.reshape(z, y, x, channels).transpose(3, 0, 2, 1).reshape(-1, x, y)
-    values = values.transpose(0, 3, 1, 2).reshape(-1, x, y)
-    is_exact = syntax not in (JPEGBaseline8Bit, JPEG2000) and not str(
-        dataset.PhotometricInterpretation
-    ).startswith("YBR_FULL")
-    if is_exact:
-        same = np.allclose(values, other, rtol=1e-5, atol=1e-5)
-    else:
-        is_gray = dataset.SamplesPerPixel == 1 and syntax == JPEGBaseline8Bit
-        allowed = (GRAY_TOLERANCE if is_gray else BLOCK_TOLERANCE) * abs(slope)
-        pair = (values, other) if is_gray else (block_means(values), block_means(other))
-        same = bool(np.abs(pair[0] - pair[1]).max() <= allowed)
-    if not same and is_plain:
-        raise InputError(
-            f"image '{dataset.filename}': pydicom and ITK rescale it differently; correct "
-            "SOPClassUID"
-        )
-    if not same:
-        raise InputError(f"{what}: two decoders make different ones of them; export it again")
 
 
 def place_of(header: pydicom.Dataset, affine: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
@@ -245,15 +163,18 @@ def place_of(header: pydicom.Dataset, affine: np.ndarray, shape: tuple[int, ...]
         )
     if header.get("PerFrameFunctionalGroupsSequence"):
         _require_one_rescale(header)
-    if "PixelSpacing" not in header:
+    position, orientation, spacing = (_of_image(header, *names) for names in PLANE)
+    if not spacing:
         return affine
-    row, column = (float(x) for x in header.PixelSpacing)
-    if "ImagePositionPatient" not in header or "ImageOrientationPatient" not in header:
+    row, column = (float(x) for x in spacing)
+    if not position or not orientation:
         sized = affine.copy()
         sized[:3, :2] *= [column, row] / np.linalg.norm(affine[:3, :2], axis=0)
         return sized
-    across, down = np.reshape(header.ImageOrientationPatient, (2, 3)).astype(float)
-    corner = np.array(header.ImagePositionPatient, dtype=float)
+    if header.get("PerFrameFunctionalGroupsSequence") and shape[2] > 1:
+        return affine  # the frames are not in order yet; `Series.planes` has their place
+    across, down = np.reshape(orientation, (2, 3)).astype(float)
+    corner = np.array(position, dtype=float)
     stated = LPS[:3, :3] @ np.c_[across * column, down * row, corner]
     shift = (stated - affine[:3, [0, 1, 3]]) * [shape[0] - 1, shape[1] - 1, 1]
     normal = LPS[:3, :3] @ np.cross(across, down)
@@ -271,7 +192,7 @@ def _require_one_rescale(header: pydicom.Dataset) -> None:
     shared = header.get("SharedFunctionalGroupsSequence") or [pydicom.Dataset()]
     scales = set()
     for frame in header.PerFrameFunctionalGroupsSequence:
-        item = _functional(frame, shared[0], "PixelValueTransformationSequence")
+        item = functional(frame, shared[0], "PixelValueTransformationSequence")
         scales.add((item.get("RescaleSlope"), item.get("RescaleIntercept")))
     if len(scales) > 1:
         raise InputError(
@@ -279,15 +200,8 @@ def _require_one_rescale(header: pydicom.Dataset) -> None:
         )
 
 
-def _rescale(dataset: pydicom.Dataset) -> tuple[float, float]:
-    """Slope and intercept, of an enhanced image those of its first frame."""
-    frames = dataset.get("PerFrameFunctionalGroupsSequence") or [pydicom.Dataset()]
-    shared = dataset.get("SharedFunctionalGroupsSequence") or [pydicom.Dataset()]
-    item = _functional(frames[0], shared[0], "PixelValueTransformationSequence")
-    place = item if "RescaleSlope" in item else dataset
-    return float(place.get("RescaleSlope", 1)), float(place.get("RescaleIntercept", 0))
-
-
-def _functional(frame: pydicom.Dataset, shared: pydicom.Dataset, group: str) -> pydicom.Dataset:
-    """The one item of a functional group, of a frame or of all."""
-    return (frame.get(group) or shared.get(group) or [pydicom.Dataset()])[0]
+def _of_image(header: pydicom.Dataset, group: str, name: str) -> Any:
+    """An attribute of an image, or of the first frame of an enhanced one."""
+    frames = header.get("PerFrameFunctionalGroupsSequence") or [pydicom.Dataset()]
+    shared = header.get("SharedFunctionalGroupsSequence") or [pydicom.Dataset()]
+    return header.get(name) or functional(frames[0], shared[0], f"{group}Sequence").get(name)

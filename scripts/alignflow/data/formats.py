@@ -16,19 +16,20 @@ from PIL import Image, ImageOps
 from PIL.TiffImagePlugin import TiffImageFile
 
 from alignflow.data import dicom
-from alignflow.data.dicom_check import place_of, require_same_pixels, require_sound
+from alignflow.data.bmp import require_sound_bmp
+from alignflow.data.dicom_check import place_of, require_sound
 from alignflow.data.dicom_masks import is_dicom_mask, read_mask
+from alignflow.data.dicom_pixels import require_same_pixels
 from alignflow.data.dicom_planes import irregularity
 from alignflow.data.integrity import (
-    require_sound_header,
     require_sound_jpeg,
     require_tiff_size,
-    require_whole_bmp,
-    require_whole_data,
     require_whole_jpeg,
     require_whole_png,
 )
 from alignflow.data.nifti import read_nifti
+from alignflow.data.text_headers import require_sound_header, require_whole_data
+from alignflow.data.tiff import PHOTOMETRIC, TILE_WIDTH, require_sound_tiff
 from alignflow.errors import InputError
 
 PIL_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
@@ -37,8 +38,10 @@ ITK_SUFFIXES = (".nrrd", ".mha", ".mhd")
 SUFFIXES = PIL_SUFFIXES + NIFTI_SUFFIXES + ITK_SUFFIXES + dicom.SUFFIXES
 
 EXIF_ORIENTATION = 0x0112
-PHOTOMETRIC, TILE_WIDTH = 262, 322  # of TIFF
+COMPARED_MODES = ("1", "L", "RGB", "RGBA", "RGBX", "CMYK", "I;16", "I;16B", "I", "F")  # of TIFF
+OTHER_MODES = ("P", "LA", "YCbCr")  # ITK gives colours of 16 bits, and multiplies by alpha
 LARGEST_EXACT_INTEGER = 2**24  # of float32
+SMALLEST, FARTHEST = 1e-9, 1e6  # mm: of a voxel, and of all that lies in a room
 
 
 def split_suffix(path: str | Path) -> tuple[str, str]:
@@ -104,12 +107,20 @@ def load(
         ) from error
     if array.size == 0:
         raise InputError(f"{what} '{path}': {array.shape[1:]} pixels; replace or remove it")
-    if not np.isfinite(meta["affine"]).all() or not np.linalg.det(meta["affine"][:3, :3]):
+    if not is_place(meta["affine"]):
         raise InputError(f"{what} '{path}': its affine is no place in space; correct the header")
     array = _one_channel(array, path) if is_mask else array
     values = _as_float32(array, meta["native_dtype"], path, what)
     meta |= {"suffix": suffix, "filename_or_obj": str(path), "modality": meta.get("modality", "")}
     return MetaTensor(torch.from_numpy(values), meta=meta)
+
+
+def is_place(affine: np.ndarray) -> bool:
+    """Whether voxels of a (4, 4) affine in mm have a size and lie within a kilometre."""
+    if not np.isfinite(affine).all() or np.abs(affine).max() > FARTHEST:
+        return False
+    sizes = np.linalg.norm(affine[:3, :3], axis=0)
+    return bool(sizes.min() >= SMALLEST and np.linalg.det(affine[:3, :3] / sizes))
 
 
 def _require_file(path: Path, what: str) -> None:
@@ -131,7 +142,7 @@ def _read(path: Path, suffix: str, is_mask: bool) -> tuple[np.ndarray, dict[str,
         return read_series(dicom.find_series(path))
     require_sound_header(path)
     array, meta = _read_itk(str(path))
-    require_whole_data(path, array.size * np.dtype(meta["native_dtype"]).itemsize)
+    require_whole_data(path, array.size, np.dtype(meta["native_dtype"]))
     return array, meta
 
 
@@ -147,7 +158,9 @@ def _read_pil(path: Path, is_mask: bool) -> tuple[np.ndarray, dict[str, Any]]:
     if path.suffix.lower() == ".png":
         require_whole_png(path)
     if path.suffix.lower() == ".bmp":
-        require_whole_bmp(path)
+        require_sound_bmp(path)
+    if path.suffix.lower() in (".tif", ".tiff"):
+        require_sound_tiff(path)
     if path.suffix.lower() in (".jpg", ".jpeg"):
         require_whole_jpeg(path.read_bytes(), f"image '{path}'")
     reader = PILReader(converter=to_plain_mode)
@@ -172,19 +185,20 @@ def _compare_decoders(path: Path, array: np.ndarray) -> None:
 
 def _compare_tiff(path: Path, array: np.ndarray) -> None:
     with Image.open(path) as image:
-        if not isinstance(image, TiffImageFile):  # a picture of another kind under this name
-            return
+        if not isinstance(image, TiffImageFile):
+            raise InputError(f"image '{path}': {image.format}, no TIFF; give it its own suffix")
         tags, mode, width = image.tag_v2, image.mode, image.width
         is_jpeg = image.info.get("compression") == "jpeg"
+    if mode not in (*COMPARED_MODES, *OTHER_MODES):
+        raise InputError(f"image '{path}': pixels of kind {mode}; save it as gray or RGB, or PNG")
     if is_jpeg:
         require_tiff_size(path, tags.get(TILE_WIDTH) or width)
         require_sound_jpeg(path, array, _read_itk(str(path))[0][..., 0])
-    elif (
-        mode in ("L", "RGB", "I;16")
-        and tags.get(EXIF_ORIENTATION, 1) == 1
-        and tags.get(PHOTOMETRIC) != 0  # ITK leaves it dark where white is 0
-    ):
-        other = _read_itk(str(path))[0][..., 0]
+    elif mode in COMPARED_MODES and tags.get(EXIF_ORIENTATION, 1) == 1:
+        # ITK spreads gray over four channels where there are tiles, and has alpha.
+        other = _read_itk(str(path))[0][: len(array), ..., 0]
+        if tags.get(PHOTOMETRIC) == 0:  # white, which ITK leaves dark
+            other = 255 - other
         if other.shape != array.shape or (other != array).any():
             raise InputError(
                 f"image '{path}': Pillow and ITK make different pixels of it; save it as PNG"

@@ -9,7 +9,6 @@ from __future__ import annotations
 import gzip
 import io
 import re
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -45,21 +44,6 @@ def require_whole_png(path: Path) -> None:
     """
     with Image.open(path) as image:
         image.verify()
-
-
-def require_whole_bmp(path: Path) -> None:
-    """Compare the size of a file with the one in its header, which has no checksum.
-
-    Raises:
-        InputError: they differ.
-    """
-    with path.open("rb") as file:
-        stated = int.from_bytes(file.read(6)[2:], "little")
-    if stated not in (0, path.stat().st_size):  # some writers leave it out
-        raise InputError(
-            f"image '{path}': {path.stat().st_size} bytes where its header states {stated}; "
-            "replace or remove it"
-        )
 
 
 def require_sound_jpeg(path: Path, values: np.ndarray, other: np.ndarray) -> None:
@@ -150,116 +134,3 @@ def block_means(values: np.ndarray) -> np.ndarray:
     padded = np.pad(values.astype(np.float64), [(0, 0), *((0, -n % BLOCK) for n in size)])
     x, y = (n // BLOCK for n in padded.shape[1:])
     return padded.reshape(channels, x, BLOCK, y, BLOCK).mean(axis=(2, 4))
-
-
-def require_sound_header(path: Path) -> None:
-    """Read the header of an NRRD or MetaImage file before ITK does, which takes "1e" for 1.
-
-    Raises:
-        InputError: it does not end, a line stands twice, a number or a word is none.
-    """
-    header = _split(path)[0]
-    fields = _fields(header, path)
-    for name in NUMBERS & fields.keys():
-        if not all(re.fullmatch(NUMBER, word) for word in _numbers(fields[name])):
-            raise InputError(f"image '{path}': '{name}' is {fields[name][:60]!r}; correct it")
-        if any(abs(float(word)) > LARGEST for word in _numbers(fields[name]) if word != "none"):
-            raise InputError(f"image '{path}': '{name}' is {fields[name][:60]!r}; correct it")
-    for name in BOOLEANS & fields.keys():
-        if fields[name].lower() not in ("true", "false"):
-            raise InputError(f"image '{path}': '{name}' is {fields[name][:60]!r}; correct it")
-    if "ndims" in fields:
-        axes = int(float(fields["ndims"]))
-        for name in PER_AXIS & fields.keys():
-            wanted = axes**2 if name in MATRICES else axes
-            if len(fields[name].split()) != wanted:
-                raise InputError(f"image '{path}': '{name}' has not {wanted} numbers; correct it")
-
-
-LARGEST = 1e12  # of a header; the SVD of ITK does not end with 1e308 in a direction
-MATRICES = {"transformmatrix", "orientation", "rotation"}
-PER_AXIS = MATRICES | {"dimsize", "elementspacing", "offset", "position", "origin"}
-NUMBER = r"none|nan|NaN|[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?"
-NUMBERS = {
-    *("dimension", "sizes", "spacings", "space directions", "space origin", "space dimension"),
-    *("ndims", "dimsize", "elementspacing", "elementsize", "elementnumberofchannels"),
-    *("transformmatrix", "orientation", "rotation", "offset", "position", "origin"),
-    *("centerofrotation", "compresseddatasize", "headersize"),
-}
-BOOLEANS = {"binarydata", "binarydatabyteordermsb", "elementbyteordermsb", "compresseddata"}
-
-
-def _numbers(text: str) -> list[str]:
-    """Of "1 2 3", or of NRRD's vectors "none (1,2,3) (4,5,6)"."""
-    vectors = re.findall(r"\(([^()]*)\)", text)
-    single = re.sub(r"\([^()]*\)", " ", text).split()
-    return [*single, *(word.strip() for vector in vectors for word in vector.split(","))]
-
-
-def require_whole_data(path: Path, expected: int) -> None:
-    """Whether the data of an NRRD or MetaImage file are as long as its header says.
-
-    Data in a file of their own are not looked at.
-
-    Args:
-        path: the file.
-        expected: bytes of all values.
-
-    Raises:
-        InputError: there are more or fewer.
-        zlib.error: packed data are damaged.
-    """
-    header, data = _split(path)
-    fields = _fields(header, path)
-    skips = {"line skip", "lineskip", "byte skip", "byteskip", "headersize"}
-    if data is None or skips & fields.keys():
-        return
-    encoding = fields.get("encoding", "raw").lower()
-    if fields.get("compresseddata", "false").lower() == "true":
-        encoding = "gzip"
-        if fields.get("compresseddatasize") != str(len(data)):  # ITK reads as much as it states
-            raise InputError(
-                f"image '{path}': {len(data)} bytes of packed data, but 'compresseddatasize' is "
-                f"{fields.get('compresseddatasize')}; replace or remove it"
-            )
-    if encoding in ("gzip", "gz"):
-        stream = zlib.decompressobj(wbits=32 + zlib.MAX_WBITS)  # of either kind, with its checksum
-        data = stream.decompress(data, expected + 1)
-        if not stream.eof:  # the checksum is read with the last byte, or after it
-            stream.decompress(stream.unconsumed_tail, 1)
-        if not stream.eof:
-            raise InputError(f"image '{path}': its packed data do not end; replace or remove it")
-    if encoding in ("raw", "gzip", "gz") and len(data) != expected:
-        raise InputError(
-            f"image '{path}': {len(data)} bytes of data, but its header needs {expected}; replace "
-            "or remove it"
-        )
-
-
-def _split(path: Path) -> tuple[bytes, bytes | None]:
-    """Header and data; None for data in a file of their own."""
-    content = path.read_bytes()
-    is_nrrd = content.startswith(b"NRRD")
-    mark = rb"\r?\n\r?\n" if is_nrrd else rb"\n *ElementDataFile *= *([^\r\n]*)\r?(\n|$)"
-    end = re.search(mark, content)
-    if end is None:
-        raise InputError(f"image '{path}': its header does not end; replace or remove it")
-    if not is_nrrd and end[1].strip() != b"LOCAL":
-        return content[: end.start()], None
-    return content[: end.start()], content[end.end() :]
-
-
-def _fields(header: bytes, path: Path) -> dict[str, str]:
-    """Lines "name: value" or "name = value", names in lower case."""
-    fields: dict[str, str] = {}
-    for line in header.decode("latin-1").splitlines():
-        name, mark, value = line.partition(":" if header.startswith(b"NRRD") else "=")
-        name = name.strip().lower()
-        if not mark and name and not header.startswith(b"NRRD"):
-            raise InputError(f"image '{path}': line {line[:60]!r} of its header; correct it")
-        if not mark or line.startswith("#") or value.startswith("="):  # comments, and NRRD's keys
-            continue
-        if name in fields and name != "comment":
-            raise InputError(f"image '{path}': '{name}' stands twice in its header; correct it")
-        fields[name] = value.strip()
-    return fields

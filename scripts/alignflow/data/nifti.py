@@ -23,6 +23,7 @@ MILLIMETRES = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}  # of a unit; 0: not stated
 RIGHT_ANGLE = 1e-3  # largest cosine between two axes
 SIZE_TOLERANCE = 0.01  # share that a voxel size of the sform may differ from pixdim
 SHIFT_TOLERANCE = 0.05  # of a voxel, at the corners, between sform and qform
+SLOPES = (1e-15, 1e15)  # ITK takes smaller ones for none
 
 
 def read_nifti(path: Path) -> tuple[np.ndarray, np.ndarray, str]:
@@ -36,9 +37,9 @@ def read_nifti(path: Path) -> tuple[np.ndarray, np.ndarray, str]:
         makes real numbers of stored integers.
 
     Raises:
-        InputError: RGB, complex or 5-D data, data that begin within the header, codes or units
-            that do not exist, axes that are not at right angles, voxel sizes that contradict
-            pixdim.
+        InputError: RGB, complex or 5-D data, data that begin within the header, codes, units or
+            a scale that do not exist, axes that are not at right angles, voxel sizes that
+            contradict pixdim or are not positive.
     """
     if path.name.lower().endswith(".gz"):
         require_whole_gzip(path)
@@ -63,6 +64,7 @@ def _affine(image: nibabel.Nifti1Image, path: Path) -> np.ndarray:
     with nibabel.openers.ImageOpener(str(path)) as file:
         stored: Any = type(image.header).from_fileobj(file, check=False)
     _require_offset(stored, what)
+    _require_scale(stored, what)
     codes = int(stored["sform_code"]), int(stored["qform_code"])
     unit = int(stored["xyzt_units"]) & 7
     if not set(codes) <= set(CODES) or unit not in MILLIMETRES:
@@ -74,6 +76,8 @@ def _affine(image: nibabel.Nifti1Image, path: Path) -> np.ndarray:
     # An axis of one voxel has no step to contradict.
     sizes = np.abs(stored["pixdim"][1:4].astype(float))
     axes = [a for a, n in enumerate(image.shape[:3]) if n > 1]
+    if (stored["pixdim"][1:4][axes] <= 0).any():  # nifti1.h: positive; readers mend it in two ways
+        raise InputError(f"{what}: pixdim {_text(stored['pixdim'][1:4])}; correct the header")
     if codes[0] > 0:
         _require_right_angles(affine, what)
         own = np.linalg.norm(affine[:3, :3], axis=0)
@@ -89,11 +93,26 @@ def _affine(image: nibabel.Nifti1Image, path: Path) -> np.ndarray:
 
 def _require_offset(stored: Any, what: str) -> None:
     """Of an offset of 0 nibabel makes pixels of the header, and SimpleITK takes the least one."""
+    if int(stored["sizeof_hdr"]) not in (348, 540):
+        raise InputError(f"{what}: sizeof_hdr {int(stored['sizeof_hdr'])}; correct the header")
     offset, least = float(stored["vox_offset"]), stored.single_vox_offset
     if not (offset >= least and offset.is_integer()):
         raise InputError(
             f"{what}: vox_offset {offset:g}, but its data cannot begin before byte {least}; "
             "correct the header"
+        )
+
+
+def _require_scale(stored: Any, what: str) -> None:
+    """A slope of 0 or NaN means that there is none (nifti1.h); then an intercept has no meaning."""
+    slope, intercept = float(stored["scl_slope"]), float(stored["scl_inter"])
+    if np.isnan(slope) or slope == 0:
+        is_right = np.isnan(intercept) or intercept == 0
+    else:
+        is_right = SLOPES[0] < abs(slope) < SLOPES[1] and np.isfinite(intercept)
+    if not is_right:
+        raise InputError(
+            f"{what}: scl_slope {slope:g} with scl_inter {intercept:g}; correct the header"
         )
 
 
