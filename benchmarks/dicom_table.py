@@ -4,7 +4,7 @@
 
 Without a folder: every file of pydicom's own tests (they come with its wheel), and the folder
 `dicom_samples` of ALIGNFLOW_DATA where that is set. The package reads with ITK (GDCM); pydicom
-needs pylibjpeg[all] beside it for JPEG 2000 and lossless JPEG. Nothing may end in a traceback; if
+needs the extras `dicom` and `test` for JPEG 2000 and lossless JPEG. Nothing may end in a traceback; if
 something does, or differs, the exit code is 1.
 """
 

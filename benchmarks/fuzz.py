@@ -6,7 +6,7 @@
 Prints a table by kind and outcome; files that crash, hang, end in a traceback or are misread stay
 in DIR, in a folder `mutant_NUMBER` each, and the exit code is 1. `--number N` reads one of them in
 this process. ALIGNFLOW_DATA adds real files to those of pydicom's wheel and those written here.
-Needs pip install pynrrd tifffile pylibjpeg[all] highdicom.
+Needs the extras `dicom` and `test`.
 """
 
 from __future__ import annotations
