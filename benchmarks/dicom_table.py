@@ -4,8 +4,8 @@
 
 Without a folder: every file of pydicom's own tests (they come with its wheel), and the folder
 `dicom_samples` of ALIGNFLOW_DATA where that is set. The package reads with ITK (GDCM); pydicom
-needs the extras `dicom` and `test` for JPEG 2000 and lossless JPEG. Nothing may end in a traceback; if
-something does, or differs, the exit code is 1.
+needs the extras `dicom` and `test` for JPEG 2000 and lossless JPEG. Nothing may end in a traceback;
+if something does, or differs, the exit code is 1.
 """
 
 from __future__ import annotations
