@@ -19,14 +19,13 @@ import argparse
 import json
 import random
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from monai.bundle import ConfigParser
-from scipy.stats import bootstrap
 from torch import Tensor
 
 HERE = Path(__file__).resolve().parent
@@ -39,6 +38,7 @@ from stages import BUNDLE, Cache, Settings, read_settings, run_here, say, write_
 
 from alignflow.alignment.reward import SetReward  # noqa: E402
 from alignflow.errors import InputError, print_input_errors_as_one_line  # noqa: E402
+from alignflow.evaluation.paired import paired_gain  # noqa: E402
 from alignflow.inference.writing import versions  # noqa: E402
 from alignflow.label.witness import site_witness  # noqa: E402
 from alignflow.stage1 import Stage1, weight_hashes  # noqa: E402
@@ -264,7 +264,7 @@ def read_results(folder: Path) -> list[dict[str, Any]]:
 
 
 def table(results: Sequence[dict[str, Any]]) -> str:
-    """Mean Dice by order and count, and its difference to random choice over the same seeds."""
+    """Mean Dice by order and count, and its difference to random choice of the same seeds."""
     counts = sorted({r["count"] for r in results})
     heads = ["order", *(f"{count} annotated" for count in counts)]
     lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
@@ -283,18 +283,17 @@ def cell(results: Sequence[dict[str, Any]], order: str, count: int) -> str:
     )
     if not own:
         return ""
-    text = f"{100 * np.mean([scores(dice).mean() for dice in own.values()]):.1f} ({len(own)})"
+    text = f"{np.nanmean(points(own.values())):.1f} ({len(own)})"
     both = sorted(own.keys() & base.keys())
     if order == "random" or not both:
         return text
-    gaps = np.mean([scores(own[seed]) - scores(base[seed]) for seed in both], axis=0) * 100
-    ends = bootstrap((gaps,), np.mean, method="percentile", random_state=0).confidence_interval
-    return f"{text}, {gaps.mean():+.1f} ({ends.low:+.1f} to {ends.high:+.1f})"
+    gain = paired_gain(points(own[seed] for seed in both), points(base[seed] for seed in both))
+    return f"{text}, {gain['value']:+.1f} ({gain['low']:+.1f} to {gain['high']:+.1f})"
 
 
-def scores(dice: Sequence[float | None]) -> np.ndarray:
-    """Of the images with foreground."""
-    return np.array([score for score in dice if score is not None])
+def points(dice: Iterable[Sequence[float | None]]) -> np.ndarray:
+    """(seeds, images) in per cent, NaN for images without foreground."""
+    return 100 * np.array(list(dice), dtype=float)
 
 
 if __name__ == "__main__":
