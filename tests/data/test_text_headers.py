@@ -36,7 +36,7 @@ def written(path, old=b"", new=b"", packed=False):
         (b"sizes: 5", b'space units: "m" "m" "m"\nsizes: 5', "'space units' is"),
         (b"encoding: raw", b"encoding: hex", "'encoding' is 'hex'"),
         (b"encoding: raw", b"encoding: raw\nbyte skip: 4", "'byte skip' is '4'"),
-        (b"encoding: raw", b"encoding: raw\ndata file: b.raw", "is no field"),
+        (b"encoding: raw", b"encoding: raw\ndata file: b.raw", "save the image as one file"),
         (b"encoding: raw\n", b"", "has no 'encoding'"),
         (b"endian: little\n", b"", "endian"),
         (b"kinds:", b"kinds", "is no field"),

@@ -55,6 +55,7 @@ NRRD = {  # fields that matter, and the form of their values; other fields of th
     ],
     ".*",
 )
+DETACHED = ("data file", "datafile")
 META = {
     "ObjectType": "Image",
     "NDims": "[23]|4",
@@ -230,6 +231,10 @@ def _fields(header: bytes, path: Path) -> dict[str, str]:
         # Readers differ on whether case matters. MetaImage has fields of its writers' own.
         own = None if is_nrrd or not re.fullmatch(OWN, name, re.ASCII) else name
         spelled = known.get(name.lower(), own)
+        if is_nrrd and name.lower() in DETACHED:
+            raise InputError(
+                f"image '{path}': its data lie in another file; save the image as one file"
+            )
         if not mark or not name or name != spelled:
             raise InputError(
                 f"image '{path}': line {line[:60]!r} of its header is no field; "
