@@ -37,6 +37,7 @@ def adapted(tmp_path):
     (tmp_path / "evaluation").mkdir()
     record = {
         "unseen": False,
+        "encoder": {"name": "random"},
         "metrics": {"kid": {"unaligned": INTERVAL, "aligned": INTERVAL | {"value": 0.3}}},
         "fall": {"kid": {"value": 0.4}},
         "faithfulness": {"dice": {"unaligned": {"mean": 0.8}, "aligned": {"mean": 0.7}}},
@@ -52,6 +53,19 @@ def dice(gain, images=60, trainings=2, seed=0, noise=0.05):
         arm: base + step + rng.normal(0, noise, (trainings, images))
         for arm, step in zip(ARMS, gain, strict=True)
     }
+
+
+def test_small_distances_keep_their_digits_and_a_random_encoder_is_called_so(adapted, tmp_path):
+    root = adapted("test", dice((0, 0.02, 0.1)))
+    path = tmp_path / "evaluation/evaluation.json"
+    record = json.loads(path.read_text())
+    record["metrics"]["kid"]["aligned"] |= {"value": 0.000486}
+    path.write_text(json.dumps(record))
+    said = text(judge(root, ARMS, [0, 1], "augmented", tmp_path))
+    assert "aligned 0.000486 (" in said and "of random weights" in said
+    record["encoder"]["name"] = "imagenet"
+    path.write_text(json.dumps(record))
+    assert "random" not in text(judge(root, ARMS, [0, 1], "augmented", tmp_path))
 
 
 def text(found):

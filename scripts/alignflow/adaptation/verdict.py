@@ -20,6 +20,8 @@ SPREAD = 15.0
 """Dice points: standard deviation over images of the difference of two segmenters, where none can
 be measured. At three hospitals it was 10 to 17 (benchmarks/adaptation, polyps)."""
 
+RANDOM = "; of random weights, the extra `eval` has ImageNet's"
+
 
 def judge(
     root: Path, arms: Sequence[str], seeds: Sequence[int], hand_over: str, test: Path | None
@@ -109,6 +111,7 @@ def proxies(root: Path) -> Facts:
         "kept_epoch": alignment["kept_epoch"],
         "appearance": alignment["appearance"],
         "unseen": evaluation["unseen"],
+        "encoder": evaluation["encoder"]["name"],
         "kid": {name: kid[name] for name in ("unaligned", "aligned") if name in kid},
         "fall": (evaluation["fall"] or {}).get("kid"),
         "faithfulness": {
@@ -223,13 +226,13 @@ def _proxy_words(result: Facts) -> list[str]:
     if all(kid.get(n) and kid[n]["value"] is not None for n in ("unaligned", "aligned")):
         real = "unseen images of the site" if found["unseen"] else "the references"
         parts = [
-            f"{name} {one['value']:.3f} ({one['low']:.3f} to {one['high']:.3f})"
+            f"{name} {one['value']:.3g} ({one['low']:.3g} to {one['high']:.3g})"
             for name, one in kid.items()
         ]
         floor = kid["aligned"]["floor"]["value"]
         lines.append(
-            f"Distance in the held-out encoder (KID) to {real}: {', '.join(parts)}; "
-            f"real against real {floor:.3f}."
+            f"Distance in the held-out encoder (KID{RANDOM if found['encoder'] == 'random' else ''}) "
+            f"to {real}: {', '.join(parts)}; real against real {floor:.3g}."
         )
     dice = found["faithfulness"]
     if len(dice) == 2:
