@@ -226,13 +226,14 @@ def _proxy_words(result: Facts) -> list[str]:
     if all(kid.get(n) and kid[n]["value"] is not None for n in ("unaligned", "aligned")):
         real = "unseen images of the site" if found["unseen"] else "the references"
         parts = [
-            f"{name} {one['value']:.3g} ({one['low']:.3g} to {one['high']:.3g})"
+            f"{name} {one['value']:#.3g} ({one['low']:#.3g} to {one['high']:#.3g})"
             for name, one in kid.items()
         ]
         floor = kid["aligned"]["floor"]["value"]
+        kind = RANDOM if found["encoder"] == "random" else ""
         lines.append(
-            f"Distance in the held-out encoder (KID{RANDOM if found['encoder'] == 'random' else ''}) "
-            f"to {real}: {', '.join(parts)}; real against real {floor:.3g}."
+            f"Distance in the held-out encoder (KID{kind}) "
+            f"to {real}: {', '.join(parts)}; real against real {floor:#.3g}."
         )
     dice = found["faithfulness"]
     if len(dice) == 2:
