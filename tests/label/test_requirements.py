@@ -17,7 +17,10 @@ def test_the_label_environment_has_the_versions_of_the_project():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
     wanted = pins(project["dependencies"] + extras["test"] + extras["dicom"])
-    found = pins((ROOT / "scripts/label_app/requirements.txt").read_text().splitlines())
+    text = (ROOT / "scripts/label_app/requirements.txt").read_text()
+    lines = [line for line in text.splitlines() if line and not line.startswith("#")]
+    assert all(PIN.fullmatch(line) for line in lines)
+    found = pins(lines)
     needed = pins(project["dependencies"]).keys()
     assert needed <= found.keys(), needed - found.keys()
     differing = {name for name in wanted.keys() & found.keys() if wanted[name] != found[name]}
