@@ -262,6 +262,13 @@ def functional(frame: pydicom.Dataset, shared: pydicom.Dataset, group: str) -> p
     return (frame.get(group) or shared.get(group) or [pydicom.Dataset()])[0]
 
 
+def of_first_frame(dataset: pydicom.Dataset, group: str) -> pydicom.Dataset:
+    """The item of a functional group of the first frame, empty for an image without frames."""
+    frames = dataset.get("PerFrameFunctionalGroupsSequence") or [pydicom.Dataset()]
+    shared = dataset.get("SharedFunctionalGroupsSequence") or [pydicom.Dataset()]
+    return functional(frames[0], shared[0], group)
+
+
 def _common_axes(headers: dict[Path, pydicom.Dataset], path: Path) -> np.ndarray:
     """(2, 3) from pixel to pixel along a row and along a column, mm; all slices must share them."""
     for file, header in headers.items():

@@ -15,7 +15,7 @@ import pydicom
 from pydicom.pixels.utils import get_expected_length
 from pydicom.uid import UID, RLELossless
 
-from alignflow.data.dicom import PLANE, functional
+from alignflow.data.dicom import PLANE, functional, of_first_frame
 from alignflow.errors import InputError
 
 # Attributes of an image (PS3.3, C.7.6.3 and C.11.1): how many numbers, which ones, needed or not.
@@ -202,6 +202,4 @@ def _require_one_rescale(header: pydicom.Dataset) -> None:
 
 def _of_image(header: pydicom.Dataset, group: str, name: str) -> Any:
     """An attribute of an image, or of the first frame of an enhanced one."""
-    frames = header.get("PerFrameFunctionalGroupsSequence") or [pydicom.Dataset()]
-    shared = header.get("SharedFunctionalGroupsSequence") or [pydicom.Dataset()]
-    return header.get(name) or functional(frames[0], shared[0], f"{group}Sequence").get(name)
+    return header.get(name) or of_first_frame(header, f"{group}Sequence").get(name)

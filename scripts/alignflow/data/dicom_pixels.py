@@ -19,7 +19,7 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from alignflow.data.dicom import functional
+from alignflow.data.dicom import of_first_frame
 from alignflow.data.integrity import (
     BLOCK_TOLERANCE,
     GRAY_TOLERANCE,
@@ -123,8 +123,6 @@ def _are_same(values: np.ndarray, other: np.ndarray, dataset: pydicom.Dataset, s
 
 def _rescale(dataset: pydicom.Dataset) -> tuple[float, float]:
     """Slope and intercept, of an enhanced image those of its first frame."""
-    frames = dataset.get("PerFrameFunctionalGroupsSequence") or [pydicom.Dataset()]
-    shared = dataset.get("SharedFunctionalGroupsSequence") or [pydicom.Dataset()]
-    item = functional(frames[0], shared[0], "PixelValueTransformationSequence")
+    item = of_first_frame(dataset, "PixelValueTransformationSequence")
     place = item if "RescaleSlope" in item else dataset
     return float(place.get("RescaleSlope", 1)), float(place.get("RescaleIntercept", 0))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import gzip
 import io
 import re
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -134,3 +135,19 @@ def block_means(values: np.ndarray) -> np.ndarray:
     padded = np.pad(values.astype(np.float64), [(0, 0), *((0, -n % BLOCK) for n in size)])
     x, y = (n // BLOCK for n in padded.shape[1:])
     return padded.reshape(channels, x, BLOCK, y, BLOCK).mean(axis=(2, 4))
+
+
+def inflated(data: bytes, expected: int, wbits: int = zlib.MAX_WBITS) -> bytes:
+    """Unpacked Deflate data, hardly more than expected whatever the file would make.
+
+    Raises:
+        EOFError: they do not end there.
+        zlib.error: they are damaged.
+    """
+    stream = zlib.decompressobj(wbits)
+    values = stream.decompress(data, expected + 1)
+    if not stream.eof:  # the checksum is read with the last byte, or after it
+        values += stream.decompress(stream.unconsumed_tail, 1)
+    if not stream.eof:
+        raise EOFError("packed data do not end")
+    return values

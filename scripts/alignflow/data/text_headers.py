@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from alignflow.data.integrity import inflated
 from alignflow.errors import InputError
 
 LARGEST = 1e12  # of a header; the SVD of ITK does not end with 1e308 in a direction
@@ -99,7 +100,8 @@ def require_sound_header(path: Path) -> None:
             value has not the form of its kind, lengths are not in mm, the data of a MetaImage lie
             in a file that does not exist.
     """
-    header, is_nrrd = _split(path)[0], _is_nrrd(path)
+    header = _split(path)[0]
+    is_nrrd = _is_nrrd(header)
     fields, forms = _fields(header, path), NRRD if is_nrrd else META
     for name in NEEDED["NRRD" if is_nrrd else "MetaImage"]:
         if name not in fields:
@@ -163,11 +165,16 @@ def require_whole_data(path: Path, count: int, dtype: np.dtype) -> None:
     if encoding in TEXT:
         _require_numbers(data, count, dtype, path)
         return
-    if _is_nrrd(path) and dtype.itemsize > 1 and "endian" not in fields:
+    if _is_nrrd(header) and dtype.itemsize > 1 and "endian" not in fields:
         raise InputError(f"image '{path}': its header has no 'endian'; add it")
     expected = count * dtype.itemsize
     if encoding in ("gzip", "gz"):
-        data = _unpacked(data, expected, path)
+        try:
+            data = inflated(data, expected, wbits=32 + zlib.MAX_WBITS)  # of either kind of header
+        except EOFError as error:
+            raise InputError(
+                f"image '{path}': its packed data do not end; replace or remove it"
+            ) from error
     length = len(data) - max(0, int(fields.get("HeaderSize", 0)))
     if length != expected and not (fields.get("HeaderSize") == "-1" and length > expected):
         raise InputError(
@@ -189,35 +196,23 @@ def _require_numbers(data: bytes, count: int, dtype: np.dtype, path: Path) -> No
         )
 
 
-def _unpacked(data: bytes, expected: int, path: Path) -> bytes:
-    """At most one byte more than expected."""
-    stream = zlib.decompressobj(wbits=32 + zlib.MAX_WBITS)  # of either kind, with its checksum
-    values = stream.decompress(data, expected + 1)
-    if not stream.eof:  # the checksum is read with the last byte, or after it
-        stream.decompress(stream.unconsumed_tail, 1)
-    if not stream.eof:
-        raise InputError(f"image '{path}': its packed data do not end; replace or remove it")
-    return values
-
-
-def _is_nrrd(path: Path) -> bool:
-    with path.open("rb") as file:
-        return file.read(4) == b"NRRD"
+def _is_nrrd(content: bytes) -> bool:
+    return content.startswith(b"NRRD")
 
 
 def _split(path: Path) -> tuple[bytes, bytes]:
     """Header and what follows it."""
     content = path.read_bytes()
-    mark = rb"\r?\n\r?\n" if _is_nrrd(path) else rb"(?<=\n)[ \t]*ElementDataFile[^\n]*(\n|$)"
+    mark = rb"\r?\n\r?\n" if _is_nrrd(content) else rb"(?<=\n)[ \t]*ElementDataFile[^\n]*(\n|$)"
     end = re.search(mark, content)
     if end is None:
         raise InputError(f"image '{path}': its header does not end; replace or remove it")
-    return content[: end.start() if _is_nrrd(path) else end.end()], content[end.end() :]
+    return content[: end.start() if _is_nrrd(content) else end.end()], content[end.end() :]
 
 
 def _fields(header: bytes, path: Path) -> dict[str, str]:
     """Lines "name: value" or "name = value"."""
-    is_nrrd = _is_nrrd(path)
+    is_nrrd = _is_nrrd(header)
     lines = header.decode("latin-1").split("\n")
     known = {name.lower(): name for name in (NRRD if is_nrrd else META)}
     fields: dict[str, str] = {}

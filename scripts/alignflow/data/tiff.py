@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from alignflow.data.integrity import inflated
 from alignflow.errors import InputError
 
 SIZES = {  # bytes of a value of each type
@@ -180,13 +181,10 @@ def _require_length(data: bytes, compression: int, expected: int) -> None:
 
 
 def _inflated_length(data: bytes, expected: int) -> int:
-    stream = zlib.decompressobj()
-    length = len(stream.decompress(data, expected + 1))
-    if not stream.eof:  # the checksum is read with the last byte, or after it
-        length += len(stream.decompress(stream.unconsumed_tail, 1))
-    if not stream.eof:
-        raise ValueError("its packed pixels do not end")
-    return length
+    try:
+        return len(inflated(data, expected))
+    except EOFError as error:
+        raise ValueError("its packed pixels do not end") from error
 
 
 def _packbits_length(data: bytes, expected: int) -> int:
