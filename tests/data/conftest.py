@@ -14,6 +14,9 @@ from pydicom.uid import (
     generate_uid,
 )
 
+from alignflow.data.formats import load
+from alignflow.errors import InputError
+
 OBLIQUE = np.array(  # columns: direction of rows' index, of columns' index; orthonormal
     [[0.8, 0.36, -0.48], [0.0, 0.8, 0.6], [0.6, -0.48, 0.64]]
 )
@@ -114,3 +117,15 @@ def ras_affine():
         return np.diag([-1, -1, 1, 1]) @ lps
 
     return build
+
+
+@pytest.fixture
+def refuse():
+    """`refuse(path, match)`: `load` refuses a file in one line with its name."""
+
+    def call(path, match):
+        with pytest.raises(InputError, match=match) as caught:
+            load(path)
+        assert path.name in str(caught.value) and "\n" not in str(caught.value)
+
+    return call
