@@ -174,6 +174,10 @@ def swap(items, i, j):
         ),
         (lambda h: delattr(h, "PerFrameFunctionalGroupsSequence"), "PerFrame.*Sequence is missing"),
         (
+            lambda h: h.PerFrameFunctionalGroupsSequence.clear(),
+            "PerFrame.*Sequence is missing",
+        ),
+        (
             lambda h: delattr(h.PerFrameFunctionalGroupsSequence[2], "PlanePositionSequence"),
             "ImagePositionPatient of frame 3 is missing",
         ),

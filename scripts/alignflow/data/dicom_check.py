@@ -117,7 +117,7 @@ def _require_frames(dataset: pydicom.Dataset, file: str | Path) -> None:
         raise _broken(file, "NumberOfFrames", frames)
     listed = dataset.get("PerFrameFunctionalGroupsSequence")
     groups = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
-    missing = [name for name in groups if name not in dataset]
+    missing = [name for name in groups if not dataset.get(name)]  # an empty one is none
     if len(missing) == 1:  # both are of type 1: PS3.3, C.7.6.16
         raise _broken(file, missing[0], None)
     if listed and len(listed) != frames:
