@@ -92,6 +92,17 @@ def oracle(bench: Bench, job: Job) -> Path:
     return bench.segmenter(job, dataset_dir=str(bench.pool_dir))
 
 
+def ceiling(bench: Bench, job: Job) -> Path:
+    """Strong augmentation, and labelled images of the pool in the place of synthetic pairs."""
+    return bench.segmenter(
+        job,
+        pairs_dir=str(bench.pool_pairs_dir),
+        pairs="$read_labelled(build_datalist(@pairs_dir), @stage1, @read_size)",
+        selection_floor=0.0,
+        augmentation="strong",
+    )
+
+
 def source_bn(bench: Bench, job: Job) -> Path:
     """Source images alone, a network with batch norms: what `tta_bn` starts from."""
     return bench.segmenter(job, **bench.settings["source_bn"])
@@ -183,4 +194,5 @@ ARMS = {
     "tta_bn_test": Arm(partial(tta_bn, on_test=True), False),
     "tta_tent_test": Arm(partial(tta_tent, on_test=True), False),
     "oracle": Arm(oracle, False),
+    "ceiling": Arm(ceiling, False),
 }

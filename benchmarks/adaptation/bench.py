@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import reading
 import splits
 from stages import Cache, Settings, config_hash, run_here, run_workflow
 
@@ -146,6 +147,11 @@ class Bench:
             wait=True,
         )
 
+    @cached_property
+    def pool_pairs_dir(self) -> Path:
+        """Labelled target images of the ceiling, as pairs."""
+        return self.linked(self.target.pool)
+
     def linked(self, cases: list[splits.Case]) -> Path:
         """A folder of images and masks."""
         content = {"pairs": splits.fingerprint(cases)}
@@ -220,7 +226,8 @@ class Bench:
             "seed": job.seed,
             "mlflow": False,
         } | overrides
-        return self.stage("segment", "segment", overrides, weights=weight_hashes(str(model_dir)))
+        weights = weight_hashes(str(model_dir))
+        return self.stage("segment", "segment", overrides, weights, here=True)
 
     def scores(self, segmenter_dir: Path) -> Path:
         """Folder with `scores.json` of a segmenter on the target's test images."""
@@ -242,7 +249,8 @@ class Bench:
         """Result of a workflow: settings of its config, then `overrides`; kept by content.
 
         Folders of the cache bear the hash of their content, so their paths stand for it; `weights`
-        are those of a bundle, which may be from elsewhere. `here` runs it in this process.
+        are those of a bundle, which may be from elsewhere. `here` runs it in this process, which
+        reads images once.
         """
         overrides = dict(self.settings.get(config, {})) | overrides
         content = {"config": config_hash(config), "overrides": overrides, "weights": weights}
@@ -250,7 +258,7 @@ class Bench:
         def build(folder: Path, lock: int) -> None:
             arguments = overrides | {"output_dir": str(folder)}
             if here:
-                run_here(run_id, config, arguments)
+                run_here(run_id, config, arguments, reading.IMPORTS)
             else:
                 run_workflow(run_id, config, arguments, folder, lock)
 

@@ -9,7 +9,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -123,18 +123,24 @@ def first_error(text: str) -> str:
     return "no error in the log"
 
 
-def run_here(run_id: str, config: str, overrides: Mapping[str, Any]) -> None:
-    """The same in this process, for workflows of a few seconds: importing takes longer.
+def run_here(
+    run_id: str, config: str, overrides: Mapping[str, Any], imports: Sequence[str] = ()
+) -> None:
+    """The same in this process, for short workflows: importing takes seconds.
+
+    `imports` come behind those of the config.
 
     Raises:
         StageFailed: it did not end well.
     """
+    path = BUNDLE / f"configs/{config}.json"
     try:
         workflow = ConfigWorkflow(
-            config_file=str(BUNDLE / f"configs/{config}.json"),
+            config_file=str(path),
             logging_file=False,
             run_id=run_id,
             bundle_root=str(BUNDLE),
+            imports=[*json.loads(path.read_text())["imports"], *imports],
             **overrides,
         )
         workflow.initialize()

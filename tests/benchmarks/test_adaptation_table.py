@@ -40,6 +40,7 @@ def results(tmp_path):
             write(root, pair, "source", base + noise, seed)
             write(root, pair, "source_aug", base + noise + 0.02, seed)
             write(root, pair, "oracle", base + noise + 0.1, seed)
+            write(root, pair, "ceiling", base + noise + 0.12, seed)
             write(root, pair, "fda", base + noise - 0.1, seed, 0, 10)
             for draw in range(2):
                 gain = 0.05 + 0.02 * draw + rng.normal(0, 0.03, IMAGES)
@@ -68,6 +69,7 @@ def test_means_and_gains_are_those_of_the_files(table, results, tmp_path):
     assert gain["value"] == pytest.approx(100 * (aligned.mean() - source.mean()))
     assert gain["low"] < gain["value"] < gain["high"] and gain["low"] > 4
     assert not gain["is_best_baseline"] and row["gains"]["aligned - source_aug"]["is_best_baseline"]
+    assert row["gains"]["ceiling - source_aug"]["value"] == pytest.approx(10, abs=0.01)
     mean = summary["mean_gain"]["aligned - source_aug, n = 10"]
     values = [r["gains"]["aligned - source_aug"]["value"] for r in summary["rows"]]
     assert mean == {"value": pytest.approx(np.mean(values)), "pairs": 2, "above_0": 2}
