@@ -1,0 +1,103 @@
+"""What alignment does to the images: distances of pairs to unseen images, by `run evaluate`.
+
+    python benchmarks/adaptation/distances.py, with the arguments of run.py
+
+For each number of references and draw, pairs of the source's generator and of the aligned one are
+compared with the target's test images in the held-out encoder. What run.py has left in WORK is
+taken, the rest is made. Leaves RESULTS/NAME/distances/LABELLED-nN-drawD.json and prints a table of
+all that are there.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from bench import Bench, Job
+from run import arguments, labelled_count, make_bench, settings_of
+from stages import say, write_json
+
+from alignflow.errors import print_input_errors_as_one_line
+
+KEPT = ("metrics", "fall", "copies", "masks", "faithfulness")
+HEAD = [
+    *["references, draw", "KID of source images", "unaligned", "aligned", "floor", "fall"],
+    *["Dice, unaligned", "aligned", "spread", "coverage", "nearest reference"],
+]
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Measure what is missing, print all."""
+    args = arguments(argv)
+    logging.getLogger("monai.bundle.workflows").setLevel(logging.ERROR)
+    folder = args.results / args.name / "distances"
+    for labelled in map(labelled_count, args.labelled):
+        bench = make_bench(args, labelled, settings_of(args))
+        for n in args.references:
+            for draw in args.draws:
+                job = Job(args.name, "distances", labelled, n, 0, draw)
+                path = folder / f"{labelled or 'all'}-n{n}-draw{draw}.json"
+                if not path.is_file():
+                    write_json(path, measured(bench, job))
+                    say(str(path))
+    print("\n".join(table(folder)))
+
+
+def measured(bench: Bench, job: Job) -> dict[str, Any]:
+    """What `run evaluate` finds on the pairs of a job's alignment."""
+    model_dir = bench.alignment(job)
+    overrides = {
+        "model_dir": str(model_dir),
+        "pairs_dir": str(bench.pairs(model_dir)),
+        "unaligned_dir": str(bench.pairs(bench.generator())),
+        "reference_dir": str(bench.reference_dir(job)),
+        "target_dir": str(bench.test_dir),
+        "dataset_dir": str(bench.train_dir),
+    }
+    found = json.loads(
+        (bench.stage("evaluate", "evaluate", overrides) / "evaluation.json").read_text()
+    )
+    return {
+        **vars(job),
+        **{key: found[key] for key in KEPT},
+        "settings": bench.settings,
+        "versions": found["provenance"]["versions"],
+    }
+
+
+def table(folder: Path) -> list[str]:
+    """A line for each result of a pair."""
+    lines = ["| " + " | ".join(HEAD) + " |", "|---" * len(HEAD) + "|"]
+    for path in sorted(folder.glob("*.json")):
+        lines.append("| " + " | ".join(row(json.loads(path.read_text()))) + " |")
+    return lines
+
+
+def row(found: dict[str, Any]) -> list[str]:
+    """Its cells: values with their 95% intervals."""
+    kid, dice = found["metrics"]["kid"], found["faithfulness"]["dice"]
+    return [
+        f"{found['references']}, {found['draw']}",
+        *(interval(kid[name]) for name in ("source", "unaligned", "aligned")),
+        f"{kid['aligned']['floor']['value']:.3f}",
+        interval(found["fall"]["kid"]),
+        *(f"{dice[name]['mean']:.3f}" for name in ("unaligned", "aligned")),
+        interval(found["metrics"]["spread"]["aligned"]),
+        interval(found["metrics"]["coverage"]["aligned"]),
+        interval(found["copies"]["reference"]["encoder"]["ratio"]),
+    ]
+
+
+def interval(value: dict[str, float | None]) -> str:
+    """A value with its interval; nothing where it is undefined."""
+    numbers = [value[key] for key in ("value", "low", "high")]
+    known = [f"{number:.2f}" for number in numbers if number is not None]
+    return f"{known[0]} ({known[1]} to {known[2]})" if len(known) == 3 else " ".join(known)
+
+
+if __name__ == "__main__":
+    print_input_errors_as_one_line()
+    main()
