@@ -82,9 +82,9 @@ def row(found: dict[str, Any]) -> list[str]:
     return [
         f"{found['references']}, {found['draw']}",
         *(interval(kid[name]) for name in ("source", "unaligned", "aligned")),
-        f"{kid['aligned']['floor']['value']:.3f}",
+        interval(kid["aligned"]["floor"]),
         interval(found["fall"]["kid"]),
-        *(f"{dice[name]['mean']:.3f}" for name in ("unaligned", "aligned")),
+        *(f"{dice[name]['mean']:.3f}" if name in dice else "" for name in ("unaligned", "aligned")),
         interval(found["metrics"]["spread"]["aligned"]),
         interval(found["metrics"]["coverage"]["aligned"]),
         interval(found["copies"]["reference"]["encoder"]["ratio"]),

@@ -114,6 +114,12 @@ def test_every_arm_from_the_source_to_the_table(run, call, tmp_path, load_adapta
     table = load_adaptation("table")
     places = ["--results", str(results), "--output", str(tmp_path / "table")]
     assert len(table.main(places)["rows"][0]["arms"]) == len(run.ARMS)
+    distances = load_adaptation("distances")
+    distances.main(call("--references", "2", "--draws", "0"))
+    measured = json.loads((results / "a_b/distances/all-n2-draw0.json").read_text())
+    pairs = measured["metrics"]["kid"]
+    assert set(pairs) == {"source", "reference", "unaligned", "aligned"}
+    assert f"{pairs['aligned']['value']:.2f} (" in capsys.readouterr().out.splitlines()[-1]
     again = results / "a_b/source-all-seed0.json"
     before = json.loads(again.read_text())
     again.unlink()
