@@ -210,10 +210,12 @@ class Bench:
         return self.stage("align", "align", overrides, weights=weight_hashes(str(model_dir)))
 
     def pairs(self, model_dir: Path, **overrides: Any) -> Path:
-        """Synthetic pairs of a bundle."""
+        """Synthetic pairs of a bundle; the settings may take their masks from source or site."""
         overrides = {"model_dir": str(model_dir), "seed": 0} | overrides
         start_time = self.settings["inference"].get("start_time", 0)
-        if start_time or self.settings["pairs"]["from_source"]:
+        if self.settings["pairs"].get("from_site"):
+            overrides["dataset_dir"] = str(self.pool_pairs_dir)
+        elif start_time or self.settings["pairs"]["from_source"]:
             overrides["dataset_dir"] = str(self.train_dir)
         return self.stage("inference", "infer", overrides, weights=weight_hashes(str(model_dir)))
 

@@ -81,6 +81,9 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--model_dir", type=Path, help="a generator trained on this split of the source")
     add("--mask_threshold", type=float, help="masks are foreground above it")
     add("--settings", type=Path, default=HERE / "settings.json", help="overrides of the workflows")
+    add(
+        "--set", nargs="+", action="extend", default=[], metavar="SECTION.KEY=JSON", help="in those"
+    )
     add("--quick", action="store_true", help="settings of a few steps, to try the benchmark itself")
     add("--work", type=Path, required=True, help="folder for generators, pairs, segmenters")
     add("--results", type=Path, required=True, help="folder for the results")
@@ -126,12 +129,35 @@ def result_path(args: argparse.Namespace, job: Job) -> Path:
 
 
 def settings_of(args: argparse.Namespace) -> dict[str, Settings]:
-    """Those of the file, with what the command line says of reading the source."""
+    """Those of the file, with what the command line says.
+
+    Raises:
+        InputError: an unreadable file, an override that is none.
+    """
     settings = read_settings(HERE / "quick.json" if args.quick else args.settings)
     settings.setdefault("train", {})
     if args.mask_threshold is not None:
         settings["train"]["mask_threshold"] = args.mask_threshold
+    for text in args.set:
+        section, key, value = override(text)
+        settings.setdefault(section, {})[key] = value
     return settings
+
+
+def override(text: str) -> tuple[str, str, Any]:
+    """Section, key and value of "section.key=JSON".
+
+    Raises:
+        InputError: it is not of this form.
+    """
+    name, _, value = text.partition("=")
+    section, _, key = name.partition(".")
+    try:
+        if key:
+            return section, key, json.loads(value)
+    except ValueError:
+        pass
+    raise InputError(f"--set {text}: give SECTION.KEY=JSON, as segment.synthetic_share=0.25")
 
 
 def work_through(args: argparse.Namespace, jobs: Sequence[Job]) -> dict[Job, str]:

@@ -94,6 +94,8 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     summary = summarise(results, read_groups(args.results))
     summary |= {"tuned_on": args.tuned_on, "control": args.control, "mixed": mixed(results)}
     summary["mean_gain"] = mean_gains(summary["rows"], args.control)
+    if args.baseline is not None:
+        summary["variants"] = variants(results, args.baseline)
     text = markdown(summary)
     print(text)
     with replacing(args.output / "table.md") as temporary:
@@ -114,6 +116,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--output", type=Path, required=True, help="folder for table, summary and figure")
     add("--tuned_on", nargs="*", default=[], help="pairs on which settings were chosen")
     add("--control", nargs="*", default=[], help="pairs without a gap, left out of the mean gain")
+    add("--baseline", help="folder whose source_aug each arm of each variant (ablation.sh) is less")
     return parser.parse_args(argv)
 
 
@@ -280,6 +283,25 @@ def bootstrap(gain: Array, groups: NDArray[Any]) -> tuple[float, float]:
     return float(low), float(high)
 
 
+def variants(results: Sequence[dict[str, Any]], baseline: str) -> list[dict[str, Any]]:
+    """Dice of every arm of every variant of one pair less source_aug of the baseline.
+
+    Raises:
+        InputError: the baseline has no source_aug.
+    """
+    base = next((arms_of(results, baseline, r["labelled"], 0) for r in results), {})
+    if "source_aug" not in base:
+        raise InputError(f"--baseline {baseline}: no results of source_aug there; run it")
+    found = []
+    for pair, labelled in sorted({(r["pair"], r["labelled"]) for r in results}, key=str):
+        for n in counts_of(results, pair, labelled) or [0]:
+            for name, arm in arms_of(results, pair, labelled, n).items():
+                if name != "source_aug":
+                    gain = difference(arm, base["source_aug"])
+                    found.append({"variant": pair, "arm": name, "dice": arm.mean()} | gain)
+    return found
+
+
 def mean_gains(rows: Sequence[dict[str, Any]], control: Sequence[str]) -> dict[str, Any]:
     """Mean over the pairs of each gain, all source images labelled and the pairs' common n."""
     counted = [r for r in rows if r["labelled"] is None and r["pair"] not in control]
@@ -319,8 +341,22 @@ def markdown(summary: dict[str, Any]) -> str:
             f"\nMean gain over {gain['pairs']} pairs, {name}: {gain['value']:+.1f}; "
             f"interval above 0 on {gain['above_0']}"
         )
-    lines += ["", *notes(summary)]
+    lines += ["", *variant_table(summary.get("variants", [])), *notes(summary)]
     return "\n".join(lines)
+
+
+def variant_table(found: Sequence[dict[str, Any]]) -> list[str]:
+    """A line for each arm of each variant; none without variants."""
+    if not found:
+        return []
+    lines = ["| variant | arm | Dice | less source_aug | interval |", "|---|---|---|---|---|"]
+    for row in found:
+        interval = f"{row['low']:+.1f} to {row['high']:+.1f}"
+        lines.append(
+            f"| {row['variant']} | {row['arm']} | {row['dice']:.1f} | {row['value']:+.1f} "
+            f"| {interval} |"
+        )
+    return [*lines, ""]
 
 
 def arm_table(rows: Sequence[dict[str, Any]]) -> list[str]:

@@ -68,6 +68,16 @@ def test_dry_run_lists_and_leaves_nothing(run, call, tmp_path, capsys):
     assert not (tmp_path / "work").exists()
 
 
+def test_single_settings_are_set(run, call):
+    given = ["--set", "segment.synthetic_share=0.25", "--set", 'align.anatomy="source"']
+    settings = run.settings_of(run.arguments(call(*given)))
+    assert settings["segment"]["synthetic_share"] == 0.25 and settings["segment"]["epochs"] == 1
+    assert settings["align"]["anatomy"] == "source"
+    for text in ("segment", "share=0.25", "segment.share=a"):
+        with pytest.raises(InputError, match="give SECTION.KEY=JSON"):
+            run.settings_of(run.arguments(call("--set", text)))
+
+
 def test_scores_are_means_over_the_classes_of_an_image(run):
     images = {
         "a": {"dice": {"disc": 0.5, "cup": 0.7}, "iou": {"disc": 0.25, "cup": 0.35}},

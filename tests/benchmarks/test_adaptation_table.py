@@ -75,6 +75,22 @@ def test_means_and_gains_are_those_of_the_files(table, results, tmp_path):
     assert mean == {"value": pytest.approx(np.mean(values)), "pairs": 2, "above_0": 2}
 
 
+def test_variants_are_compared_with_one_baseline(table, results, tmp_path):
+    places = ["--results", str(results), "--output", str(tmp_path / "out")]
+    found = table.main([*places, "--baseline", "a_b"])["variants"]
+    source_aug = dice(results, "a_b", "source_aug")
+    for row in found:
+        scores = dice(results, row["variant"], row["arm"])
+        assert row["value"] == pytest.approx(100 * (scores.mean() - source_aug.mean()))
+        assert row["low"] - 1e-9 <= row["value"] <= row["high"] + 1e-9
+    assert {(row["variant"], row["arm"]) for row in found} > {
+        ("a_c", "aligned"),
+        ("a_b", "ceiling"),
+    }
+    with pytest.raises(InputError, match="--baseline a_d"):
+        table.main([*places, "--baseline", "a_d"])
+
+
 def test_interval_over_images_is_scipys(table):
     gain = np.random.default_rng(1).normal(1, 3, (1, 60))
     low, high = table.bootstrap(gain, np.arange(60))

@@ -1,0 +1,38 @@
+#!/usr/bin/env bash
+# Why pairs gain what they gain: one thing changed at a time, on the pair that was tuned on.
+#
+#     ALIGNFLOW_DATA=DIR benchmarks/adaptation/ablation.sh WORK RESULTS [ARGUMENT ...]
+#
+# WORK is that of everything.sh, whose generators and alignments are taken. Each variant has a folder
+# of its own in RESULTS; `table.py --baseline as_it_is` compares them. Further arguments go to each
+# run.py.
+set -euo pipefail
+here="$(cd "$(dirname "$0")" && pwd)"
+: "${ALIGNFLOW_DATA:?the folder of Kvasir-SEG and PolypGen}"
+work="$1" results="$2"
+shift 2
+more=("$@")
+
+variant() { # NAME --arms ARM ... [--set OVERRIDE ...]; every segmenter under strong augmentation
+  local name="$1"
+  shift
+  "${PYTHON:-python}" "$here/run.py" --work "$work" --results "$results" --name "$name" \
+    --source "$ALIGNFLOW_DATA/Kvasir-SEG" --target "$ALIGNFLOW_DATA/PolypGen" \
+    --target_column center --target_value C2 --draws 0 \
+    --target_group_pattern '^(C1__\w+?OLCV1|C2__EndoCV2021_\d{5}|.+)' \
+    --set 'segment.augmentation="strong"' "$@" "${more[@]}"
+}
+
+pairs=(unaligned aligned ceiling)
+# share or realism: ceiling has real images of the site in the place of pairs
+variant as_it_is --arms source_aug "${pairs[@]}"
+variant share_quarter --arms "${pairs[@]}" --set segment.synthetic_share=0.25
+variant share_half --arms "${pairs[@]}" --set segment.synthetic_share=0.5
+variant all_pairs --arms unaligned aligned --set segment.selection_floor=0.0
+# appearance or anatomy: either generator's images to masks of the site's pool
+variant site_masks --arms unaligned aligned --set pairs.from_site=true
+variant source_anatomy --arms aligned --set 'align.anatomy="source"'
+# reward or gradient
+variant full_gradient --arms aligned --set 'align.gradient="full"'
+variant colour_alone --arms aligned \
+  --set 'align.space_weights={"encoder": 0.0, "colour": 1.0, "texture": 0.0, "layout": 0.0}'
