@@ -24,13 +24,13 @@ variant() { # NAME --arms ARM ... [--set OVERRIDE ...]; every segmenter under st
 }
 
 pairs=(unaligned aligned ceiling)
-# share or realism: ceiling has real images of the site in the place of pairs
 variant as_it_is --arms source_aug "${pairs[@]}"
+# appearance or anatomy: either generator's images to masks of the site's pool
+variant site_masks --arms unaligned aligned --set pairs.from_site=true
+# share or realism: ceiling has real images of the site in the place of pairs
 variant share_quarter --arms "${pairs[@]}" --set segment.synthetic_share=0.25
 variant share_half --arms "${pairs[@]}" --set segment.synthetic_share=0.5
 variant all_pairs --arms unaligned aligned --set segment.selection_floor=0.0
-# appearance or anatomy: either generator's images to masks of the site's pool
-variant site_masks --arms unaligned aligned --set pairs.from_site=true
 variant source_anatomy --arms aligned --set 'align.anatomy="source"'
 # reward or gradient
 variant full_gradient --arms aligned --set 'align.gradient="full"'
