@@ -27,6 +27,11 @@ pairs=(unaligned aligned ceiling)
 variant as_it_is --arms source_aug "${pairs[@]}"
 # appearance or anatomy: either generator's images to masks of the site's pool
 variant site_masks --arms unaligned aligned --set pairs.from_site=true
+# images of the source carried over to the site: noised to t = start_time, and back by either flow
+variant translated --arms unaligned aligned \
+  --set inference.start_time=0.5 segment.synthetic_share=0.5 segment.selection_floor=0.0
+variant translated_late --arms aligned \
+  --set inference.start_time=0.7 segment.synthetic_share=0.5 segment.selection_floor=0.0
 # share or realism: ceiling has real images of the site in the place of pairs
 variant share_quarter --arms "${pairs[@]}" --set segment.synthetic_share=0.25
 variant share_half --arms "${pairs[@]}" --set segment.synthetic_share=0.5
