@@ -57,6 +57,8 @@ NUMBERS = {
     "largest_draw": Number(2, whole=True),
     "neighbours": COUNT,
     "anchor": Number(0),
+    "detail_anchor": Number(0),
+    "detail_window": COUNT,
     "faithfulness": Number(0),
     "matching": Number(0),
     "reward_weight": Number(0),

@@ -6,6 +6,7 @@ import torch
 from ignite.engine import Events
 from monai.engines import SupervisedTrainer
 from monai.inferers import SimpleInferer
+from scipy.ndimage import uniform_filter
 from torch.utils.data import DataLoader
 
 from alignflow.alignment.gradient import GradientScheme
@@ -16,8 +17,9 @@ from alignflow.alignment.reward import SetReward
 from alignflow.alignment.sampling import FixedSamples, fit_reward
 from alignflow.alignment.site import split_references
 from alignflow.alignment.statistics import colour
-from alignflow.alignment.update import AlignUpdate
+from alignflow.alignment.update import AlignUpdate, detail
 from alignflow.device import Precision
+from alignflow.errors import InputError
 from alignflow.flow.ema import EMA
 from alignflow.flow.sampler import FlowSampler
 
@@ -44,6 +46,7 @@ class Run:
         self.reward = SetReward({"colour": partial(colour, floor=-torch.inf)}, queue_size=8)
         fit_reward(self.reward, before, self.split.fitted, 0.0, 0)
         settings = {"anchor": 0.0, "faithfulness": 0.0, "micro_batch": 4} | options
+        settings = {"detail_anchor": 0.0, "detail_window": 3} | settings
         self.update = AlignUpdate(
             frozen=frozen,
             ema=self.ema,
@@ -95,7 +98,7 @@ def test_alignment_brings_the_samples_nearer_to_references_it_has_not_seen(
 
 
 def test_micro_batches_give_the_gradient_of_the_whole_batch(network, segmenter, bank):
-    options = {"anchor": 1.0, "faithfulness": 0.1}
+    options = {"anchor": 1.0, "detail_anchor": 2.0, "faithfulness": 0.1}
     gradients = []
     for size in (4, 2, 1):
         net = copy.deepcopy(network)
@@ -128,6 +131,27 @@ def test_anchor_holds_the_network_back(network, segmenter, bank):
         t, maps = torch.full((4,), 0.5), bank[0]["condition"].expand(4, -1, -1, -1)
         moved.append(float((net(x, t, maps) - network(x, t, maps)).square().mean()))
     assert moved[1] < 0.5 * moved[0]
+
+
+def test_detail_is_what_a_box_filter_takes_away():
+    x = torch.randn(2, 3, 12, 9, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    blurred = uniform_filter(x.numpy(), size=(1, 1, 5, 5), mode="nearest")
+    torch.testing.assert_close(detail(x, 5), x - torch.from_numpy(blurred))
+
+
+def test_detail_anchor_holds_detail_back_alone(network, segmenter, bank):
+    fine, coarse = [], []
+    for weight in (0.0, 1e3):
+        net = copy.deepcopy(network)
+        Run(net, segmenter, bank, detail_anchor=weight, lr=1e-3).trainer.run()
+        x = torch.randn(4, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+        t, maps = torch.full((4,), 0.5), bank[0]["condition"].expand(4, -1, -1, -1)
+        change = (net(x, t, maps) - network(x, t, maps)).detach()
+        fine.append(float(detail(change, 3).square().mean()))
+        coarse.append(float((change - detail(change, 3)).square().mean()))
+    assert fine[1] < 0.5 * fine[0] and fine[1] / coarse[1] < 0.5 * fine[0] / coarse[0]
+    with pytest.raises(InputError, match="detail_window"):
+        Run(network, segmenter, bank, detail_window=4)
 
 
 def test_matching_draws_the_network_towards_the_references(network, segmenter, bank):

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from monai.engines import SupervisedTrainer
 from torch import Tensor, nn
+from torch.nn import functional
 
 from alignflow.alignment.gradient import GradientScheme, Plan, Visited, connect, roll_out
 from alignflow.alignment.masks import mask_agreement
@@ -15,6 +16,7 @@ from alignflow.alignment.matching import ReferenceMatching
 from alignflow.alignment.reward import SetReward
 from alignflow.device import Precision
 from alignflow.distributed import adding_up, everywhere, mean, share, world
+from alignflow.errors import InputError
 from alignflow.flow.ema import EMA
 from alignflow.flow.guidance import guided_velocity
 from alignflow.flow.solver import Velocity
@@ -44,6 +46,9 @@ class AlignUpdate:
         sampling: autocast of the roll-out, as in inference: under bf16 samples have a grain, which
             the reward would take for theirs.
         anchor: weight of the mean of |v - v_stage1|^2 on visited states.
+        detail_anchor: weight of the same of the detail alone, see `detail`: a change of colour and
+            light costs `anchor`, one of grain both.
+        detail_window: side of the square that tells detail from the rest, pixels, odd.
         faithfulness: weight of `mask_agreement`.
         noise: standard deviation of the noise that encoder and segmenter look through.
         micro_batch: samples connected at a time.
@@ -52,6 +57,9 @@ class AlignUpdate:
         matching_weight: of its loss.
         clip: largest norm of the gradient.
         seed: of plans and noise.
+
+    Raises:
+        InputError: an even window.
     """
 
     def __init__(
@@ -67,6 +75,8 @@ class AlignUpdate:
         precision: Precision,
         sampling: Precision,
         anchor: float,
+        detail_anchor: float,
+        detail_window: int,
         faithfulness: float,
         noise: float,
         micro_batch: int,
@@ -76,6 +86,8 @@ class AlignUpdate:
         clip: float = 1.0,
         seed: int = 0,
     ) -> None:
+        if detail_window % 2 == 0:
+            raise InputError(f'config "detail_window": {detail_window} is even; set an odd number')
         self.frozen = frozen
         self.frozen.eval().requires_grad_(False)
         self.ema = ema
@@ -87,6 +99,8 @@ class AlignUpdate:
         self.precision = precision
         self.sampling = sampling
         self.anchor = anchor
+        self.detail_anchor = detail_anchor
+        self.detail_window = detail_window
         self.faithfulness = faithfulness
         self.reward_weight = reward_weight
         self.matching = matching
@@ -179,9 +193,11 @@ class AlignUpdate:
         """
         with self.precision.autocast():
             sample, seen = connect(self.velocity(network, maps), visited, plan)
-            anchor = sum((self.distance(x, t, v, maps) for x, t, v in seen), sample.new_zeros(()))
-        anchor = anchor / len(seen)
-        loss = (sample * gradient).sum() + self.anchor * anchor * weight
+            changes = [self.change(x, t, v, maps) for x, t, v in seen]
+        anchor = torch.stack([d.square().mean() for d in changes]).mean()
+        fine = torch.stack([detail(d, self.detail_window).square().mean() for d in changes]).mean()
+        anchors = self.anchor * anchor + self.detail_anchor * fine
+        loss = (sample * gradient).sum() + anchors * weight
         self.precision.backward(loss)
         return float(anchor.detach())
 
@@ -192,11 +208,11 @@ class AlignUpdate:
         self.precision.backward(self.matching_weight * loss)
         return float(loss.detach())
 
-    def distance(self, x: Tensor, t: Tensor, v: Tensor, maps: Tensor) -> Tensor:
-        """Mean of |v - v_stage1|^2 at a state."""
+    def change(self, x: Tensor, t: Tensor, v: Tensor, maps: Tensor) -> Tensor:
+        """v - v_stage1 at a state, (B, C, X, Y)."""
         with torch.no_grad():
             before = self.velocity(self.frozen, maps)(x.detach(), t)
-        return (v - before).square().mean()
+        return v - before
 
     def state_dict(self) -> dict[str, Any]:
         """Generator, loss scaling and queues."""
@@ -211,6 +227,12 @@ class AlignUpdate:
         self.generator.set_state(state["generator"].cpu())
         self.precision.load_state_dict(state["precision"])
         self.reward.load_state_dict(state["queues"])
+
+
+def detail(x: Tensor, window: int) -> Tensor:
+    """Images (B, C, X, Y) less their means over a square around each pixel; the border repeated."""
+    padded = functional.pad(x, [window // 2] * 4, mode="replicate")
+    return x - functional.avg_pool2d(padded, window, stride=1)
 
 
 def _is_finite(value: float) -> bool:
