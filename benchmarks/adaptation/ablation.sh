@@ -7,20 +7,13 @@
 # of its own in RESULTS; `table.py --baseline as_it_is` compares them. Further arguments go to each
 # run.py.
 set -euo pipefail
-here="$(cd "$(dirname "$0")" && pwd)"
-: "${ALIGNFLOW_DATA:?the folder of Kvasir-SEG and PolypGen}"
-work="$1" results="$2"
-shift 2
-more=("$@")
+source "$(dirname "$0")/pair.sh"
 
 variant() { # NAME --arms ARM ... [--set OVERRIDE ...]; every segmenter under strong augmentation
   local name="$1"
   shift
-  "${PYTHON:-python}" "$here/run.py" --work "$work" --results "$results" --name "$name" \
-    --source "$ALIGNFLOW_DATA/Kvasir-SEG" --target "$ALIGNFLOW_DATA/PolypGen" \
-    --target_column center --target_value C2 --draws 0 \
-    --target_group_pattern '^(C1__\w+?OLCV1|C2__EndoCV2021_\d{5}|.+)' \
-    --set 'segment.augmentation="strong"' "$@" "${more[@]}"
+  pair "$name" Kvasir-SEG PolypGen "${centre[@]}" --target_value C2 --draws 0 \
+    --set 'segment.augmentation="strong"' "$@"
 }
 
 pairs=(unaligned aligned ceiling)

@@ -7,21 +7,8 @@
 # has a result is skipped, so a stopped call is given again; started several times, the calls share
 # the runs out among them. The pairs come in the order of what a table without the rest is worth.
 set -euo pipefail
-here="$(cd "$(dirname "$0")" && pwd)"
-: "${ALIGNFLOW_DATA:?the folder of Kvasir-SEG, CVC-ClinicDB, PolypGen, RIM-ONE_v2, Drishti-GS1_ROI}"
-work="$1" results="$2"
-shift 2
-more=("$@")
+source "$(dirname "$0")/pair.sh"
 
-pair() { # NAME SOURCE TARGET ARGUMENT ...
-  local name="$1" source="$2" target="$3"
-  shift 3
-  "${PYTHON:-python}" "$here/run.py" --work "$work" --results "$results" --name "$name" \
-    --source "$ALIGNFLOW_DATA/$source" --target "$ALIGNFLOW_DATA/$target" "$@" "${more[@]}"
-}
-
-# examinations of C1 from the names; C2 is numbered throughout, tens of neighbours stay together
-centre=(--target_column center --target_group_pattern '^(C1__\w+?OLCV1|C2__EndoCV2021_\d{5}|.+)')
 sequences=(--target_group_column sequence)
 aligned=(--arms source_aug aligned aligned_aug)
 
