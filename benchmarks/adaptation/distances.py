@@ -3,9 +3,10 @@
     python benchmarks/adaptation/distances.py, with the arguments of run.py
 
 For each number of references and draw, pairs of the source's generator and of the aligned one are
-compared with the target's test images in the held-out encoder. What run.py has left in WORK is
-taken, the rest is made. Leaves RESULTS/NAME/distances/LABELLED-nN-drawD.json and prints a table of
-all that are there.
+compared with the target's test images in the held-out encoder; the former also with images of the
+source that the generator has not seen: that much of the distance is realism, and no matter of
+sites. What run.py has left in WORK is taken, the rest is made. Leaves
+RESULTS/NAME/distances/LABELLED-nN-drawD.json and prints a table of all that are there.
 """
 
 from __future__ import annotations
@@ -18,14 +19,15 @@ from typing import Any
 
 from bench import Bench, Job
 from run import arguments, labelled_count, make_bench, settings_of
-from stages import say, write_json
+from stages import Settings, say, write_json
 
 from alignflow.errors import print_input_errors_as_one_line
 
 KEPT = ("metrics", "fall", "copies", "masks", "faithfulness")
 HEAD = [
     *["references, draw", "KID of source images", "unaligned", "aligned", "floor", "fall"],
-    *["Dice, unaligned", "aligned", "spread", "coverage", "nearest reference"],
+    *["unaligned to source", "Dice, unaligned", "aligned"],
+    *["spread", "coverage", "nearest reference"],
 ]
 
 
@@ -57,15 +59,36 @@ def measured(bench: Bench, job: Job) -> dict[str, Any]:
         "target_dir": str(bench.test_dir),
         "dataset_dir": str(bench.train_dir),
     }
-    found = json.loads(
-        (bench.stage("evaluate", "evaluate", overrides) / "evaluation.json").read_text()
-    )
+    found = evaluation(bench, overrides)
     return {
         **vars(job),
         **{key: found[key] for key in KEPT},
+        "at_home": at_home(bench),
         "settings": bench.settings,
         "versions": found["provenance"]["versions"],
     }
+
+
+def at_home(bench: Bench) -> dict[str, Any]:
+    """Metrics of unaligned pairs, and of training images, against the source's held-out images."""
+    overrides = {
+        "model_dir": str(bench.generator()),
+        "pairs_dir": str(bench.pairs(bench.generator())),
+        "reference_dir": str(bench.images(bench.source.validation)),
+        "dataset_dir": str(bench.train_dir),
+    }
+    metrics = evaluation(bench, overrides)["metrics"]
+    return {
+        name: {"source": value["source"], "unaligned": value["aligned"]}
+        for name, value in metrics.items()
+    }
+
+
+def evaluation(bench: Bench, overrides: Settings) -> dict[str, Any]:
+    """What `run evaluate` leaves."""
+    folder = bench.stage("evaluate", "evaluate", overrides)
+    found: dict[str, Any] = json.loads((folder / "evaluation.json").read_text())
+    return found
 
 
 def table(folder: Path) -> list[str]:
@@ -84,6 +107,7 @@ def row(found: dict[str, Any]) -> list[str]:
         *(interval(kid[name]) for name in ("source", "unaligned", "aligned")),
         interval(kid["aligned"]["floor"]),
         interval(found["fall"]["kid"]),
+        interval(found["at_home"]["kid"]["unaligned"]),
         *(f"{dice[name]['mean']:.3f}" if name in dice else "" for name in ("unaligned", "aligned")),
         interval(found["metrics"]["spread"]["aligned"]),
         interval(found["metrics"]["coverage"]["aligned"]),

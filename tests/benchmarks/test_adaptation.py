@@ -129,6 +129,7 @@ def test_every_arm_from_the_source_to_the_table(run, call, tmp_path, load_adapta
     measured = json.loads((results / "a_b/distances/all-n2-draw0.json").read_text())
     pairs = measured["metrics"]["kid"]
     assert set(pairs) == {"source", "reference", "unaligned", "aligned"}
+    assert set(measured["at_home"]["kid"]) == {"source", "unaligned"}
     assert f"{pairs['aligned']['value']:.2f} (" in capsys.readouterr().out.splitlines()[-1]
     again = results / "a_b/source-all-seed0.json"
     before = json.loads(again.read_text())
