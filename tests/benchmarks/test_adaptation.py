@@ -13,7 +13,7 @@ from PIL import Image
 
 from alignflow.errors import InputError
 
-EVERYTHING = Path(__file__).parents[2] / "benchmarks/adaptation/everything.sh"
+FOLDER = Path(__file__).parents[2] / "benchmarks/adaptation"
 
 
 @pytest.fixture
@@ -139,16 +139,21 @@ def test_every_arm_from_the_source_to_the_table(run, call, tmp_path, load_adapta
     assert {k: after[k] for k in ("dice", "seconds")} == {k: before[k] for k in ("dice", "seconds")}
 
 
-@pytest.mark.slow  # seven times the imports
-def test_everything_is_four_pairs_the_control_the_curve_and_few_labels(tmp_path):
+def listed(script, folder):
+    """The runs that a script of the benchmark would make."""
     result = subprocess.run(
-        [EVERYTHING, tmp_path / "work", tmp_path / "results", "--dry_run"],
-        env=os.environ | {"ALIGNFLOW_DATA": str(tmp_path), "PYTHON": sys.executable},
+        [FOLDER / script, folder / "work", folder / "results", "--dry_run"],
+        env=os.environ | {"ALIGNFLOW_DATA": str(folder), "PYTHON": sys.executable},
         capture_output=True,
         text=True,
         check=True,
     )
-    runs = [line.split()[-1] for line in result.stdout.splitlines()]
+    return [line.split()[-1] for line in result.stdout.splitlines()]
+
+
+@pytest.mark.slow  # seven times the imports
+def test_everything_is_four_pairs_the_control_the_curve_and_few_labels(tmp_path):
+    runs = listed("everything.sh", tmp_path)
     assert len(set(runs)) > 300
     for pair in ("kvasir_c1", "kvasir_c2", "kvasir_clinic", "clinic_kvasir", "rim_drishti"):
         arms = Counter(run.split("/")[1].split("-")[0] for run in runs if run.startswith(pair))
@@ -156,3 +161,14 @@ def test_everything_is_four_pairs_the_control_the_curve_and_few_labels(tmp_path)
     for n in (1, 2, 5, 10, 50):
         assert f"kvasir_c2/aligned-all-n{n}-draw0-seed2" in runs
     assert "kvasir_c2/aligned-100-n10-draw0-seed0" in runs
+
+
+@pytest.mark.slow  # ten times the imports
+def test_each_variant_of_the_ablation_has_pairs_to_compare_with_what_there_is(tmp_path):
+    runs = listed("ablation.sh", tmp_path)
+    variants = {run.split("/")[0] for run in runs}
+    assert len(set(runs)) == len(runs) and len(variants) == 10
+    assert {f"as_it_is/source_aug-all-seed{seed}" for seed in range(3)} <= set(runs)
+    for variant in variants:
+        arms = {run.split("/")[1].split("-")[0] for run in runs if run.startswith(f"{variant}/")}
+        assert "aligned" in arms
