@@ -28,9 +28,12 @@ variant translated_late --arms aligned \
 # share or realism: ceiling has real images of the site in the place of pairs
 variant share_quarter --arms "${pairs[@]}" --set segment.synthetic_share=0.25
 variant share_half --arms "${pairs[@]}" --set segment.synthetic_share=0.5
+variant synthetic_first --arms "${pairs[@]}" \
+  --set 'segment.schedule="synthetic_first"' segment.synthetic_epochs=2
 variant all_pairs --arms unaligned aligned --set segment.selection_floor=0.0
 variant source_anatomy --arms aligned --set 'align.anatomy="source"'
 # reward or gradient
+variant weak_mask_term --arms aligned --set align.faithfulness=0.02
 variant full_gradient --arms aligned --set 'align.gradient="full"'
 variant colour_alone --arms aligned \
   --set 'align.space_weights={"encoder": 0.0, "colour": 1.0, "texture": 0.0, "layout": 0.0}'

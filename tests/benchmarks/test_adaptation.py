@@ -163,11 +163,11 @@ def test_everything_is_four_pairs_the_control_the_curve_and_few_labels(tmp_path)
     assert "kvasir_c2/aligned-100-n10-draw0-seed0" in runs
 
 
-@pytest.mark.slow  # ten times the imports
+@pytest.mark.slow  # twelve times the imports
 def test_each_variant_of_the_ablation_has_pairs_to_compare_with_what_there_is(tmp_path):
     runs = listed("ablation.sh", tmp_path)
     variants = {run.split("/")[0] for run in runs}
-    assert len(set(runs)) == len(runs) and len(variants) == 10
+    assert len(set(runs)) == len(runs) and len(variants) == 12
     assert {f"as_it_is/source_aug-all-seed{seed}" for seed in range(3)} <= set(runs)
     for variant in variants:
         arms = {run.split("/")[1].split("-")[0] for run in runs if run.startswith(f"{variant}/")}
