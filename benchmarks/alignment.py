@@ -116,6 +116,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--channels", type=int, nargs="+", help="of the image flow; default: train.json's")
     add("--limit_gib", type=float, default=8, help="most memory of a case (default 8)")
     add("--rounds", type=int, default=2, help="timed updates of each scheme (default 2)")
+    add("--seed", type=int, default=0, help="of the network, its fit and the pictures (default 0)")
     add("--output", type=Path, help="JSON file to write")
     return parser.parse_args(argv)
 
@@ -159,7 +160,7 @@ def pictures(label: Tensor) -> Tensor:
 def gradient(args: argparse.Namespace) -> dict[str, Any]:
     """Each scheme against autograd, with random weights and after the fit."""
     tune_allocator()
-    torch.manual_seed(0)
+    torch.manual_seed(args.seed)
     # 64, not 32: a group of the norms then has two channels, and one alone would not see the time.
     network = VelocityUNet(
         data_channels=3, condition_channels=3, channels=[64, 64], attention_levels=[False, True]
@@ -269,7 +270,7 @@ def align_trainer(args: argparse.Namespace, one: GradientScheme) -> SupervisedTr
     What would be read from files is random: networks, references, masks, and the samples of the
     unaligned generator that the reward is fitted to.
     """
-    torch.manual_seed(0)
+    torch.manual_seed(args.seed)
     config = ConfigParser()
     config.read_config(CONFIGS / "align.json")
     label, maps = disks(4 * args.batch_size, args.image_size)
