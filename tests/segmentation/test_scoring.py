@@ -1,4 +1,4 @@
-"""Dice and IoU against sets of pixels; weights that are kept."""
+"""Scores against sets of pixels; weights that are kept."""
 
 import json
 from types import SimpleNamespace
@@ -21,17 +21,23 @@ def test_tables_against_sets_of_pixels():
     )
     labels[4] = 0
     labels[5][labels[5] == 2] = 1
+    predicted[6] = 0
     tables = overlap_tables(predicted, labels, 3)
     for i in range(70):
         for k in (1, 2):
             p = set(np.flatnonzero(predicted[i] == k))
             y = set(np.flatnonzero(labels[i] == k))
-            dice, iou = tables["dice"][i, k - 1], tables["iou"][i, k - 1]
+            found = {name: table[i, k - 1] for name, table in tables.items()}
             if not y:
-                assert np.isnan(dice) and np.isnan(iou)
+                assert np.isnan(list(found.values())).all()
                 continue
-            assert dice == pytest.approx(2 * len(p & y) / (len(p) + len(y)), abs=1e-6)
-            assert iou == pytest.approx(len(p & y) / len(p | y), abs=1e-6)
+            expected = {
+                "dice": 2 * len(p & y) / (len(p) + len(y)),
+                "iou": len(p & y) / len(p | y),
+                "sensitivity": len(p & y) / len(y),
+                "precision": len(p & y) / len(p) if p else 0,
+            }
+            assert found == pytest.approx(expected, abs=1e-6)
 
 
 def test_prediction_in_batches_is_that_of_all_at_once():

@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from monai.metrics import DiceMetric, MeanIoU
+from monai.metrics import DiceMetric, MeanIoU, get_confusion_matrix
 from monai.networks.utils import one_hot
 from torch import Tensor, nn
 
@@ -41,7 +41,10 @@ def predict(segmenter: nn.Module, images: Tensor, inferer: Inferer, batch_size: 
 
 
 def overlap_tables(predicted: Tensor, labels: Tensor, num_classes: int) -> dict[str, Table]:
-    """Dice and IoU (N, K-1) of each image and class, NaN where the reference lacks the class.
+    """Dice, IoU, sensitivity and precision (N, K-1) of each image and class.
+
+    NaN where the reference lacks the class. Sensitivity below precision means that less is outlined
+    than was labelled: of a site that draws its outlines wider, for one.
 
     Args:
         predicted, labels: class indices (N, 1, X, Y).
@@ -53,11 +56,18 @@ def overlap_tables(predicted: Tensor, labels: Tensor, num_classes: int) -> dict[
         "ignore_empty": True,
     }
     metrics = {"dice": DiceMetric(**options), "iou": MeanIoU(**options)}
-    for metric in metrics.values():
-        for p, y in zip(predicted.split(64), labels.split(64), strict=True):
-            metric(one_hot(p, num_classes), one_hot(y, num_classes))
-    found = {name: cast("Tensor", metric.aggregate()) for name, metric in metrics.items()}
-    return {name: table.double().numpy() for name, table in found.items()}
+    counts = []
+    for p, y in zip(predicted.split(64), labels.split(64), strict=True):
+        pair = one_hot(p, num_classes), one_hot(y, num_classes)
+        for metric in metrics.values():
+            metric(*pair)
+        counts.append(get_confusion_matrix(*pair, include_background=False))
+    tables = {name: cast("Tensor", metric.aggregate()) for name, metric in metrics.items()}
+    hits, false, _, missed = torch.cat(counts).double().unbind(dim=-1)
+    tables["sensitivity"] = hits / (hits + missed)  # 0 / 0 is NaN
+    precision = hits / (hits + false).clamp(min=1)  # 0 where nothing was predicted
+    tables["precision"] = precision.where(hits + missed > 0, torch.nan)
+    return {name: table.double().numpy() for name, table in tables.items()}
 
 
 def score_site(
@@ -106,9 +116,10 @@ def score_site(
         temporary.write_text(json.dumps(content, indent=1) + "\n")
     save_outlines(Path(output_dir) / "test.png", site.images, labels, predicted)
     logger.info(
-        "Dice %.3f (%.3f to %.3f), IoU %.3f on %d images; wrote scores.json and test.png to '%s'",
+        "Dice %.3f (%.3f to %.3f), IoU %.3f, sensitivity %.3f, precision %.3f on %d images; "
+        "wrote scores.json and test.png to '%s'",
         *(scores["dice"][key] for key in ("mean", "low", "high")),
-        scores["iou"]["mean"],
+        *(scores[key]["mean"] for key in ("iou", "sensitivity", "precision")),
         content["counted"],
         output_dir,
     )
