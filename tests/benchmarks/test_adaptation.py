@@ -9,7 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from scipy.ndimage import binary_dilation
 
 from alignflow.errors import InputError
 
@@ -108,6 +110,21 @@ def test_generator_of_another_split_is_refused(run, call, tmp_path):
         run.make_bench(args, None, settings)
 
 
+def test_masks_grow_in_all_eight_directions(load_adaptation):
+    outlines = load_adaptation("outlines")
+    masks = np.random.default_rng(0).random((3, 1, 20, 17)) < 0.02
+    square = np.ones((1, 1, 3, 3), bool)
+    for pixels in outlines.GROWTH:
+        found = outlines.grown(torch.from_numpy(masks).byte(), pixels).numpy()
+        expected = binary_dilation(masks, square, iterations=pixels) if pixels else masks
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_outlines_without_results_are_refused(load_adaptation, call):
+    with pytest.raises(InputError, match="a_b': none of these runs; call run.py"):
+        load_adaptation("outlines").main(call())
+
+
 @pytest.mark.slow
 def test_every_arm_from_the_source_to_the_table(run, call, tmp_path, load_adaptation, capsys):
     options = ["--references", "2", "--seeds", "0", "--draws", "0"]
@@ -131,6 +148,12 @@ def test_every_arm_from_the_source_to_the_table(run, call, tmp_path, load_adapta
     assert set(pairs) == {"source", "reference", "unaligned", "aligned"}
     assert set(measured["at_home"]["kid"]) == {"source", "unaligned"}
     assert f"{pairs['aligned']['value']:.2f} (" in capsys.readouterr().out.splitlines()[-1]
+    outlines = load_adaptation("outlines")
+    outlines.main(call(*options, "--arms", "source", "aligned"))
+    runs = json.loads((results / "a_b/outlines/outlines.json").read_text())["runs"]
+    assert [run["arm"] for run in runs] == ["source", "aligned"]
+    for name, run in zip(("source-all", "aligned-all-n2-draw0"), runs, strict=True):
+        assert run["dice_grown_0"] == pytest.approx(found[f"{name}-seed0"]["dice_mean"], abs=1e-4)
     again = results / "a_b/source-all-seed0.json"
     before = json.loads(again.read_text())
     again.unlink()
