@@ -14,18 +14,19 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from pathlib import Path
 from statistics import mean
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from arms import ARMS
-from bench import Bench, Job
 from monai.inferers import SimpleInferer
 from run import arguments, list_jobs, make_bench, result_path, settings_of
 from stages import say, write_json
 from torch import Tensor
 from torch.nn.functional import max_pool2d
 
+from alignflow.data.references import References
 from alignflow.device import default_device
 from alignflow.errors import InputError, print_input_errors_as_one_line
 from alignflow.inference.writing import versions
@@ -45,24 +46,26 @@ def main(argv: Sequence[str] | None = None) -> None:
     jobs = [job for job in list_jobs(args) if result_path(args, job).is_file()]
     if not jobs:
         raise InputError(f"results '{args.results}/{args.name}': none of these runs; call run.py")
-    benches = {job.labelled: make_bench(args, job.labelled, settings) for job in jobs}
-    runs = [vars(job) | measured(benches[job.labelled], job) for job in jobs]
+    runs = []
+    for labelled in {job.labelled: None for job in jobs}:
+        bench = make_bench(args, labelled, settings)
+        stage1 = Stage1.load(str(bench.generator()))
+        site = read_test(str(bench.test_dir), stage1, stage1.image_size)
+        assert site is not None  # there is a test_dir
+        for job in jobs:
+            if job.labelled == labelled:
+                runs.append(vars(job) | measured(ARMS[job.arm].segmenter(bench, job), site))
     path = args.results / args.name / "outlines/outlines.json"
     write_json(path, {"runs": runs, "settings": settings, "versions": versions()})
     say(str(path))
     print("\n".join(table(runs)))
 
 
-def measured(bench: Bench, job: Job) -> dict[str, float]:
-    """Means over the test images of a run's segmenter."""
-    device = default_device()
-    stage1 = Stage1.load(str(bench.generator()))
-    site = read_test(str(bench.test_dir), stage1, stage1.image_size)
-    assert site is not None and site.labels is not None  # a test folder has masks
-    folder = ARMS[job.arm].segmenter(bench, job)
-    segmenter = SegmenterRecord.load(folder).build(folder, device)
+def measured(segmenter_dir: Path, site: References) -> dict[str, float]:
+    """Means over the labelled images of a site."""
+    segmenter = SegmenterRecord.load(segmenter_dir).build(segmenter_dir, default_device())
     predicted = predict(segmenter, site.images, SimpleInferer()).clamp(max=1)
-    labels = site.labels.clamp(max=1)
+    labels = cast("Tensor", site.labels).clamp(max=1)
     scores = [overlap_tables(grown(predicted, pixels), labels, 2) for pixels in GROWTH]
     found = {name: float(np.nanmean(scores[0][name])) for name in ("sensitivity", "precision")}
     dice = {f"dice_grown_{n}": float(np.nanmean(table["dice"])) for n, table in enumerate(scores)}
