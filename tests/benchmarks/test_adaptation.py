@@ -150,10 +150,10 @@ def test_every_arm_from_the_source_to_the_table(run, call, tmp_path, load_adapta
     assert f"{pairs['aligned']['value']:.2f} (" in capsys.readouterr().out.splitlines()[-1]
     outlines = load_adaptation("outlines")
     outlines.main(call(*options, "--arms", "source", "aligned"))
-    runs = json.loads((results / "a_b/outlines/outlines.json").read_text())["runs"]
-    assert [run["arm"] for run in runs] == ["source", "aligned"]
-    for name, run in zip(("source-all", "aligned-all-n2-draw0"), runs, strict=True):
-        assert run["dice_grown_0"] == pytest.approx(found[f"{name}-seed0"]["dice_mean"], abs=1e-4)
+    rows = json.loads((results / "a_b/outlines/outlines.json").read_text())["runs"]
+    assert [row["arm"] for row in rows] == ["source", "aligned"]
+    for name, row in zip(("source-all", "aligned-all-n2-draw0"), rows, strict=True):
+        assert row["dice_grown_0"] == pytest.approx(found[f"{name}-seed0"]["dice_mean"], abs=1e-4)
     again = results / "a_b/source-all-seed0.json"
     before = json.loads(again.read_text())
     again.unlink()
