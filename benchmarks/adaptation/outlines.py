@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from itertools import groupby
 from pathlib import Path
 from statistics import mean
 from typing import Any, cast
@@ -47,14 +48,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not jobs:
         raise InputError(f"results '{args.results}/{args.name}': none of these runs; call run.py")
     runs = []
-    for labelled in {job.labelled: None for job in jobs}:
+    for labelled, group in groupby(jobs, key=lambda job: job.labelled):  # as list_jobs sorts them
         bench = make_bench(args, labelled, settings)
         stage1 = Stage1.load(str(bench.generator()))
         site = read_test(str(bench.test_dir), stage1, stage1.image_size)
         assert site is not None  # there is a test_dir
-        for job in jobs:
-            if job.labelled == labelled:
-                runs.append(vars(job) | measured(ARMS[job.arm].segmenter(bench, job), site))
+        for job in group:
+            runs.append(vars(job) | measured(ARMS[job.arm].segmenter(bench, job), site))
     path = args.results / args.name / "outlines/outlines.json"
     write_json(path, {"runs": runs, "settings": settings, "versions": versions()})
     say(str(path))
