@@ -9,7 +9,7 @@ import sys
 import torch
 from torch import nn
 
-from alignflow.alignment.masks import mask_agreement
+from alignflow.alignment.masks import dice_loss
 from alignflow.alignment.reward import SetReward
 from alignflow.alignment.statistics import colour, layout
 from alignflow.distillation.loss import feature_loss
@@ -69,7 +69,7 @@ def found():
     x = share(images(8, 3)).requires_grad_()
     loss, values, queues = reward_of(x)
     labels = share((images(8, 4) > 0.1).to(torch.uint8))
-    mask = mask_agreement(convolution(2), x, labels, 2)
+    mask = dice_loss(convolution(2), x, labels, 2)
     features = feature_loss(Maps(), x, share(images(8, 6)))
     numbers = list(range(10))
     return {

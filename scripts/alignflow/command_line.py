@@ -196,6 +196,7 @@ def run_check(args: argparse.Namespace) -> int:
         costs=content["costs"],
         configs=configs,
         seeds=content["seeds"] if args.test else 1,
+        rounds=content["rounds"],
     )
     print(json.dumps(result, indent=1) if args.json else "\n".join(lines(result)))
     return PROBLEMS if result["problems"] else OK

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from alignflow.alignment.masks import effective_size, mask_agreement, site_descriptions
+from alignflow.alignment.masks import dice_loss, effective_size, site_descriptions
 from alignflow.masks.conditions import describe
 
 
@@ -47,5 +47,5 @@ class Sees(nn.Module):
 def test_agreement_is_0_for_the_right_mask_and_1_for_the_wrong_one():
     label = discs([10.0])
     image = label.float() * 2 - 1
-    assert float(mask_agreement(Sees(), image, label, 2)) == pytest.approx(0, abs=1e-3)
-    assert float(mask_agreement(Sees(), -image, label, 2)) == pytest.approx(1, abs=1e-2)
+    assert float(dice_loss(Sees(), image, label, 2)) == pytest.approx(0, abs=1e-3)
+    assert float(dice_loss(Sees(), -image, label, 2)) == pytest.approx(1, abs=1e-2)

@@ -5,7 +5,8 @@ import torch
 
 from alignflow.alignment.site import (
     MaskBank,
-    reference_masks,
+    NothingFound,
+    site_masks,
     site_record,
     split_references,
     spread_evenly,
@@ -28,22 +29,14 @@ def test_left_out_references_are_no_fitted_ones(n, left_out):
     assert (0 if split.left_out is None else len(split.left_out)) == left_out
     both = torch.cat(parts)
     assert {t.numpy().tobytes() for t in both} == {t.numpy().tobytes() for t in x}
-    assert torch.equal(x[split.chosen], split.fitted)
-
-
-def test_views_are_mirror_images_where_allowed():
-    x = images(3)
-    same = views(x, 2, flip_x=False, flip_y=False, noise=0.0, seed=0)
-    torch.testing.assert_close(same, x.repeat(2, 1, 1, 1))
-    mirrored = views(x, 20, flip_x=True, flip_y=False, noise=0.0, seed=0)
-    kinds = [torch.equal(v, x[i % 3]) for i, v in enumerate(mirrored)]
-    flipped = [torch.equal(v, x[i % 3].flip(1)) for i, v in enumerate(mirrored)]
-    assert all(a != b for a, b in zip(kinds, flipped, strict=True)) and any(kinds) and any(flipped)
+    assert torch.equal(x[split.fitted_numbers], split.fitted)
+    assert torch.equal(x[split.watched_numbers], split.watched)
+    assert split.watched is (split.fitted if split.left_out is None else split.left_out)
 
 
 def test_noise_of_views_has_the_deviation_asked_for():
     x = images(4).repeat(1, 1, 8, 8)
-    noisy = views(x, 4, flip_x=False, flip_y=False, noise=0.1, seed=0)
+    noisy = views(x, 4, noise=0.1, seed=0)
     assert (noisy - x.repeat(4, 1, 1, 1)).std().item() == pytest.approx(0.1, rel=0.05)
 
 
@@ -56,8 +49,8 @@ def references(labels=None, given=None, n=3):
 
 
 def record_of(record, known, segmenter, anatomy):
-    masks = reference_masks(record, known, segmenter, "cpu")
-    return site_record(record, masks, anatomy, 0.0)
+    masks = site_masks(record, known, segmenter)
+    return site_record(record, masks.labels, anatomy, 0.0)
 
 
 def test_anatomy_of_the_source_stays_when_asked(record, segmenter):
@@ -84,6 +77,31 @@ def test_given_masks_come_before_predicted_ones(record, segmenter):
     given = record_of(record, known, segmenter, "references")
     areas = [torch.tensor(s.descriptions)[:, 1].mean() for s in (predicted, given)]
     assert areas[1] > areas[0]
+
+
+def test_given_masks_are_certain_and_the_others_are_predicted(record, segmenter):
+    large = torch.zeros(3, 1, 32, 32, dtype=torch.uint8)
+    large[:, :, 4:28, 4:28] = 1
+    masks = site_masks(record, references(large, [True, False, False]), segmenter)
+    assert torch.equal(masks.labels[0], large[0]) and not torch.equal(masks.labels[1], large[1])
+    assert (masks.confidence[0] == 1).all()
+
+
+def test_a_site_in_which_nothing_is_found_is_refused(record, segmenter):
+    dark = references()
+    dark.images[:] = -1
+    with pytest.raises(NothingFound, match="no structure in any of the 3 images.*annotate some"):
+        site_masks(record, dark, segmenter)
+    dark.given, dark.labels = [True] * 3, torch.zeros(3, 1, 32, 32, dtype=torch.uint8)
+    with pytest.raises(InputError, match="all masks given are empty"):
+        site_masks(record, dark, segmenter)
+
+
+def test_references_without_a_structure_are_named(record, segmenter, caplog):
+    known = references()
+    known.images[1] = -1
+    site_masks(record, known, segmenter)
+    assert "finds nothing in 1 references, such as '1'" in caplog.text
 
 
 def test_unknown_anatomy_is_refused(record, segmenter):

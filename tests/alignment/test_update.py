@@ -22,6 +22,7 @@ from alignflow.device import Precision
 from alignflow.errors import InputError
 from alignflow.flow.ema import EMA
 from alignflow.flow.sampler import FlowSampler
+from alignflow.segmentation.pseudo_masks import ReferenceMasks
 
 
 class Run:
@@ -119,7 +120,7 @@ def test_reward_without_weight_moves_nothing(network, segmenter, bank):
     run = Run(network, segmenter, bank, reward_weight=0.0)
     run.trainer.run()
     assert torch.equal(state(network), before)
-    assert run.trainer.state.output["loss"] > 0
+    assert run.trainer.state.output["reward"] > 0
 
 
 def test_anchor_holds_the_network_back(network, segmenter, bank):
@@ -156,13 +157,31 @@ def test_detail_anchor_holds_detail_back_alone(network, segmenter, bank):
 
 def test_matching_draws_the_network_towards_the_references(network, segmenter, bank):
     references = 0.8 * torch.ones(4, 1, 16, 16)
-    matching = ReferenceMatching(references, torch.zeros(4, 3, 16, 16), batch_size=64)
+    labels = torch.zeros(4, 1, 16, 16, dtype=torch.uint8)
+    masks = ReferenceMasks(labels, torch.ones(4, 1, 16, 16))
+    matching = ReferenceMatching(
+        references, masks, condition=lambda m: torch.zeros(len(m), 3, 16, 16), batch_size=64
+    )
     before = float(matching(network, torch.Generator().manual_seed(0)).detach())
     run = Run(network, segmenter, bank, matching=matching, matching_weight=100.0)
     run.monitor.patience = 0
     run.trainer.state.max_epochs = 10
     run.trainer.run()
     assert run.trainer.state.output["matching"] < 0.8 * before
+
+
+def test_reward_comes_at_its_interval(network, segmenter, bank):
+    class Still:
+        def __call__(self, network, generator):
+            return 0 * next(p for p in network.parameters() if p.requires_grad).sum()
+
+    run = Run(network, segmenter, bank, matching=Still(), matching_weight=1.0, reward_interval=3)
+    run.monitor.patience, seen = 0, []
+    run.trainer.add_event_handler(
+        Events.ITERATION_COMPLETED, lambda engine: seen.append("reward" in engine.state.output)
+    )
+    run.trainer.run()
+    assert seen == [n % 3 == 0 for n in range(1, len(seen) + 1)] and any(seen)
 
 
 def test_reward_that_is_not_finite_ends_the_run_before_it_harms_the_weights(

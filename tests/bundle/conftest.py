@@ -74,6 +74,7 @@ TINY_ALIGNMENT = {
     "num_masks": 8,
     "num_samples": 8,
     "views": 2,
+    "matching_batch": 4,
     "solver_steps": 3,
     "mask_steps": 2,
     "masks::max_attempts": 2,

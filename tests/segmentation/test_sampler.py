@@ -16,44 +16,46 @@ def batches(sampler):
     return [order[k : k + size] for k in range(0, len(order), size)]
 
 
+def kind_of(index, sizes):
+    return sum(index >= end for end in (sizes[0], sizes[0] + sizes[1]))
+
+
 @given(
-    st.integers(1, 30),
-    st.integers(1, 30),
+    st.tuples(*[st.integers(1, 30)] * 3),
     st.integers(1, 16),
     st.integers(1, 12),
-    st.integers(0, 20),
+    st.tuples(*[st.integers(0, 10)] * 2),
     st.integers(0, 5),
 )
-def test_the_share_is_exact_after_every_batch(real, synthetic, batch_size, steps, twentieths, seed):
-    share = Fraction(twentieths, 20)
+def test_the_shares_hold_after_every_batch(sizes, batch_size, steps, twentieths, seed):
+    shares = [Fraction(n, 20) for n in twentieths]
     sampler = MixedSampler(
-        real=real,
-        synthetic=synthetic,
+        sizes=sizes,
+        shares=[float(share) for share in shares],
         batch_size=batch_size,
         steps=steps,
-        share=float(share),
         seed=seed,
     )
     drawn = []
     for k, batch in enumerate(batches(sampler), start=1):
         drawn += batch
-        assert sum(i >= real for i in drawn) == int(k * batch_size * share)
-    assert all(0 <= i < real + synthetic for i in drawn)
-    for size, own in (
-        (real, [i for i in drawn if i < real]),
-        (synthetic, [i for i in drawn if i >= real]),
-    ):
-        counts = Counter(own).values()
-        assert not own or max(counts) - (min(counts) if len(counts) == size else 0) <= 1
+        counts = Counter(kind_of(i, sizes) for i in drawn)
+        owed = [int(k * batch_size * share) for share in shares]
+        assert counts[1] == owed[0] and 0 <= owed[1] - counts[2] <= 1
+    assert all(0 <= i < sum(sizes) for i in drawn)
+    for kind, size in enumerate(sizes):
+        counts = Counter(i for i in drawn if kind_of(i, sizes) == kind).values()
+        assert not counts or max(counts) - (min(counts) if len(counts) == size else 0) <= 1
 
 
-def test_a_quarter_of_each_batch():
-    sampler = MixedSampler(real=40, synthetic=9, batch_size=16, steps=5, share=0.25)
-    assert [sum(i >= 40 for i in batch) for batch in batches(sampler)] == [4] * 5
+def test_half_and_an_eighth_of_each_batch():
+    sampler = MixedSampler(sizes=[40, 9, 3], shares=[0.5, 0.125], batch_size=16, steps=5)
+    kinds = [Counter(kind_of(i, (40, 9, 3)) for i in batch) for batch in batches(sampler)]
+    assert kinds == [{0: 6, 1: 8, 2: 2}] * 5
 
 
 def test_order_depends_on_seed_and_epoch_alone():
-    options = {"real": 40, "synthetic": 40, "batch_size": 8, "steps": 5}
+    options = {"sizes": [40, 40, 5], "shares": [0.5, 0.25], "batch_size": 8, "steps": 5}
     one, two, other = (MixedSampler(**options, seed=seed) for seed in (1, 1, 2))
     first = list(one)
     assert list(one) == first == list(two) != list(other)
@@ -63,35 +65,17 @@ def test_order_depends_on_seed_and_epoch_alone():
     assert list(one) == list(two)
 
 
-def test_without_synthetic_pairs_all_are_real():
-    sampler = MixedSampler(real=5, synthetic=0, batch_size=4, steps=5, share=0.5)
+def test_a_kind_without_pairs_leaves_its_share_to_the_source():
+    sampler = MixedSampler(sizes=[5, 0, 0], shares=[0.5, 0.25], batch_size=4, steps=5)
     assert Counter(sampler) == Counter({i: 4 for i in range(5)})
 
 
-def test_synthetic_first():
-    sampler = MixedSampler(
-        real=6,
-        synthetic=4,
-        batch_size=2,
-        steps=3,
-        schedule="synthetic_first",
-        synthetic_epochs=2,
-        epochs=4,
-    )
-    for epoch in (1, 2, 3, 4):
-        sampler.set_epoch(epoch)
-        assert all((i >= 6) == (epoch <= 2) for i in sampler)
+def test_without_source_pairs_the_shares_fill_the_batch():
+    sampler = MixedSampler(sizes=[0, 8, 4], shares=[0.5, 0.5], batch_size=4, steps=5)
+    assert {kind_of(i, (0, 8, 4)) for i in sampler} == {1, 2}
 
 
-@pytest.mark.parametrize(("epochs", "synthetic"), [(2, 0), (2, 4), (1, 4)])
-def test_schedules_that_cannot_be(epochs, synthetic):
-    with pytest.raises(InputError, match="pairs_dir" if not synthetic else "synthetic_epochs"):
-        MixedSampler(
-            real=6,
-            synthetic=synthetic,
-            batch_size=2,
-            steps=3,
-            schedule="synthetic_first",
-            synthetic_epochs=2,
-            epochs=epochs,
-        )
+@pytest.mark.parametrize(("sizes", "shares"), [([5, 5, 5], [0.8, 0.4]), ([0, 5, 5], [0.5, 0.4])])
+def test_shares_that_cannot_be(sizes, shares):
+    with pytest.raises(InputError, match="shares of the batch"):
+        MixedSampler(sizes=sizes, shares=shares, batch_size=4, steps=3)

@@ -19,8 +19,10 @@ from alignflow.adaptation.readiness import NotReady, inspect
 from alignflow.adaptation.tracking import Runs
 from alignflow.adaptation.verdict import ADAPTED, SOURCE, judge
 from alignflow.adaptation.workflow import StageFailed, run_workflow
+from alignflow.alignment.site import NothingFound
 from alignflow.config import running_config
 from alignflow.data.datalist import build_datalist, split_by_group, stated_labels
+from alignflow.data.references import listed_files
 from alignflow.errors import InputError, find_input_error
 from alignflow.files import replacing, sha256
 from alignflow.inference.writing import versions
@@ -28,8 +30,8 @@ from alignflow.inspection.text import duration, lines
 from alignflow.limits import check_limits
 from alignflow.stage1 import Stage1
 
-SECTIONS = ("train", "align", "distill", "infer", "segment", "evaluate", "report")
-CONFIG_OF = {"infer": "inference"}
+SECTIONS = ("train", "align", "distill", "infer", "segment", "labeller", "evaluate", "report")
+CONFIG_OF = {"infer": "inference", "labeller": "segment"}
 """Config of a section where it has another name."""
 NEUTRAL = {
     "train": ("device", "mlflow", "tracking_uri", "experiment"),
@@ -59,6 +61,7 @@ class Adaptation:
         device: of all stages.
         seed: of the first segmenter; the next ones count on from it.
         seeds: trainings of each segmenter where `test` is given, else one.
+        rounds: of pseudo-masks, where references come without masks.
         hand_over: arm that is handed over without `test`.
         mlflow: whether to track.
         tracking_uri, experiment: of MLflow; the variable MLFLOW_TRACKING_URI comes first.
@@ -76,7 +79,8 @@ class Adaptation:
         device: str = "cpu",
         seed: int = 0,
         seeds: int = 3,
-        hand_over: str = "augmented",
+        rounds: int = 2,
+        hand_over: str = ADAPTED,
         mlflow: bool = True,
         tracking_uri: str = "",
         experiment: str = "",
@@ -103,6 +107,7 @@ class Adaptation:
         self.source, self.references = Path(source).resolve(), Path(references).resolve()
         self.device = device
         self.seeds = list(range(seed, seed + (seeds if test else 1)))
+        self.rounds = rounds
         self.hand_over = hand_over
         self.tracking_uri = os.environ.get("MLFLOW_TRACKING_URI") or tracking_uri
         self.experiment = experiment
@@ -123,7 +128,7 @@ class Adaptation:
         self.display = Display(self.clock, STAGES)
         self.runs = self._tracked(folders)
         checked = self._prepare(folders)
-        plan = Plan(folders, self.sections, self.seeds, self._scored(folders, checked))
+        plan = self._plan(folders, checked, self._gap(checked))
         self.clock.step_seconds = checked.get("cost", {}).get("step_seconds")
         self._plan_clock(plan)
         if self.model_dir is not None:
@@ -136,8 +141,8 @@ class Adaptation:
                 verdict = self._verdict(plan, folders)
                 for job in jobs:  # known only now
                     job.inputs["verdict"] = sha256(self.root / "verdict.txt")
-            if jobs:
-                self._stage(stage, jobs)
+            if jobs and not self._stage_or_nothing(stage, jobs):
+                plan = self._plan(folders, checked, False)
         self._end(verdict, plan, time.monotonic() - started)
         return verdict
 
@@ -185,6 +190,7 @@ class Adaptation:
                 costs=self.costs,
                 configs=self.configs,
                 seeds=len(self.seeds),
+                rounds=self.rounds,
             )
             for line in lines(found):
                 self.display.say(f"  {line}")
@@ -196,6 +202,45 @@ class Adaptation:
             self.state.finish(job, time.monotonic() - start)
         self._log_prepare(found, path)
         return found
+
+    def _plan(self, folders: Folders, checked: Facts, adapt: bool) -> Plan:
+        """The jobs; no rounds where every reference has a mask."""
+        labelled = all(mask is not None for _, mask in listed_files(self.references))
+        scored = self._scored(folders, checked)
+        rounds = 0 if labelled else self.rounds
+        return Plan(folders, self.sections, self.seeds, scored, rounds, adapt)
+
+    def _gap(self, checked: Facts) -> bool:
+        """Whether the references lie apart from the source; says so if not, and remembers it."""
+        separation = checked["separation"]
+        one = separation["spaces"]["appearance"]
+        if not separation["apart"]:
+            self.display.say(
+                f"no gap: the references lie no further from the source ({one['value']:.3f}) than "
+                f"source images from each other (up to {one['floor_high']:.3f}); nothing is adapted"
+            )
+        self._remember_gap(checked, separation["apart"], "")
+        return bool(separation["apart"])
+
+    def _remember_gap(self, checked: Facts, adapt: bool, reason: str) -> None:
+        one = checked["separation"]["spaces"]["appearance"]
+        content = {"gap": one["value"], "floor": one["floor_high"], "adapt": adapt}
+        with replacing(self.root / "gap.json") as temporary:
+            temporary.write_text(json.dumps(content | {"reason": reason}, indent=1) + "\n")
+
+    def _stage_or_nothing(self, stage: str, jobs: list[Job]) -> bool:
+        """Run a stage; false where no structure is found in the references."""
+        try:
+            self._stage(stage, jobs)
+        except StageFailed as error:
+            found = find_input_error(error)
+            if not isinstance(found, NothingFound):
+                raise
+            self.display.say(f"{found}; nothing is adapted")
+            checked = json.loads((self.root / "prepare/check.json").read_text())
+            self._remember_gap(checked, False, str(found))
+            return False
+        return True
 
     def _stage(self, stage: str, jobs: list[Job]) -> None:
         """Run the jobs of a stage that are not finished."""

@@ -10,7 +10,7 @@ from typing import Any
 from alignflow.adaptation.jobs import Job, overlaid
 from alignflow.stage1 import FILE, WEIGHTS
 
-STAGES = ("prepare", "train", "align", "distill", "infer", "segment", "evaluate", "report")
+STAGES = ("prepare", "train", "align", "infer", "segment", "distill", "evaluate", "report")
 BUNDLE_FILES = (FILE, *WEIGHTS.values())
 SPLIT = ("group_pattern", "group_column", "validation_fraction")
 
@@ -55,11 +55,18 @@ class Folders:
 class Plan:
     """All jobs but the first one, `prepare`.
 
+    References without masks are labelled by a segmenter: first by one trained on the source in the
+    style of the references, then by that of each round, which has learned from its pairs. The
+    rounds before the last one lie in `rounds/` and belong to the stage `align`.
+
     Args:
         folders: of the adaptation.
         sections: overrides of each stage's config, and "arms", those of each segmenter.
         seeds: numbers of the trainings of each arm.
         scored: {"validation": folder, "test": folder}: where segmenters are scored.
+        rounds: of pseudo-masks; 0 where all references have masks.
+        adapt: false where nothing is adapted: then only arms without pairs are trained, and there
+            is no report.
     """
 
     def __init__(
@@ -68,6 +75,8 @@ class Plan:
         sections: Mapping[str, Any],
         seeds: list[int],
         scored: Mapping[str, Path],
+        rounds: int,
+        adapt: bool = True,
     ) -> None:
         self.folders = folders
         self.sections = sections
@@ -78,16 +87,29 @@ class Plan:
         } | {"split_seed": self.value("train", "train", "seed")}
         self.jobs: list[Job] = []
         train = self.train() if folders.model_dir is None else None
-        align = self.align(train)
-        distill = self.distill(align)
-        pairs = self.pairs("aligned", folders.root / "distilled", [distill])
-        unaligned = self.pairs("unaligned", folders.models, [train] if train else [])
-        for arm in sections["arms"]:
-            for seed in seeds:
-                self.arm(arm, seed, train, pairs)
-        segment = [job for job in self.jobs if job.stage == "segment"]
-        evaluate = self.evaluate(train, pairs, unaligned)
-        self.report([*segment, evaluate])
+        aligned = self.rounds(rounds, train) if adapt else None
+        pairs = None if aligned is None else self.pairs("pairs/aligned", aligned)
+        for arm, settings in sections["arms"].items():
+            if pairs is not None or not reads_pairs(settings):
+                for seed in seeds:
+                    self.arm(arm, seed, train, pairs)
+        after = [job for job in self.jobs if job.stage == "segment"]
+        if aligned is not None and pairs is not None:
+            self.distill(aligned)
+            unaligned = self.pairs("pairs/unaligned", train)
+            self.report([*after, self.evaluate(train, pairs, unaligned)])
+
+    def rounds(self, rounds: int, train: Job | None) -> Job:
+        """Alignments, each with the labeller of the one before; returns the last."""
+        labeller = None
+        if rounds:
+            labeller = self.segmenter("rounds/0/segmenter", "align", "labeller", train)
+        for number in range(1, rounds):
+            aligned = self.align(f"rounds/{number}/aligned", train, labeller)
+            pairs = self.pairs(f"rounds/{number}/pairs", aligned, "align")
+            name = f"rounds/{number}/segmenter"
+            labeller = self.segmenter(name, "align", "adapted", train, pairs)
+        return self.align("aligned", train, labeller)
 
     def value(self, stage: str, config: str, key: str) -> Any:
         """Of a key at the top of a stage's config, with the overrides."""
@@ -132,14 +154,14 @@ class Plan:
             )
         )
 
-    def align(self, train: Job | None) -> Job:
-        """The image flow fitted to the references."""
+    def align(self, name: str, train: Job | None, labeller: Job | None) -> Job:
+        """The image flow fitted to the references, in the folder of this name."""
         folders, settings = self.folders, self.sections["align"]
         get = overlaid(self.config("align"), settings).__getitem__
-        output = folders.root / "aligned"
+        output = folders.root / name
         return self.add(
             Job(
-                name="align",
+                name=name,
                 stage="align",
                 config=self.config("align"),
                 run_id="align",
@@ -148,10 +170,11 @@ class Plan:
                 paths={
                     "model_dir": str(folders.models),
                     "reference_dir": str(folders.references),
+                    "labeller_dir": None if labeller is None else str(labeller.folder),
                     "output_dir": str(output),
                 },
                 inputs={"references": folders.inputs["references"]},
-                after=[train] if train else [],
+                after=[job for job in (train, labeller) if job is not None],
                 results=(*BUNDLE_FILES, "align.json"),
                 work={
                     "drawing masks": -(-get("num_masks") // 32),
@@ -187,59 +210,79 @@ class Plan:
             )
         )
 
-    def pairs(self, name: str, model_dir: Path, after: list[Job]) -> Job:
-        """Image-mask pairs of a bundle; only the distilled one has students."""
-        settings = dict(self.sections["infer"])
-        if name == "unaligned":
-            settings = {k: v for k, v in settings.items() if "student" not in k}
-        output = self.folders.root / "pairs" / name
+    def pairs(self, name: str, generator: Job | None, stage: str = "infer") -> Job:
+        """Image-mask pairs of a generator, the given bundle's without one, in this folder."""
+        settings, output = self.sections["infer"], self.folders.root / name
+        model_dir = self.folders.models if generator is None else generator.folder
         return self.add(
             Job(
-                name=f"infer/{name}",
-                stage="infer",
+                name=name,
+                stage=stage,
                 config=self.config("inference"),
                 run_id="infer",
                 folder=output,
                 settings=settings,
                 paths={"model_dir": str(model_dir), "output_dir": str(output)},
                 inputs={},
-                after=after,
+                after=[] if generator is None else [generator],
                 results=("provenance.json", "dataset.json"),
                 work={"pairs": overlaid(self.config("inference"), settings)["num_pairs"]},
             )
         )
 
-    def arm(self, arm: str, seed: int, train: Job | None, pairs: Job) -> None:
+    def arm(self, arm: str, seed: int, train: Job | None, pairs: Job | None) -> None:
         """A segmenter, and its scores."""
-        folders, name = self.folders, f"{arm}-{seed}"
-        settings = self.sections["segment"] | self.sections["arms"][arm] | self.split
+        name = f"{arm}-{seed}"
+        job = self.segmenter(f"segmenters/{name}", "segment", arm, train, pairs, seed)
+        get = overlaid(job.config, job.settings).__getitem__
+        for where, directory in self.scored.items():
+            self.score(name, where, directory, job, get("inferer_mode"), get("grid_size"))
+
+    def segmenter(
+        self,
+        name: str,
+        stage: str,
+        arm: str,
+        train: Job | None,
+        pairs: Job | None = None,
+        seed: int | None = None,
+    ) -> Job:
+        """A segmenter of an arm, or the "labeller", in the folder of this name."""
+        folders = self.folders
+        own = self.sections["labeller"] if arm == "labeller" else self.sections["arms"][arm]
+        settings = self.sections["segment"] | own | self.split
         get = overlaid(self.config("segment"), settings).__getitem__
-        with_pairs = "pairs_dir" not in settings
-        settings = {k: v for k, v in settings.items() if k != "pairs_dir"}
-        after = [job for job in (train, pairs if with_pairs else None) if job is not None]
-        output = folders.root / "segmenters" / name
-        job = self.add(
+        read = {
+            "pairs_dir": pairs if reads_pairs(settings) else None,
+            "reference_dir": folders.references if "reference_dir" not in settings else None,
+        }
+        pairs = read["pairs_dir"]
+        given = {"source": folders.inputs["source"]}
+        if read["reference_dir"] is not None:
+            given["references"] = folders.inputs["references"]
+        settings = {k: v for k, v in settings.items() if k not in read}
+        output = folders.root / name
+        return self.add(
             Job(
-                name=f"segment/{name}",
-                stage="segment",
+                name=name,
+                stage=stage,
                 config=self.config("segment"),
                 run_id="segment",
                 folder=output,
-                settings=settings | {"seed": seed},
+                settings=settings | {"seed": self.seeds[0] if seed is None else seed},
                 paths={
                     "model_dir": str(folders.models),
                     "dataset_dir": str(folders.source),
-                    "pairs_dir": str(pairs.folder) if with_pairs else None,
+                    "pairs_dir": None if pairs is None else str(pairs.folder),
+                    "reference_dir": None if "references" not in given else str(folders.references),
                     "output_dir": str(output),
                 },
-                inputs={"source": folders.inputs["source"]},
-                after=after,
+                inputs=given,
+                after=[job for job in (train, pairs) if job is not None],
                 results=("segmenter.json", "segmenter.pt"),
                 work={"segmenter": get("epochs") * get("steps_per_epoch")},
             )
         )
-        for where, directory in self.scored.items():
-            self.score(name, where, directory, job, get("inferer_mode"), get("grid_size"))
 
     def score(
         self, name: str, where: str, directory: Path, segmenter: Job, mode: str, grid: Any
@@ -327,3 +370,8 @@ class Plan:
                 work={"report": 1},
             )
         )
+
+
+def reads_pairs(settings: Mapping[str, Any]) -> bool:
+    """Whether a segmenter of these settings gets synthetic pairs: unless "pairs_dir" is null."""
+    return "pairs_dir" not in settings

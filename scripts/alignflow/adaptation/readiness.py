@@ -32,6 +32,7 @@ def inspect(
     costs: Mapping[str, float],
     configs: Path,
     seeds: int,
+    rounds: int,
 ) -> Facts:
     """Check the data, and estimate time and disk.
 
@@ -44,6 +45,7 @@ def inspect(
         sections, costs: of `adapt.json`.
         configs: folder of the bundle's configs.
         seeds: trainings of each segmenter.
+        rounds: of pseudo-masks.
 
     Returns:
         `Check.result` with "problems", "warnings" and, where nothing stops training, "cost".
@@ -58,7 +60,7 @@ def inspect(
     result = check.result
     if not check.problems:
         result["cost"] = _cost(
-            result, source, train, bundle, device, output, sections, costs, configs, seeds
+            result, source, train, bundle, device, output, sections, costs, configs, seeds, rounds
         )
         if result["cost"]["bytes"] > result["cost"]["free"]:
             check.warnings.append(f"disk: too little space in '{output}'; free some, or set --out")
@@ -76,6 +78,7 @@ def _cost(
     costs: Mapping[str, float],
     configs: Path,
     seeds: int,
+    rounds: int,
 ) -> Facts:
     found = result["source"]
     channels = int(next(iter(found["channels"])))
@@ -98,7 +101,7 @@ def _cost(
         model_dir=None if bundle is None else output,
         inputs={"source": "", "references": "", "model": ""},
     )
-    for job in Plan(folders, sections, list(range(seeds)), {"validation": source}).jobs:
+    for job in Plan(folders, sections, list(range(seeds)), {"validation": source}, rounds).jobs:
         clock.plan(job.name, job.work)
     distill = overlaid(configs / "distill.json", sections["distill"])
     pairs = 2 * overlaid(configs / "inference.json", sections["infer"])["num_pairs"]

@@ -66,3 +66,16 @@ def appearance_gap(
             floor,
         )
     return {"gap": gap, "floor": floor}
+
+
+WIDE = 4.0
+"""Gap in units of the floor from which alignment takes whole steps."""
+
+
+def gap_strength(gap: dict[str, float]) -> float:
+    """Share of the learning rate that a gap of `appearance_gap` calls for, in [0, 1].
+
+    0 where the gap is what source images have by chance, 1 from `WIDE` times that on.
+    """
+    ratio = gap["gap"] / max(gap["floor"], 1e-8)
+    return min(max((ratio - 1) / (WIDE - 1), 0.0), 1.0)

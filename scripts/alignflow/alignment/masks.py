@@ -10,15 +10,6 @@ from torch import Tensor, nn
 
 from alignflow.distributed import gather
 from alignflow.masks.conditions import FIELDS, describe
-from alignflow.masks.postprocess import MaskPostprocess
-
-
-@torch.no_grad()
-def seen_masks(segmenter: nn.Module, images: Tensor, postprocess: MaskPostprocess) -> Tensor:
-    """What the source segmenter sees in images of the site: uint8 (N, 1, X, Y), cleaned."""
-    predicted = segmenter(images).argmax(dim=1)
-    cleaned = [torch.from_numpy(postprocess(mask.numpy())[0]) for mask in predicted.cpu()]
-    return torch.stack(cleaned)[:, None].to(torch.uint8)
 
 
 def site_descriptions(
@@ -65,9 +56,7 @@ def effective_size(descriptions: Tensor) -> float:
     return float(len(descriptions) ** 2 / repeats.double().square().sum())
 
 
-def mask_agreement(
-    segmenter: nn.Module, images: Tensor, labels: Tensor, num_classes: int
-) -> Tensor:
+def dice_loss(segmenter: nn.Module, images: Tensor, labels: Tensor, num_classes: int) -> Tensor:
     """1 - soft Dice over the batch of the frozen segmenter's classes with the masks; scalar.
 
     The batch is that of all processes; the gradient is that of this one's images.

@@ -1,57 +1,71 @@
-"""Flow matching on the references themselves: what a distance of sets cannot draw."""
+"""Flow matching on the references and their masks: it fixes which structure has which look."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
-from alignflow.data.mirroring import mirror_at_random, mirrored_dims
 from alignflow.flow.guidance import drop_condition
 from alignflow.flow.matching import flow_matching_loss
 from alignflow.flow.time import mixed_time
+from alignflow.segmentation.augmentation import BatchAugmentation
+from alignflow.segmentation.pseudo_masks import ReferenceMasks
 
 
 class ReferenceMatching:
     """Conditional flow matching loss on random references, as stage 1 had it on the source.
 
-    A reward moves what the generator already draws. Content that the source lacks (a dye, another
-    field of view) must be learned from the references, and their masks, given or seen by the
-    source's segmenter, tell it from lesions. Few references are learned by heart if this goes on
-    for long; the frozen network (anchor), early stopping on left-out references and the distance
-    to the nearest reference stand against that.
+    A distance between sets of images cannot tell which structure has which look; pairs of image and
+    mask can. Masks may be predicted: their errors differ from image to image, and the generator
+    averages over them. Where a predicted mask is unsure, the loss counts less.
 
     Args:
         images: (n, C, X, Y) in [-1, 1], on the network's device.
-        maps: their masks as the network is given them (n, 2K-1, X, Y).
+        masks: given or predicted, with their confidence.
+        condition: masks uint8 (B, 1, X, Y) as the network is given them (B, 2K-1, X, Y).
         batch_size: references in each loss.
+        augmentation: of the geometry alone, since colour and intensity are what is learned; None
+            for the references as they are.
         dropout: probability of leaving a mask out, as in stage 1.
-        flip_x, flip_y: whether the anatomy may be mirrored along the axis.
+        weigh: whether the confidence weighs the loss.
     """
 
     def __init__(
         self,
         images: Tensor,
-        maps: Tensor,
+        masks: ReferenceMasks,
         *,
+        condition: Callable[[Tensor], Tensor],
         batch_size: int,
+        augmentation: BatchAugmentation | None = None,
         dropout: float = 0.1,
-        flip_x: bool = False,
-        flip_y: bool = False,
+        weigh: bool = True,
     ) -> None:
-        self.images = images
-        self.maps = maps.to(images)
+        confidence = masks.confidence if weigh else torch.ones_like(masks.confidence)
+        self.pixels = torch.cat([images, confidence.to(images)], dim=1)
+        self.labels = masks.labels
+        self.condition = condition
         self.batch_size = batch_size
+        self.augmentation = augmentation
         self.dropout = dropout
-        self.dims = mirrored_dims(flip_x, flip_y)
 
     def __call__(self, network: nn.Module, generator: torch.Generator) -> Tensor:
-        """Mean of |v - (x_1 - x_0)|^2; times, noise and choice come from the generator."""
-        count, device = self.batch_size, self.images.device
-        chosen = torch.randint(len(self.images), (count,), generator=generator)
-        pairs = [self.images[chosen], self.maps[chosen]]
-        image, maps = mirror_at_random(pairs, self.dims, generator)
+        """Mean of w |v - (x_1 - x_0)|^2; times, noise, choice and views from the generator."""
+        count, device = self.batch_size, self.pixels.device
+        chosen = torch.randint(len(self.pixels), (count,), generator=generator)
+        pixels, labels = self.pixels[chosen], self.labels[chosen]
+        if self.augmentation is not None:
+            self.augmentation.generator = generator
+            pixels, labels = self.augmentation(pixels, labels)
+        image, weight = pixels[:, :-1], pixels[:, -1:]
         t = mixed_time(count, generator).to(device)
         noise = torch.randn(image.shape, generator=generator).to(device)
         dropped = torch.rand(count, generator=generator) < self.dropout
-        condition = drop_condition({"condition": maps}, dropped)
-        return flow_matching_loss(network, noise, image, t, condition)
+        condition = drop_condition({"condition": self.condition(labels).to(image)}, dropped)
+
+        def weighted(velocity: Tensor, target: Tensor) -> Tensor:
+            return (weight * (velocity - target).square()).mean()
+
+        return flow_matching_loss(network, noise, image, t, condition, weighted)

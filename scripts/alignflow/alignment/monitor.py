@@ -11,6 +11,7 @@ import torch
 from ignite.engine import Engine, Events
 from torch import Tensor, nn
 
+from alignflow.alignment.matching import ReferenceMatching
 from alignflow.alignment.reward import SetReward
 from alignflow.alignment.sampling import FixedSamples
 from alignflow.alignment.site import Split
@@ -24,9 +25,10 @@ logger = logging.getLogger(__name__)
 class Monitor:
     """Handler: measures fixed samples every epoch, keeps the best weights, stops in time.
 
-    Best is the smallest distance to the left-out references (the last epoch where none is left
-    out) among the epochs that keep spread and mask faithfulness. The weights of the start compete
-    too: an alignment that only harms changes nothing.
+    Best is the smallest flow-matching loss on the left-out references, or without `matching` the
+    smallest distance to them (to the fitted ones where none is left out), among the epochs that
+    keep spread and mask faithfulness. With `matching` and no reference left out it is the last
+    such epoch. The weights of the start compete too: an alignment that only harms changes nothing.
 
     Measured, and put into the trainer's metrics:
         left_out: weighted distance to the references left out, 1 at the start.
@@ -35,15 +37,17 @@ class Monitor:
             (over that of the unaligned samples where there is one reference).
         nearest: median distance of a sample to its nearest reference over that of references
             left out (of references to each other where none is); small is copying.
-        dice: of the source segmenter's masks with those asked for.
+        dice: of the segmenter's masks with those asked for.
+        matching: flow-matching loss on the left-out references, always of the same noise.
 
     Args:
         samples: drawn at every epoch.
         sampler: around the network in training.
         split: the references.
         reward: fitted.
-        segmenter: of the source.
+        segmenter: that predicts masks of the references.
         num_classes: K.
+        matching: on the left-out references; None where flow matching has no weight.
         lowest_spread: least spread, as a share of what the unaligned samples have or of 1,
             whichever is less.
         largest_dice_loss: most that `dice` may fall.
@@ -59,6 +63,7 @@ class Monitor:
         reward: SetReward,
         segmenter: nn.Module,
         num_classes: int,
+        matching: ReferenceMatching | None = None,
         lowest_spread: float = 0.8,
         largest_dice_loss: float = 0.02,
         patience: int = 4,
@@ -69,6 +74,7 @@ class Monitor:
         self.reward = reward
         self.segmenter = segmenter
         self.num_classes = num_classes
+        self.matching = matching
         self.lowest_spread = lowest_spread
         self.largest_dice_loss = largest_dice_loss
         self.patience = patience
@@ -107,6 +113,8 @@ class Monitor:
         unfaithful = values["dice"] < first["dice"] - self.largest_dice_loss
         if (narrow or unfaithful) and values is not first:
             return math.inf
+        if self.matching is not None:
+            return values["matching"]
         return values["left_out"] if self.split.left_out is not None else values["fitted"]
 
     def measure(self) -> dict[str, float]:
@@ -124,6 +132,10 @@ class Monitor:
             "nearest": self._nearest(found),
             "dice": float(image_scores(scores).mean()),
         }
+        if self.matching is not None:
+            with torch.no_grad():
+                loss = self.matching(self.sampler.network, torch.Generator().manual_seed(0))
+            values["matching"] = float(loss)
         return from_first(values)
 
     def _spread_of_references(self, unaligned: Tensor) -> float:

@@ -11,14 +11,14 @@ from monai.data import Dataset
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from alignflow.alignment.masks import effective_size, seen_masks, site_descriptions
-from alignflow.data.mirroring import mirror_at_random, mirrored_dims
+from alignflow.alignment.masks import effective_size, site_descriptions
 from alignflow.data.references import References
 from alignflow.distributed import rank
 from alignflow.errors import InputError
 from alignflow.inference.masks import MaskGenerator
 from alignflow.masks.conditions import FIELDS, describe
 from alignflow.masks.postprocess import MaskPostprocess
+from alignflow.segmentation.pseudo_masks import ReferenceMasks, reference_masks
 from alignflow.stage1 import Stage1
 
 logger = logging.getLogger(__name__)
@@ -27,16 +27,35 @@ FEWEST_TO_SPLIT = 5
 """References; with fewer, none is left out."""
 
 
+class NothingFound(InputError):
+    """No mask is given, and the segmenter finds nothing in any reference."""
+
+
 @dataclass
 class Split:
-    """References (n, C, X, Y) that the reward sees, and those left out to stop by, or None.
+    """References (n, C, X, Y) to fit, and those left out to stop by, or None.
 
-    `chosen` holds the numbers of the fitted ones among all.
+    `order` holds the numbers of the fitted ones among all, then of those left out.
     """
 
     fitted: Tensor
     left_out: Tensor | None
-    chosen: Tensor
+    order: Tensor
+
+    @property
+    def watched(self) -> Tensor:
+        """Those left out; the fitted ones where there are none."""
+        return self.fitted if self.left_out is None else self.left_out
+
+    @property
+    def fitted_numbers(self) -> Tensor:
+        """Of `fitted` among all references."""
+        return self.order[: len(self.fitted)]
+
+    @property
+    def watched_numbers(self) -> Tensor:
+        """Of `watched` among all references."""
+        return self.order[-len(self.watched) :]
 
 
 def split_references(images: Tensor, share: float, seed: int) -> Split:
@@ -45,40 +64,59 @@ def split_references(images: Tensor, share: float, seed: int) -> Split:
         return Split(images, None, torch.arange(len(images)))
     count = min(max(2, round(share * len(images))), len(images) - 2)
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
-    return Split(images[order[count:]], images[order[:count]], order[count:])
+    return Split(images[order[count:]], images[order[:count]], order.roll(-count))
 
 
-def views(
-    images: Tensor, count: int, *, flip_x: bool, flip_y: bool, noise: float, seed: int
-) -> Tensor:
-    """References seen `count` times: mirrored at random where allowed, with a little noise.
+def views(images: Tensor, count: int, noise: float, seed: int) -> Tensor:
+    """References (n, C, X, Y) in [-1, 1], each `count` times, with a little noise.
 
-    Geometry alone is augmented: colour and intensity are what sets the site apart. The noise, added
-    to generated images as well, hides from an encoder what lies below it.
-
-    Args:
-        images: (n, C, X, Y) in [-1, 1].
-        count: copies of each.
-        flip_x, flip_y: whether the anatomy may be mirrored along the axis.
-        noise: standard deviation.
-        seed: of flips and noise.
+    The noise, of this standard deviation and added to generated images as well, hides from an
+    encoder what lies below it.
     """
     generator = torch.Generator().manual_seed(seed)
     repeated = images.repeat(count, 1, 1, 1)
-    [seen] = mirror_at_random([repeated], mirrored_dims(flip_x, flip_y), generator)
-    return seen + noise * torch.randn(seen.shape, generator=generator).to(seen.device)
+    return repeated + noise * torch.randn(repeated.shape, generator=generator).to(images.device)
 
 
-def reference_masks(
-    stage1: Stage1, references: References, segmenter: nn.Module, device: str
-) -> Tensor:
-    """Masks of the references, given or else seen by the segmenter, uint8 (n, 1, X, Y)."""
-    images = references.images.to(device)
-    masks = seen_masks(segmenter, images, MaskPostprocess.from_dict(stage1.postprocess))
-    if references.labels is None:
-        return masks
-    given = torch.tensor(references.given).view(-1, 1, 1, 1)
-    return torch.where(given, references.labels, masks)
+def site_masks(stage1: Stage1, references: References, segmenter: nn.Module) -> ReferenceMasks:
+    """Masks of the references, given or else predicted by the segmenter.
+
+    Raises:
+        InputError: all given masks are empty.
+        NothingFound: none is given, and the segmenter finds nothing in any image.
+    """
+    masks = reference_masks(references, segmenter, MaskPostprocess.from_dict(stage1.postprocess))
+    found = masks.labels.flatten(1).any(dim=1)
+    given = torch.tensor(references.given)
+    if given.any() and not found[given].any():
+        raise InputError("references: all masks given are empty; outline structures in some")
+    if not found.any():
+        raise NothingFound(
+            f"references: the segmenter finds no structure in any of the {len(found)} images, so "
+            "its masks are useless here; annotate some (images/ and masks/)"
+        )
+    log_masks(references, found)
+    return masks
+
+
+def log_masks(references: References, found: Tensor) -> None:
+    """Say how many masks are given, and where the segmenter finds nothing.
+
+    Args:
+        references: of the site.
+        found: bool (n,), whether a mask has foreground.
+    """
+    given = sum(references.given)
+    logger.info("masks of the references: %d given, %d predicted", given, len(references) - given)
+    pairs = zip(references.names, references.given, found.tolist(), strict=True)
+    empty = [name for name, has, one in pairs if not has and not one]
+    if empty:
+        logger.warning(
+            "the segmenter finds nothing in %d references, such as '%s'; annotate them if they "
+            "show a structure",
+            len(empty),
+            empty[0],
+        )
 
 
 def site_record(stage1: Stage1, masks: Tensor, anatomy: str, prior: float) -> Stage1:

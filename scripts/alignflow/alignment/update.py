@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from alignflow.alignment.gradient import GradientScheme, Plan, Visited, connect, roll_out
-from alignflow.alignment.masks import mask_agreement
+from alignflow.alignment.masks import dice_loss
 from alignflow.alignment.matching import ReferenceMatching
 from alignflow.alignment.reward import SetReward
 from alignflow.device import Precision
@@ -26,13 +26,16 @@ logger = logging.getLogger(__name__)
 
 
 class AlignUpdate:
-    """Reward gradient, anchor and mask faithfulness; then a step of the optimiser.
+    """Flow matching on the references; every few updates reward, anchor and mask faithfulness too.
 
-    Two passes (gradient caching, Gao et al., arXiv 2101.06983): samples of the whole batch are made
-    without a gradient, and the reward's gradient with respect to all of them is taken; then micro-
-    batches are connected to the network and receive their part of it. So the set distance sees the
-    whole batch, at the memory of a micro-batch. Of several processes each makes its share of the
-    samples; noise and plans are drawn for the whole batch, and the set distance gathers features.
+    Flow matching fixes which structure has which look; the reward adds sharpness and spread.
+
+    The reward takes two passes (gradient caching, Gao et al., arXiv 2101.06983): samples of the
+    whole batch are made without a gradient, and the reward's gradient with respect to all of them
+    is taken; then micro-batches are connected to the network and receive their part of it. So the
+    set distance sees the whole batch, at the memory of a micro-batch. Of several processes each
+    makes its share of the samples; noise and plans are drawn for the whole batch, and the set
+    distance gathers features.
 
     Args:
         frozen: the velocity network of stage 1.
@@ -49,10 +52,12 @@ class AlignUpdate:
         detail_anchor: weight of the same of the detail alone, see `detail`: a change of colour and
             light costs `anchor`, one of grain both.
         detail_window: side of the square that tells detail from the rest, pixels, odd.
-        faithfulness: weight of `mask_agreement`.
+        faithfulness: weight of `dice_loss`.
         noise: standard deviation of the noise that encoder and segmenter look through.
         micro_batch: samples connected at a time.
         reward_weight: of the reward against the other terms.
+        reward_interval: updates from one with reward, anchor and faithfulness to the next; without
+            `matching` every update has them.
         matching: flow matching on the references, or None.
         matching_weight: of its loss.
         clip: largest norm of the gradient.
@@ -81,6 +86,7 @@ class AlignUpdate:
         noise: float,
         micro_batch: int,
         reward_weight: float = 1.0,
+        reward_interval: int = 1,
         matching: ReferenceMatching | None = None,
         matching_weight: float = 0.0,
         clip: float = 1.0,
@@ -103,6 +109,7 @@ class AlignUpdate:
         self.detail_window = detail_window
         self.faithfulness = faithfulness
         self.reward_weight = reward_weight
+        self.reward_interval = 1 if matching is None else reward_interval
         self.matching = matching
         self.matching_weight = matching_weight
         self.noise = noise
@@ -111,20 +118,41 @@ class AlignUpdate:
         self.generator = torch.Generator().manual_seed(seed)
 
     def __call__(self, engine: SupervisedTrainer, batch: dict[str, Tensor]) -> dict[str, float]:
-        """One update; returns {"loss", "anchor", "mask", "matching", and each term of the reward}.
+        """One update; returns {"loss", and by what is in it "matching", "reward" and its terms,
+        "anchor", "mask"}.
 
         A value that is not finite ends the run before it reaches the weights.
         """
+        engine.network.eval()
+        engine.optimizer.zero_grad(set_to_none=True)
+        values: dict[str, float] = {}
+        if engine.state.iteration % self.reward_interval == 0:
+            values |= self.follow_reward(engine, batch)
+        if self.matching is not None:
+            values["matching"] = self.match(self.matching, engine.network)
+        values["loss"] = values["reward"] if self.matching is None else values["matching"]
+        if not everywhere(all(map(_is_finite, values.values()))):
+            logger.error("step %d: the loss is not finite; stopped", engine.state.iteration)
+            engine.optimizer.zero_grad(set_to_none=True)
+            engine.terminate()
+            return values
+        self.precision.step(engine.network, engine.optimizer, self.clip)
+        self.ema.update_parameters(engine.network)
+        return values
+
+    def follow_reward(
+        self, engine: SupervisedTrainer, batch: dict[str, Tensor]
+    ) -> dict[str, float]:
+        """Add the gradient of reward, anchor and faithfulness; returns their values."""
         device = engine.state.device
         maps, labels = batch["condition"].to(device), batch["label"].to(device)
         noise = self.draw_noise((len(maps), self.frozen.data_channels, *maps.shape[2:]), device)
         plan = self.scheme.draw(self.generator)
-        engine.network.eval()
         parts = list(zip(noise.split(self.micro_batch), maps.split(self.micro_batch), strict=True))
         visited = [self.roll_out(engine.network, n, m, plan) for n, m in parts]
         sample = torch.cat([v.sample for v in visited])
         gradient, values = self.reward_gradient(sample, labels)
-        engine.optimizer.zero_grad(set_to_none=True)
+        values["gradient"] = float(gradient.norm())
         values["anchor"] = 0.0
         gradients = gradient.split(self.micro_batch)
         for k, (v, (_, m), g) in enumerate(zip(visited, parts, gradients, strict=True), start=1):
@@ -133,16 +161,6 @@ class AlignUpdate:
                 anchor = self.backward(engine.network, m, plan, v, g, weight)
             values["anchor"] += weight * anchor
         values["anchor"] = mean(values["anchor"])
-        if self.matching is not None:
-            values["matching"] = self.match(self.matching, engine.network)
-        finite = bool(torch.isfinite(gradient).all()) and all(map(_is_finite, values.values()))
-        if not everywhere(finite):
-            logger.error("step %d: the reward is not finite; stopped", engine.state.iteration)
-            engine.optimizer.zero_grad(set_to_none=True)
-            engine.terminate()
-            return values
-        self.precision.step(engine.network, engine.optimizer, self.clip)
-        self.ema.update_parameters(engine.network)
         return values
 
     def roll_out(self, network: nn.Module, noise: Tensor, maps: Tensor, plan: Plan) -> Visited:
@@ -170,9 +188,9 @@ class AlignUpdate:
         seen = x + self.noise * self.draw_noise(tuple(x.shape), x.device)
         loss, values = self.reward(seen)
         loss = self.reward_weight * loss
-        values = {"loss": self.reward.total(values), **values}
+        values = {"reward": self.reward.total(values), **values}
         if self.faithfulness:
-            mask = mask_agreement(self.segmenter, seen, labels, self.num_classes)
+            mask = dice_loss(self.segmenter, seen, labels, self.num_classes)
             loss = loss + self.faithfulness * mask
             values["mask"] = float(mask.detach())
         (gradient,) = torch.autograd.grad(world() * loss, x)

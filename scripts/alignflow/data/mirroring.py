@@ -27,8 +27,3 @@ def mirror_at_random(
         flipped = draws < probability
         tensors = [torch.where(flipped.to(x.device), x.flip(dim), x) for x in tensors]
     return list(tensors)
-
-
-def mirrored_dims(flip_x: bool, flip_y: bool) -> list[int]:
-    """The dims along which an anatomy may be mirrored."""
-    return [dim for dim, allowed in ((2, flip_x), (3, flip_y)) if allowed]

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
 from alignflow.errors import InputError
+from alignflow.flow.prediction import PREDICTIONS, velocity_of
 
 
 class VelocityUNet(nn.Module):
@@ -42,6 +43,8 @@ class VelocityUNet(nn.Module):
             1. MONAI's embedding is laid out for 1000. There a trained velocity ripples a little in
             t, faster than 100 solver steps follow; at 100 it does not, with no gain at 10 steps.
         refine: channels of a `Refinement` at full resolution behind the patches, 0 for none.
+        prediction: what the UNet's output stands for, "velocity" or "data", see `velocity_of`;
+            `forward` gives the velocity of either.
 
     Raises:
         InputError: arguments that do not go together.
@@ -61,8 +64,13 @@ class VelocityUNet(nn.Module):
         norm_num_groups: int = 8,
         time_scale: float = 1000.0,
         refine: int = 0,
+        prediction: str = "velocity",
     ) -> None:
         super().__init__()
+        if prediction not in PREDICTIONS:
+            raise InputError(
+                f"network: prediction {prediction!r}; set one of {', '.join(PREDICTIONS)}"
+            )
         # What rebuilds this network: it travels with the weights, so that they cannot drift apart.
         self.arguments = {
             "data_channels": data_channels,
@@ -76,7 +84,9 @@ class VelocityUNet(nn.Module):
             "norm_num_groups": norm_num_groups,
             "time_scale": time_scale,
             "refine": refine,
+            "prediction": prediction,
         }
+        self.prediction = prediction
         self.data_channels = data_channels
         self.patch = patch
         self.time_scale = time_scale
@@ -130,13 +140,20 @@ class VelocityUNet(nn.Module):
             # thirteen times slower, and the whole training step by a fifth.
             blocks = blocks.contiguous(memory_format=torch.channels_last)
         times = t * self.time_scale
-        v = pixel_shuffle(self.unet(blocks, times, class_labels=vector), self.patch)
-        if self.refine is None:
-            return v
-        embedding = get_timestep_embedding(times, self.unet.block_out_channels[0])
-        data = x + (1 - t).view(-1, 1, 1, 1) * v
-        given = [data, v] if condition is None else [data, v, condition]
-        return v + self.refine(torch.cat(given, dim=1), self.unet.time_embed(embedding.to(v)))
+        output = pixel_shuffle(self.unet(blocks, times, class_labels=vector), self.patch)
+        if self.refine is not None:
+            embedding = get_timestep_embedding(times, self.unet.block_out_channels[0])
+            embedding = self.unet.time_embed(embedding.to(output))
+            output = output + self.refine(self._refined(x, t, output, condition), embedding)
+        return velocity_of(output, x, t, self.prediction)
+
+    def _refined(self, x: Tensor, t: Tensor, output: Tensor, condition: Tensor | None) -> Tensor:
+        """What the refinement sees: the predicted image, and state or velocity, and condition."""
+        if self.prediction == "velocity":
+            seen = [x + (1 - t).view(-1, 1, 1, 1) * output, output]
+        else:
+            seen = [output, x]
+        return torch.cat(seen if condition is None else [*seen, condition], dim=1)
 
 
 def size_divisor(patch: int, channels: Sequence[int]) -> int:
@@ -145,14 +162,14 @@ def size_divisor(patch: int, channels: Sequence[int]) -> int:
 
 
 class Refinement(nn.Module):
-    """What patches miss: residual blocks at full resolution, to be added to the velocity.
+    """What patches miss: residual blocks at full resolution, to be added to the prediction.
 
     Each pixel of a patch has an output channel of its own, whose errors show as a grain, most of
     all near t = 1, where the velocity is what little noise is left, many times enlarged. These
     convolutions see pixels as neighbours. They change nothing at first (zero-initialised).
 
     Args:
-        inputs: channels of data prediction x + (1 - t) v, velocity v and condition together.
+        inputs: channels of predicted image, velocity (or state) and condition together.
         width: channels of the blocks.
         outputs: channels of the velocity.
         embedding: width of the time embedding.

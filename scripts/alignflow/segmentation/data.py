@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
-import torch
 from monai.data import Dataset
 from monai.transforms import Resized
 from torch import Tensor, nn
-from torch.nn import functional
 
 from alignflow.data.datalist import Case, build_datalist, stated_labels
 from alignflow.data.dataset import SliceDataset
@@ -19,10 +16,10 @@ from alignflow.data.intensity import IntensityWindow
 from alignflow.data.references import References, load_references
 from alignflow.data.spec import SourceSpec
 from alignflow.errors import InputError
-from alignflow.evaluation.faithfulness import dice_table
+from alignflow.masks.postprocess import MaskPostprocess
+from alignflow.segmentation.pseudo_masks import reference_masks
+from alignflow.segmentation.reference_style import RandReferenceStyled
 from alignflow.stage1 import Stage1
-
-logger = logging.getLogger(__name__)
 
 Item = dict[str, Tensor]
 
@@ -31,21 +28,34 @@ class Pairs(Dataset):
     """Items {"image": (C, X, Y) in [-1, 1], "label": (1, X, Y) class index} of given ones.
 
     Args:
-        items: real pairs; may hold more keys, which are left out.
-        synthetic: pairs that come behind the real ones.
+        items: pairs of the source; may hold more keys, which are left out.
+        synthetic: generated pairs, behind those of the source.
+        site: references with their masks, last.
+        style: random transform of the source's items alone.
+        seed: of the styles.
 
     Attributes:
-        real: number of real pairs.
-        synthetic: number of synthetic pairs.
+        sizes: numbers of pairs of the source, generated, and of the site.
     """
 
     def __init__(
-        self, items: Sequence[Mapping[str, Tensor]], synthetic: Sequence[Mapping[str, Tensor]] = ()
+        self,
+        items: Sequence[Mapping[str, Tensor]],
+        synthetic: Sequence[Mapping[str, Tensor]] = (),
+        site: Sequence[Mapping[str, Tensor]] = (),
+        style: RandReferenceStyled | None = None,
+        seed: int = 0,
     ) -> None:
-        self.real = len(items)
-        self.synthetic = len(synthetic)
-        both = [*items, *synthetic]
-        super().__init__([{key: item[key] for key in ("image", "label")} for item in both])
+        self.sizes = [len(items), len(synthetic), len(site)]
+        self.style = style
+        if style is not None:
+            style.set_random_state(seed=seed)
+        everything = [*items, *synthetic, *site]
+        super().__init__([{key: item[key] for key in ("image", "label")} for item in everything])
+
+    def _transform(self, index: int) -> Any:
+        item = self.data[index]
+        return self.style(item) if self.style is not None and index < self.sizes[0] else item
 
 
 @dataclass(frozen=True)
@@ -120,47 +130,40 @@ def read_slices(
     )
 
 
-def select_faithful(
-    pairs: list[Item], segmenter: nn.Module, stage1: Stage1, floor: float
-) -> list[Item]:
-    """The pairs in whose image the source segmenter finds the mask.
-
-    Args:
-        pairs: synthetic ones.
-        segmenter: of the bundle.
-        stage1: its record; pairs of another size are resized to its own for the test.
-        floor: least Dice, in [0, 1], mean over the classes of a pair; 0 keeps all. A pair without
-            foreground has no Dice and stays.
+def read_site(reference_dir: str | None, stage1: Stage1, size: Sequence[int]) -> References | None:
+    """Images of a site with or without masks at `size`, (X, Y) pixels; None without a folder.
 
     Raises:
-        InputError: no pair is left.
+        InputError: whatever `load_references` refuses.
     """
-    if floor <= 0 or not pairs:
-        return pairs
-    images = functional.interpolate(
-        torch.stack([pair["image"] for pair in pairs]), stage1.image_size, mode="area"
-    )
-    labels = functional.interpolate(
-        torch.stack([pair["label"] for pair in pairs]), stage1.image_size, mode="nearest-exact"
-    )
-    table = torch.from_numpy(dice_table(segmenter, images, labels, stage1.num_classes))
-    kept = [
-        pair
-        for pair, dice in zip(pairs, table.nanmean(dim=1).tolist(), strict=True)
-        if not dice < floor
+    if reference_dir is None:
+        return None
+    return load_references(reference_dir, replace(stage1, image_size=list(size)))
+
+
+def site_pairs(
+    references: References | None, stage1: Stage1, labeller: nn.Module | None = None
+) -> list[Item]:
+    """References with their masks: the given ones, and a segmenter's for the others.
+
+    Args:
+        references: of the site, or None.
+        stage1: record of the bundle.
+        labeller: logits (B, K, X, Y); without it references without a mask are left out.
+    """
+    if references is None:
+        return []
+    labels, known = references.labels, references.given
+    if labeller is not None:
+        rules = MaskPostprocess.from_dict(stage1.postprocess)
+        labels, known = reference_masks(references, labeller, rules).labels, [True] * len(known)
+    if labels is None:
+        return []
+    return [
+        {"image": image, "label": label}
+        for image, label, one in zip(references.images, labels, known, strict=True)
+        if one
     ]
-    logger.info(
-        "%d of %d pairs kept: the Dice of the source segmenter is at least %g on them",
-        len(kept),
-        len(pairs),
-        floor,
-    )
-    if not kept:
-        raise InputError(
-            f'config "selection_floor": {floor:g} leaves no pair of {len(pairs)}, '
-            f"their mean Dice is {table.nanmean():.2f}; lower it"
-        )
-    return kept
 
 
 def read_test(test_dir: str | None, stage1: Stage1, size: Sequence[int]) -> References | None:
@@ -170,9 +173,9 @@ def read_test(test_dir: str | None, stage1: Stage1, size: Sequence[int]) -> Refe
         InputError: an image without a mask, fewer than two images with foreground, or whatever
             `load_references` refuses.
     """
-    if test_dir is None:
+    found = read_site(test_dir, stage1, size)
+    if found is None:
         return None
-    found = load_references(test_dir, replace(stage1, image_size=list(size)))
     without = [name for name, given in zip(found.names, found.given, strict=True) if not given]
     if without or found.labels is None:
         raise InputError(f"test_dir '{test_dir}': no mask for image '{without[0]}'; add it")
@@ -184,15 +187,10 @@ def read_test(test_dir: str | None, stage1: Stage1, size: Sequence[int]) -> Refe
     return found
 
 
-def facts(pairs: Pairs, read: list[Any]) -> dict[str, int]:
+def facts(pairs: Pairs) -> dict[str, int]:
     """Numbers of pairs that a segmenter was trained on, for its record.
 
     Args:
         pairs: training set.
-        read: synthetic pairs before any were dropped.
     """
-    return {
-        "real": pairs.real,
-        "synthetic": pairs.synthetic,
-        "synthetic_dropped": len(read) - pairs.synthetic,
-    }
+    return dict(zip(("real", "synthetic", "site"), pairs.sizes, strict=True))

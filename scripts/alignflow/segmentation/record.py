@@ -114,6 +114,11 @@ class SegmenterRecord:
         return network.to(device).eval()
 
 
+def load_labeller(directory: str | None, device: str | torch.device) -> nn.Module | None:
+    """The segmenter that predicts masks of references; None without a folder."""
+    return None if directory is None else SegmenterRecord.load(directory).build(directory, device)
+
+
 def require_finite(state: dict[str, Tensor]) -> None:
     """Raise `InputError` where weights are NaN or infinite."""
     broken = [k for k, v in state.items() if v.is_floating_point() and not v.isfinite().all()]

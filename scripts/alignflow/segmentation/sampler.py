@@ -1,8 +1,9 @@
-"""Which pairs, real or synthetic, make up each batch."""
+"""Which pairs, of the source, generated, or of the site, make up each batch."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import accumulate, islice
 
 import torch
 from torch.utils.data import Sampler
@@ -12,55 +13,48 @@ from alignflow.training.epochs import EpochSampler
 
 
 class MixedSampler(Sampler[int]):
-    """Indices of epochs whose batches hold a fixed share of synthetic pairs.
+    """Indices of epochs whose batches hold fixed shares of several kinds of pairs.
 
-    Real pairs are 0 to `real` - 1, synthetic ones follow. After k batches exactly the whole part of
-    k * batch_size * share draws were synthetic; a share that divides the batch is exact in each.
-    Order depends on seed and epoch alone, as in `EpochSampler`, which both kinds go by.
+    The kinds lie behind each other: 0 to sizes[0] - 1, then sizes[1] of the next kind, and so on.
+    The first kind takes what the shares of the others leave. After k batches the whole part of
+    k * batch_size * share draws were of a kind, or one less where the others fill a small batch; a
+    share that divides the batch is exact in each.
+    Order depends on seed and epoch alone, as in `EpochSampler`, which every kind goes by.
 
     Args:
-        real, synthetic: numbers of pairs; without synthetic ones the share is 0.
+        sizes: pairs of each kind; an empty one has no share.
+        shares: of each kind but the first, in [0, 1].
         batch_size: draws in a batch.
         steps: batches in an epoch.
-        share: of synthetic pairs, in [0, 1].
-        schedule: "mixed", or "synthetic_first": `synthetic_epochs` epochs of synthetic pairs alone,
-            then real ones alone.
-        synthetic_epochs: see `schedule`.
-        epochs: of the whole training.
         seed: of the order.
 
     Raises:
-        InputError: a schedule without synthetic pairs, or that leaves no epoch for the real ones.
+        InputError: shares that add up to more than 1, or leave a share to an empty first kind.
     """
 
     def __init__(
         self,
         *,
-        real: int,
-        synthetic: int,
+        sizes: Sequence[int],
+        shares: Sequence[float],
         batch_size: int,
         steps: int,
-        share: float = 0.25,
-        schedule: str = "mixed",
-        synthetic_epochs: int = 0,
-        epochs: int = 1,
         seed: int = 0,
     ) -> None:
-        self.real = real
-        self.synthetic = synthetic
+        self.sizes = list(sizes)
+        self.shares = [
+            share if size else 0.0 for size, share in zip(sizes[1:], shares, strict=True)
+        ]
+        left = 1 - sum(self.shares)
+        if left < -1e-9 or (left > 1e-9 and not sizes[0]):
+            raise InputError(
+                f"shares of the batch: {self.shares} for {self.sizes[1:]} pairs and {sizes[0]} of "
+                "the source; let them add up to at most 1, without source pairs to 1"
+            )
         self.batch_size = batch_size
         self.steps = steps
-        self.share = share if synthetic else 0.0
         self.seed = seed
         self.epoch = 0
-        self.synthetic_epochs = synthetic_epochs if schedule == "synthetic_first" else None
-        if self.synthetic_epochs is not None and not synthetic:
-            raise InputError('config "schedule": synthetic_first needs pairs; set "pairs_dir"')
-        if self.synthetic_epochs is not None and not 0 < self.synthetic_epochs < epochs:
-            raise InputError(
-                f'config "synthetic_epochs": {synthetic_epochs}; set it from 1 to {epochs - 1}, '
-                'fewer than "epochs", so that real pairs come last'
-            )
 
     def __len__(self) -> int:
         return self.steps * self.batch_size
@@ -69,28 +63,34 @@ class MixedSampler(Sampler[int]):
         """Choose the epoch (from 1) whose order the next iteration gives."""
         self.epoch = epoch
 
-    @property
-    def epoch_share(self) -> float:
-        """Share of synthetic pairs in the chosen epoch."""
-        if self.synthetic_epochs is None:
-            return self.share
-        return 1.0 if self.epoch <= self.synthetic_epochs else 0.0
-
     def __iter__(self) -> Iterator[int]:
-        # 1e-9: 10 * 0.3 is a little less than 3.
-        per_batch = self.batch_size * self.epoch_share + 1e-9
-        ends = [int(k * per_batch) for k in range(self.steps + 1)]
-        real = self._order(self.real, len(self) - ends[-1], 0)
-        synthetic = self._order(self.synthetic, ends[-1], 1)
-        for k in range(self.steps):
-            first, last = ends[k], ends[k + 1]
-            done = k * self.batch_size - first
-            yield from real[done : done + self.batch_size - (last - first)].tolist()
-            yield from (self.real + synthetic[first:last]).tolist()
+        batches = self._batches()
+        ends = accumulate(self.sizes)
+        totals = [sum(counts) for counts in zip(*batches, strict=True)]
+        orders = [
+            iter((end - size + self._order(size, total, kind)).tolist())
+            for kind, (end, size, total) in enumerate(zip(ends, self.sizes, totals, strict=True))
+        ]
+        for counts in batches:
+            for order, count in zip(orders, counts, strict=True):
+                yield from islice(order, count)
 
-    def _order(self, size: int, draws: int, stream: int) -> torch.Tensor:
+    def _batches(self) -> list[list[int]]:
+        """Draws of each kind in each batch."""
+        batches, given = [], [0] * len(self.shares)
+        for k in range(1, self.steps + 1):
+            counts: list[int] = []
+            for kind, share in enumerate(self.shares):
+                # 1e-9: 10 * 0.3 is a little less than 3.
+                owed = int(k * self.batch_size * share + 1e-9) - given[kind]
+                counts.append(min(owed, self.batch_size - sum(counts)))
+                given[kind] += counts[-1]
+            batches.append([self.batch_size - sum(counts), *counts])
+        return batches
+
+    def _order(self, size: int, draws: int, kind: int) -> torch.Tensor:
         if not draws:
             return torch.zeros(0, dtype=torch.long)
-        sampler = EpochSampler(size, draws, 2 * self.seed + stream)
+        sampler = EpochSampler(size, draws, 3 * self.seed + kind)
         sampler.set_epoch(self.epoch)
         return torch.tensor(list(sampler))

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from alignflow.baselines.fda import fourier_style, low_frequencies, swap_low_amplitude
 from alignflow.errors import InputError
+from alignflow.segmentation.fourier_style import fourier_style, low_frequencies, swap_low_amplitude
 
 
 def pictures(shape=(3, 16, 12)):

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from alignflow.baselines.histogram import histogram_style
 from alignflow.errors import InputError
+from alignflow.segmentation.histogram_style import histogram_style
 
 
 def test_quantiles_of_each_channel_are_the_references():
