@@ -93,6 +93,7 @@ SWITCHES = (
     "mirror_x",
     "mirror_y",
     "mlflow",
+    "trial",
     "native_size",
     "whole_volumes",
     "real_images",
