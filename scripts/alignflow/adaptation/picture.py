@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from monai.inferers.inferer import SimpleInferer, SlidingWindowInferer
@@ -51,10 +52,9 @@ def save_picture(
         rows["true outline"] = outline_tiles(images, found.labels[chosen])
     for name, record in records.items():
         segmenter = record.build(segmenters[name], device)
-        roi = stage1.image_size if record.inferer_mode == "sliding" else None
-        inferer = (
-            SlidingWindowInferer(roi, overlap=0.5, mode="gaussian") if roi else SimpleInferer()
-        )
+        inferer: Any = SimpleInferer()
+        if record.inferer_mode == "sliding":
+            inferer = SlidingWindowInferer(stage1.image_size, overlap=0.5, mode="gaussian")
         own = interpolate(images, record.image_size, mode="bilinear", antialias=True)
         predicted = predict(segmenter, own, inferer).float()
         rows[name] = outline_tiles(
