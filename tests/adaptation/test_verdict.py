@@ -62,7 +62,7 @@ def test_a_sure_gain(adapted, tmp_path):
     assert first.startswith("Yes, the adapted segmenter is better") and shown in first
     assert all(f"{found['site']['dice'][arm]:.1f}" in first for arm in ARMS)
     assert found["handed_over"] == "adapted" and "Dice on these images is the highest" in second
-    assert "2 trainings of each segmenter and 60 labelled images" in third
+    assert "60 labelled images and 2 trainings of each segmenter" in third
     assert "source's own validation images changed by -" in third
 
 

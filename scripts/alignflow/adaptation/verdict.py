@@ -152,7 +152,7 @@ def _at_the_site(result: Facts) -> str:
 
 
 def _without_labels(result: Facts) -> str:
-    found, known = result["proxies"], []
+    found, known = result["proxies"], _at_home(result)
     if "left_out" in found:
         before, after = found["left_out"]
         which = f"{found['left_out_images']} unseen" if found["left_out_images"] else "the"
@@ -160,9 +160,6 @@ def _without_labels(result: Facts) -> str:
             f"the distance of generated images to {which} references was {before:.2f} before "
             f"alignment and {after:.2f} after"
         )
-    if result["validation"] is not None:
-        change = _points(result["validation"]["gains"][GAIN])
-        known.append(f"Dice on the source's own validation images changed by {change}")
     instead = f"; what is known is that {', and that '.join(known)}" if known else ""
     return (
         "Whether the adapted segmenter is better at the site cannot be known without labelled "
@@ -170,16 +167,22 @@ def _without_labels(result: Facts) -> str:
     )
 
 
+def _at_home(result: Facts) -> list[str]:
+    """What happened on the source's validation images; [] if they were not scored."""
+    if result["validation"] is None:
+        return []
+    change = _points(result["validation"]["gains"][GAIN])
+    return [f"Dice on the source's own validation images changed by {change}"]
+
+
 def _second(result: Facts) -> str:
     """Which segmenter was handed over, and why."""
+    why = "the setting hand_over names it for runs without labelled images"
     if result["answer"] == "no_gap":
         why = "nothing was adapted"
     elif result["labelled"]:
-        why = "its Dice on these images is the highest"
-        if result["answer"] in ("unclear", "unknown"):
-            why += ", although this may be chance"
-    else:
-        why = "the setting hand_over names it for runs without labelled images"
+        chance = "" if result["answer"] in ("better", "worse") else ", although this may be chance"
+        why = f"its Dice on these images is the highest{chance}"
     arm = result["handed_over"]
     kind = f"the {arm} segmenter" if arm in (SOURCE, ADAPTED) else f"the segmenter '{arm}'"
     return f"The segmenter/ folder holds {kind}, because {why}."
@@ -195,26 +198,18 @@ def _third(result: Facts) -> str:
             "Images that look alike can still differ in anatomy or in how they are outlined, "
             f"which the distance does not measure{tail}."
         )
-    if result["answer"] in ("better", "worse"):
-        return _caveat(result)
     given, here = ", given with --test DIR,", ""
     if result["labelled"]:
         gain = result["site"]["gains"][GAIN]
-        given, here = "", f"; this run had {_images(gain)} and {_trainings(gain)}"
+        grounds = f"{_images(gain)} and {_trainings(gain)}"
+        if result["answer"] in ("better", "worse"):
+            return f"This rests on {', and '.join([grounds, *_at_home(result)])}."
+        given, here = "", f"; this run had {grounds}"
     return (
         f"About {result['images_needed']} independent labelled images{given} would show a gain of "
         f"{TARGET:g} points in 4 of 5 studies, assuming that the difference in Dice has a standard "
         f"deviation of {result['spread']:.3g} points between images{here}."
     )
-
-
-def _caveat(result: Facts) -> str:
-    gain, validation = result["site"]["gains"][GAIN], result["validation"]
-    home = ""
-    if validation is not None:
-        change = _points(validation["gains"][GAIN])
-        home = f", and Dice on the source's own validation images changed by {change}"
-    return f"This rests on {_trainings(gain)} and {_images(gain)}{home}."
 
 
 def _points(gain: Facts) -> str:
