@@ -100,6 +100,16 @@ def test_zoom_repeats_pixels(tmp_path):
     )
 
 
+def test_names_stand_left_of_their_rows(tmp_path):
+    rows = [np.full((3, 30, 30, 3), 90, np.uint8)] * 2
+    save_sheet(tmp_path / "plain.png", rows, columns=2, zoom=1)
+    save_sheet(tmp_path / "named.png", rows, columns=2, zoom=1, names=["a", "b\nlonger"])
+    plain, named = read(tmp_path / "plain.png"), read(tmp_path / "named.png")
+    width = named.shape[1] - plain.shape[1]
+    np.testing.assert_array_equal(named[:, width:], plain)
+    assert all((one[:, :width] < 100).any() for one in np.split(named, 4))  # of two blocks
+
+
 def source(affine):
     return SourceSpec(
         channels=1,

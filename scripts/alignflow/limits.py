@@ -96,6 +96,7 @@ SWITCHES = (
     "foreground_only",
     "weigh_confidence",
     "mlflow",
+    "trial",
     "native_size",
     "whole_volumes",
     "real_images",

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from monai.data import Dataset
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 from skimage.segmentation import find_boundaries
 from torch import Tensor
 from torch.utils.data import default_collate
@@ -49,7 +50,13 @@ def class_colours(classes: np.ndarray) -> np.ndarray:
 
 
 def save_sheet(
-    path: str | Path, rows: list[np.ndarray], *, columns: int, zoom: int = 2, y_up: bool = False
+    path: str | Path,
+    rows: list[np.ndarray],
+    *,
+    columns: int,
+    zoom: int = 2,
+    y_up: bool = False,
+    names: Sequence[str] = (),
 ) -> None:
     """Write a PNG whose blocks show `rows` (each uint8 (N, X, Y, 3)) one below the other.
 
@@ -59,14 +66,29 @@ def save_sheet(
         columns: samples side by side before a new block begins.
         zoom: whole-number enlargement.
         y_up: the second axis points up (patient coordinates) and not down (pixel rows).
+        names: of the rows, written on their left; none are written by default.
     """
     blocks = []
     for start in range(0, len(rows[0]), columns):
         block = [_strip(tiles[start : start + columns], columns, y_up) for tiles in rows]
         blocks.append(np.concatenate(block))
     sheet = np.concatenate(blocks).repeat(zoom, 0).repeat(zoom, 1)
+    if names:
+        labels = [*names] * len(blocks)
+        sheet = np.concatenate([_margin(labels, len(sheet) // len(labels)), sheet], axis=1)
     with replacing(path) as temporary:
         Image.fromarray(sheet).save(temporary, format="PNG")
+
+
+def _margin(names: Sequence[str], height: int) -> np.ndarray:
+    """Names one below the other, one every `height` pixels, uint8 (rows, columns, 3)."""
+    font = ImageFont.load_default(14)
+    widths = [font.getlength(line) for name in names for line in name.splitlines()]
+    margin = Image.new("RGB", (int(max(widths)) + 12, height * len(names)), "white")
+    draw = ImageDraw.Draw(margin)
+    for k, name in enumerate(names):
+        draw.text((6, height * k + 4), name, fill="black", font=font)
+    return np.asarray(margin)
 
 
 def _strip(tiles: np.ndarray, columns: int, y_up: bool) -> np.ndarray:

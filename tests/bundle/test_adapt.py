@@ -85,12 +85,20 @@ def test_from_the_command_to_the_verdict(adapted):
     assert (out / "verdict.txt").read_text().splitlines() == verdict["text"]
     best = max(verdict["site"]["dice"], key=verdict["site"]["dice"].get)
     assert verdict["handed_over"] == best
+    assert verdict["trial"] and verdict["answer"] == "unknown"
+    assert len(verdict["text"]) == 3 and verdict["text"][0].startswith("Trial run, not a result")
+
+
+def test_the_picture_shows_both_segmenters(adapted):
+    with Image.open(adapted[0] / "verdict.png") as picture:
+        assert picture.height == 4 * 10 * 18 and picture.width > 6 * 10 * 18
 
 
 def shown_verdict(out):
     """(class, paragraphs) of the verdict on the page, which must be complete."""
     page = (out / "report/report.html").read_text()
     assert page.rstrip().endswith("</html>")
+    assert page.count('<img class="picture"') == 1
     kind, content = re.search(
         r'<section id="verdict" class="verdict (\w+)">(.*?)</section>', page, re.S
     ).groups()
@@ -165,6 +173,8 @@ def test_one_experiment_with_nested_runs(adapted):
     assert by_name["adapted-0"].params["synthetic_share"] == "0.25"
     assert by_name["adaptation"].metrics["site_dice_adapted"] == pytest.approx(scores)
     assert by_name["evaluate"].metrics["kid_aligned"]
+    assert by_name["adaptation"].tags["trial"] == "true"
+    assert by_name["adaptation"].tags["mlflow.note.content"].startswith("Trial run")
     assert by_name["train"].params["image_epochs"] == "2"
     assert by_name["adaptation"].params["source"].endswith("source")
     assert all(by_name[stage].metrics for stage in STAGES)
@@ -181,6 +191,7 @@ def test_the_registry_holds_what_was_made(adapted):
     for kind, (path, name) in files.items():
         [version] = client.search_model_versions(f"name = 'alignflow-{out.name}-{kind}'")
         assert version.status == "READY" and len(version.tags["references_sha256"]) == 64
+        assert version.tags["trial"] == "true"
         run_id, folder = version.source.removeprefix("runs:/").split("/")
         copy = client.download_artifacts(run_id, f"{folder}/{name}")
         ours, theirs = (torch.load(p, weights_only=True) for p in (path, copy))
@@ -241,7 +252,7 @@ def test_other_references_run_again_from_alignment_on(adapted, data, tmp_path, c
     assert read(out / "aligned/align.json")["references"] == [f"{k}.png" for k in range(1, 6)]
     verdict = read(out / "verdict.json")
     assert not verdict["labelled"] and verdict["handed_over"] == "augmented"
-    assert verdict["text"][0].startswith("Unknown") and verdict["answer"] == "unknown"
+    assert "cannot be known" in verdict["text"][0] and verdict["answer"] == "unknown"
     assert shown_verdict(out) == ("unknown", verdict["text"])
 
 

@@ -234,8 +234,13 @@ def test_verdict_is_that_of_the_scores(full, given):
 
 def test_the_answer_of_an_adaptation_is_the_pages(report, refused, tmp_path):
     path = tmp_path / "verdict.json"
-    path.write_text(json.dumps({"answer": "worse", "text": [f"No: {HOSTILE}.", "So it is."]}))
-    words = Page(report(verdict=str(path))).words
+    path.write_text(json.dumps({"answer": "no_gap", "text": [f"No: {HOSTILE}.", "So it is."]}))
+    assert "img" not in Page(report(verdict=str(path))).tags
+    Image.fromarray(np.zeros((4, 6, 3), np.uint8)).save(path.with_name("verdict.png"))
+    page = Page(report(verdict=str(path)))
+    assert page.tags.count("img") == 1 and page.of("section", "class")[0] == "verdict no_gap"
+    assert "img" not in Page(report(verdict=str(path), real_images=False)).tags
+    words = page.words
     assert f"Did the segmenter get better at the site? No: {HOSTILE}. So it is." in words
     assert "image by image, is" not in words and "Difference in Dice" in words
     path.write_text(json.dumps({"answer": "perhaps", "text": ["Perhaps."]}))

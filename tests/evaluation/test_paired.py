@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from alignflow.evaluation.paired import images_needed, paired_gain
+from alignflow.evaluation.paired import images_needed, paired_gain, sureness
 
 
 def scores(seed, size, trainings=1):
@@ -70,3 +70,21 @@ def test_the_number_of_images_shows_the_gain_four_times_in_five():
     low = studies.mean(axis=1) - 1.96 * studies.std(axis=1, ddof=1) / np.sqrt(size)
     assert (low > 0).mean() == pytest.approx(0.8, abs=0.03)
     assert images_needed(1.5, 15.0) == pytest.approx(4 * size, abs=4)
+
+
+@pytest.mark.parametrize(
+    ("value", "low", "high", "answer"),
+    [
+        (3, 1, 5, "better"),
+        (-3, -5, -1, "worse"),
+        (3, -1, 7, "unclear"),
+        (3, 0, 6, "unclear"),
+        (0.4, 0.3, 0.5, "unclear"),
+        (0, 0, 0, "unclear"),
+        (3, None, None, "unknown"),
+    ],
+)
+def test_an_answer_needs_an_interval_without_0_and_a_difference_that_matters(
+    value, low, high, answer
+):
+    assert sureness({"value": value, "low": low, "high": high}, 0.5) == answer

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from alignflow.report.arms import Arm
+from alignflow.report.report import look
 from alignflow.report.verdict import judge
 
 
@@ -25,8 +26,9 @@ def test_better_worse_and_unclear(base):
     worse = judge([base, arm("pairs", "aligned", base.dice - 0.05 + noise)])
     assert worse.answer == "worse" and worse.headline.startswith("No")
     unclear = judge([base, arm("pairs", "aligned", base.dice + 10 * noise - 10 * noise.mean())])
-    assert unclear.answer == "unclear" and "within what chance allows" in unclear.headline
-    assert any("neither a gain nor a loss is shown" in one for one in unclear.sentences)
+    assert unclear.answer == "unclear" and "too little to tell from chance" in unclear.headline
+    small = judge([base, arm("pairs", "aligned", base.dice + 0.004)])
+    assert small.answer == "unclear" and "0.4 points" in small.headline
 
 
 def test_without_scores_it_cannot_be_known():
@@ -69,10 +71,24 @@ def test_the_strongest_rival_counts(base):
 
 def test_what_the_interval_leaves_out_is_said(base):
     pairs = [arm(f"pairs{k}", "aligned", base.dice + 0.01 * k, settings=str(k)) for k in (1, 2)]
-    before = arm("before", "unaligned", base.dice - 0.03, settings="2")
-    text = " ".join(judge([base, before, *pairs]).sentences)
-    assert "Of 2 segmenters with pairs the best is taken" in text
-    assert "1 training each" in text and "another training" in text
-    assert "aligned less unaligned pairs (before) in the same setting: +5.0 points" in text
+    text = " ".join(judge([base, *pairs]).sentences)
+    assert "The best of 2 segmenters with pairs was chosen on these images" in text
+    assert "1 with pairs and 1 without" in text and "another training" in text
     unsure = " ".join(judge([base, arm("p", "synthetic", base.dice)]).sentences)
-    assert "taken on trust" in unsure
+    assert "cannot be checked" in unsure
+
+
+@pytest.mark.parametrize(
+    ("value", "low", "high", "answer"),
+    [
+        (0.4, 0.3, 0.5, "Yes: "),
+        (0.4, -0.1, 0.9, "No change shown: "),
+        (0.0, 0.0, 0.0, "No change shown: "),
+        (0.04, 0.03, 0.05, "No change shown: "),
+        (-0.4, -0.5, -0.3, "No, they look less like it: "),
+        (0.4, None, None, "Not known: "),
+    ],
+)
+def test_images_look_more_alike_only_where_the_interval_says_so(value, low, high, answer):
+    text = look({"value": value, "low": low, "high": high}, "unseen images")
+    assert text.startswith(answer)

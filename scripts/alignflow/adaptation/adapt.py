@@ -14,10 +14,11 @@ from pathlib import Path
 from alignflow.adaptation.clock import Clock
 from alignflow.adaptation.display import Display
 from alignflow.adaptation.jobs import Facts, Job, State, bundle_hash, folder_hash, overlaid
+from alignflow.adaptation.picture import save_picture
 from alignflow.adaptation.plan import STAGES, Folders, Plan
 from alignflow.adaptation.readiness import NotReady, inspect
 from alignflow.adaptation.tracking import Runs
-from alignflow.adaptation.verdict import ADAPTED, SOURCE, judge
+from alignflow.adaptation.verdict import ADAPTED, GAIN, SOURCE, judge
 from alignflow.adaptation.workflow import StageFailed, run_workflow
 from alignflow.alignment.site import NothingFound
 from alignflow.config import running_config
@@ -63,6 +64,7 @@ class Adaptation:
         seeds: trainings of each segmenter where `test` is given, else one.
         rounds: of pseudo-masks, where references come without masks.
         hand_over: arm that is handed over without `test`.
+        trial: whether the run only shows that everything works (`--quick`).
         mlflow: whether to track.
         tracking_uri, experiment: of MLflow; the variable MLFLOW_TRACKING_URI comes first.
     """
@@ -81,6 +83,7 @@ class Adaptation:
         seeds: int = 3,
         rounds: int = 2,
         hand_over: str = ADAPTED,
+        trial: bool = False,
         mlflow: bool = True,
         tracking_uri: str = "",
         experiment: str = "",
@@ -109,6 +112,7 @@ class Adaptation:
         self.seeds = list(range(seed, seed + (seeds if test else 1)))
         self.rounds = rounds
         self.hand_over = hand_over
+        self.trial = trial
         self.tracking_uri = os.environ.get("MLFLOW_TRACKING_URI") or tracking_uri
         self.experiment = experiment
         self.mlflow = mlflow
@@ -368,7 +372,8 @@ class Adaptation:
 
     def _verdict(self, plan: Plan, folders: Folders) -> Facts:
         """Judge, hand over the segmenter, and write both."""
-        found = judge(self.root, list(self.sections["arms"]), self.seeds, self.hand_over, self.test)
+        arms = list(self.sections["arms"])
+        found = judge(self.root, arms, self.seeds, self.hand_over, self.test, self.trial)
         name = f"{found['handed_over']}-{self.seeds[0]}"
         output = self.root / "segmenter"
         for path in (self.root / "segmenters" / name).glob("[!.]*"):  # a lock is hidden
@@ -384,7 +389,18 @@ class Adaptation:
             temporary.write_text(json.dumps(found, indent=1) + "\n")
         with replacing(self.root / "verdict.txt") as temporary:
             temporary.write_text("\n".join(found["text"]) + "\n")
+        self._picture(found, folders)
         return found
+
+    def _picture(self, verdict: Facts, folders: Folders) -> None:
+        """What the segmenters outline on images of the site, as `verdict.png`."""
+        arms = [SOURCE] if verdict["answer"] == "no_gap" else [SOURCE, ADAPTED]
+        segmenters = {}
+        for arm in arms:
+            chosen = "\n(handed over)" if arm == verdict["handed_over"] else ""
+            segmenters[arm + chosen] = self.root / f"segmenters/{arm}-{self.seeds[0]}"
+        site = self.test or self.references
+        save_picture(self.root / "verdict.png", site, folders.models, segmenters, self.device)
 
     def _end(self, verdict: Facts, plan: Plan, seconds: float) -> None:
         """Register what came out, and say it."""
@@ -411,6 +427,7 @@ class Adaptation:
             "device": self.device,
         }
         tags = {f"{name}_sha256": digest for name, digest in folders.inputs.items()}
+        tags["trial"] = str(self.trial).lower()
         return Runs(self.tracking_uri, self.experiment, self.root, params, tags)
 
     @contextlib.contextmanager
@@ -461,11 +478,12 @@ class Adaptation:
         if where is not None:
             prefix = "site" if verdict["site"] else "source"
             values |= {f"{prefix}_dice_{arm}": dice / 100 for arm, dice in where["dice"].items()}
-            gain = where["gains"][f"{ADAPTED} - {SOURCE}"]
+            gain = where["gains"].get(GAIN, {})
             keys = {"value": "", "low": "_low", "high": "_high"}
-            values |= {f"{prefix}_gain_points{keys[k]}": gain[k] for k in keys}
+            values |= {f"{prefix}_gain_points{keys[k]}": gain.get(k) for k in keys}
         self.runs.finish(values, "\n\n".join(verdict["text"]))
         inputs = {f"{k}_sha256": v for k, v in verdict["inputs_sha256"].items()}
+        inputs["trial"] = str(self.trial).lower()
         aligned, distilled = self.root / "aligned", self.root / "distilled"
         segmenter = self.root / "segmenter"
         students = sorted(distilled.glob("*student_*.pt"))

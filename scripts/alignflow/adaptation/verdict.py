@@ -1,4 +1,4 @@
-"""Did the segmenter get better at the site, by how much, how sure: in figures and in words."""
+"""Did the segmenter get better at the site? The figures, and three sentences for a person."""
 
 from __future__ import annotations
 
@@ -8,274 +8,237 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from alignflow.evaluation.paired import groups_of, images_needed, paired_gain
+from alignflow.evaluation.paired import groups_of, images_needed, paired_gain, sureness
 
 Facts = dict[str, Any]
 SOURCE, ADAPTED = "source", "adapted"
-GAINS = (2.0, 5.0)
-"""Dice points for which the number of labelled images is told."""
+GAIN = f"{ADAPTED} - {SOURCE}"
+TARGET = 2.0
+"""Dice points: gain for which the number of labelled images is given."""
+SMALLEST = 0.5
+"""Dice points: a smaller difference is called neither better nor worse."""
 SPREAD = 15.0
 """Dice points: standard deviation over images of the difference of two segmenters, where none can
 be measured. At three hospitals it was 10 to 17 (benchmarks/adaptation, polyps)."""
 
-RANDOM = "; of random weights, the extra `eval` has ImageNet's"
-
 
 def judge(
-    root: Path, arms: Sequence[str], seeds: Sequence[int], hand_over: str, test: Path | None
+    root: Path,
+    arms: Sequence[str],
+    seeds: Sequence[int],
+    hand_over: str,
+    test: Path | None,
+    trial: bool = False,
 ) -> Facts:
     """The verdict of a finished adaptation.
 
     Args:
-        root: its folder.
-        arms: segmenters that were trained: "source" (the source's, trained on for as long as the
-            others), "adapted", and baselines.
+        root: its folder. An optional `gap.json`, {"gap", "floor", "adapt"}, says whether anything
+            was adapted.
+        arms: segmenters that were trained: "source", "adapted", and baselines.
         seeds: of their trainings.
-        hand_over: the arm to hand over where no labelled images of the site tell.
+        hand_over: the arm to hand over if there are no labelled images of the site.
         test: labelled images of the site, or None.
+        trial: whether the run only shows that everything works; its answer is then "unknown".
 
     Returns:
-        {"labelled", "answer": of `sureness`, "site": {"dice": {arm: mean}, "gains": {"adapted -
-        source": gain, ...}} in Dice points, "validation": the same on the source's validation
-        split, "proxies", "handed_over": arm, "spread", "images_needed": {points: images}, "text":
-        lines for a person}.
+        {"answer": that of `sureness`, or "no_gap" if nothing was adapted, "labelled", "trial",
+        "site": {"dice": {arm: mean}, "gains": {"adapted - source": gain, ...}, "images"} in Dice
+        points, or None, "validation": the same on the source's validation split, "proxies",
+        "handed_over": arm, "spread", "images_needed": for a gain of 2 points, None for a trial,
+        "text": three sentences}.
     """
-    validation = read_scores(root / "scores/validation", arms, seeds)
-    site = read_scores(root / "scores/test", arms, seeds) if test is not None else None
+    gap = _read(root / "gap.json") or {"adapt": True}
+    arms = [arm for arm in arms if gap["adapt"] or arm != ADAPTED]
+    site = None if test is None else compare(root / "scores/test", arms, seeds, test)
+    validation = compare(root / "scores/validation", arms, seeds)
+    known = (site or validation or {"gains": {}})["gains"].get(GAIN, {})
     result: Facts = {
+        "answer": "unknown" if gap["adapt"] else "no_gap",
         "labelled": site is not None,
-        "validation": None if validation is None else compare(validation, None),
-        "site": None if site is None else compare(site, groups_of(test, site[SOURCE]["names"])),
-        "proxies": proxies(root),
+        "trial": trial,
+        "site": site,
+        "validation": validation,
+        "proxies": proxies(root) | gap,
+        "handed_over": hand_over,
+        "spread": known.get("spread") or SPREAD,
     }
-    chosen = hand_over
-    if result["site"] is not None:
-        dice = result["site"]["dice"]
-        chosen = max(dice, key=lambda arm: dice[arm])
-    result["handed_over"] = chosen
-    site_gain = result["site"] and result["site"]["gains"][f"{ADAPTED} - {SOURCE}"]
-    result["answer"] = sureness(site_gain) if site_gain else "unknown"
-    known = result["site"] or result["validation"]
-    spread = known["gains"][f"{ADAPTED} - {SOURCE}"]["spread"] if known else None
-    result["spread"] = spread or SPREAD
-    result["spread_measured"] = bool(spread)
-    result["images_needed"] = {f"{gain:g}": images_needed(gain, result["spread"]) for gain in GAINS}
-    result["text"] = words(result)
+    if site is not None:
+        result["handed_over"] = max(site["dice"], key=site["dice"].__getitem__)
+    if not gap["adapt"]:
+        result["handed_over"] = SOURCE
+    elif site is not None and not trial:
+        result["answer"] = sureness(site["gains"][GAIN], SMALLEST)
+    result["images_needed"] = None if trial else images_needed(TARGET, result["spread"])
+    result["text"] = [_first(result), _second(result), _third(result)]
     return result
 
 
-def read_scores(folder: Path, arms: Sequence[str], seeds: Sequence[int]) -> dict[str, Facts] | None:
-    """{arm: {"dice": (seeds, images) in points, "names": images}}; None where nothing was scored.
+def compare(
+    folder: Path, arms: Sequence[str], seeds: Sequence[int], labelled: Path | None = None
+) -> Facts | None:
+    """Mean Dice of each arm, and the gain of each arm over each one before it, in points.
 
-    An image's Dice is the mean over the classes it has, NaN where it has none.
+    Args:
+        folder: holds `ARM-SEED/scores.json`; None is returned where nothing was scored.
+        arms, seeds: see `judge`.
+        labelled: the images that were scored, which may name the patient of each.
     """
     if not folder.is_dir():
         return None
-    found: dict[str, Facts] = {}
-    for arm in arms:
-        rows, names = [], []
-        for seed in seeds:
-            content = json.loads((folder / f"{arm}-{seed}/scores.json").read_text())
-            names = list(content["images"])
-            rows.append([_image_dice(one["dice"]) for one in content["images"].values()])
-        found[arm] = {"dice": 100 * np.array(rows), "names": names}
-    return found
-
-
-def compare(scores: dict[str, Facts], groups: Sequence[str] | None) -> Facts:
-    """Mean Dice of each arm, and the gain of each arm over each one before it."""
-    arms = list(scores)
-    table = {arm: scores[arm]["dice"] for arm in arms}
+    path = folder / f"{SOURCE}-{seeds[0]}/scores.json"
+    groups = groups_of(labelled, json.loads(path.read_text())["images"])
+    table = {arm: np.array([_dice(folder / f"{arm}-{seed}") for seed in seeds]) for arm in arms}
     gains = {
         f"{ours} - {other}": paired_gain(table[ours], table[other], groups)
-        for k, ours in enumerate(arms)
-        for other in arms[:k]
+        for k, ours in enumerate(table)
+        for other in list(table)[:k]
     }
-    dice = {arm: _mean(values) for arm, values in table.items()}
-    return {"dice": dice, "gains": gains, "images": len(scores[arms[0]]["names"])}
+    dice = {arm: float(np.nanmean(values)) for arm, values in table.items()}
+    counted = np.isfinite(table[SOURCE]).all(axis=0)
+    return {"dice": dice, "gains": gains, "images": int(counted.sum())}
 
 
 def proxies(root: Path) -> Facts:
-    """What can be told without labels: distances before and after, and the Dice of the generator.
-
-    None of them says whether a segmenter gains.
-    """
-    alignment = json.loads((root / "aligned/align.json").read_text())
-    evaluation = json.loads((root / "evaluation/evaluation.json").read_text())
-    kid = evaluation["metrics"].get("kid", {})
-    found: Facts = {
-        "left_out": [alignment["before"]["left_out"], alignment["kept"]["left_out"]],
-        "left_out_images": alignment["left_out"],
-        "kept_epoch": alignment["kept_epoch"],
-        "appearance": alignment["appearance"],
-        "unseen": evaluation["unseen"],
-        "encoder": evaluation["encoder"]["name"],
-        "kid": {name: kid[name] for name in ("unaligned", "aligned") if name in kid},
-        "fall": (evaluation["fall"] or {}).get("kid"),
-        "faithfulness": {
-            name: evaluation["faithfulness"]["dice"][name]["mean"]
-            for name in ("unaligned", "aligned")
-            if name in evaluation["faithfulness"]["dice"]
-        },
-    }
-    return found
+    """Distances to the references before and after; they do not show that a segmenter gains."""
+    record = _read(root / "aligned/align.json")
+    if not record:
+        return {}
+    distances = [record["before"]["left_out"], record["kept"]["left_out"]]
+    return {"left_out": distances, "left_out_images": record["left_out"]}
 
 
-# -- words -----------------------------------------------------------------------------------------
+# -- the three sentences ---------------------------------------------------------------------------
 
 
-def words(result: Facts) -> list[str]:
-    """The verdict, a line for each thought."""
-    lines = _site_words(result) if result["labelled"] else _unlabelled_words(result)
-    if result["validation"] is not None:
-        one = result["validation"]["gains"][f"{ADAPTED} - {SOURCE}"]
-        lines.append(
-            f"At the source: the adapted segmenter is {_gain(one)} against the source segmenter, "
-            "on the source's own validation images."
-        )
-    lines += _proxy_words(result)
-    lines.append(f"Handed over in segmenter/: {_kind(result['handed_over'])}.")
-    return lines
+def _first(result: Facts) -> str:
+    """Whether the segmenter is better at the site."""
+    if result["answer"] == "no_gap":
+        sentence = _no_gap(result)
+    elif result["labelled"]:
+        sentence = _at_the_site(result)
+    else:
+        sentence = _without_labels(result)
+    if result["trial"]:
+        return f"Trial run, not a result: {sentence[0].lower()}{sentence[1:]}"
+    return sentence
 
 
-def sureness(gain: Facts) -> str:
-    """Whether a gain is one: 'better', 'worse', 'unclear' or 'unknown'."""
-    if gain["low"] is None:
-        return "unknown"
-    if gain["low"] > 0:
-        return "better"
-    return "worse" if gain["high"] < 0 else "unclear"
-
-
-def _site_words(result: Facts) -> list[str]:
-    site = result["site"]
-    gain = site["gains"][f"{ADAPTED} - {SOURCE}"]
-    head = {
-        "better": "Yes: the adapted segmenter is better at the site.",
-        "worse": "No: the adapted segmenter is worse at the site.",
-        "unclear": "Not shown: at the site the adapted segmenter cannot be told from the "
-        "source segmenter.",
-        "unknown": "Unknown: too few labelled images.",
-    }[sureness(gain)]
-    dice = site["dice"]
-    lines = [
-        head,
-        f"Dice on {gain['images']} labelled images of the site: adapted {dice[ADAPTED]:.1f}, "
-        f"source {dice[SOURCE]:.1f}: {_gain(gain)}.",
-    ]
-    if gain["above_0"] is not None:
-        lines.append(
-            f"{100 * gain['above_0']:.0f}% of {_draws(gain)} show a gain above 0. {_scope(gain)}"
-        )
-    for arm in dice:
-        if arm in (SOURCE, ADAPTED):
-            continue
-        other = site["gains"].get(f"{ADAPTED} - {arm}")
-        if other is not None:
-            verdict = {
-                "better": "the aligned pairs help",
-                "worse": "the aligned pairs harm",
-            }.get(sureness(other), "what the aligned pairs add is not told apart from nothing")
-            lines.append(
-                f"Against {_kind(arm)} ({dice[arm]:.1f}) the adapted one is {_gain(other)}: "
-                f"{verdict}."
-            )
-    if result["handed_over"] != ADAPTED:
-        lines.append(
-            f"The highest Dice on these images has {_kind(result['handed_over'])}; it is handed "
-            "over. It was chosen on the images that it is scored on, which favours it."
-        )
-    lines.append(_needed(result))
-    return lines
-
-
-def _unlabelled_words(result: Facts) -> list[str]:
-    return [
-        "Unknown: without labelled images of the site nobody can tell whether the segmenter got "
-        "better there. A smaller distance to the site does not show it.",
-        _needed(result) + " Give them with --test DIR; they must not be references.",
-        "Until then strong augmentation alone is the choice that measurements favour: at three "
-        "hospitals aligned pairs added nothing to it (-0.5 Dice points on average, see README).",
-    ]
-
-
-def _needed(result: Facts) -> str:
-    numbers = [f"{n} images for {g} points" for g, n in result["images_needed"].items()]
-    source = "measured here" if result["spread_measured"] else "as at three hospitals"
+def _no_gap(result: Facts) -> str:
+    found, site = result["proxies"], result["site"]
+    dice = "how well it does at the site cannot be known without labelled images"
+    if site is not None:
+        dice = f"its Dice is {site['dice'][SOURCE]:.1f} on {site['images']} labelled images"
     return (
-        f"To show a gain (95% interval above 0, found 4 times in 5): {', '.join(numbers)}; "
-        f"independent images, Dice differing by {result['spread']:.0f} points between them, "
-        f"{source}."
+        "Nothing was adapted, because the references cannot be told apart from source images "
+        f"(distance {found['gap']:.3g}, by chance {found['floor']:.3g}): the segmenter is the "
+        f"source's, and {dice}."
     )
 
 
-def _proxy_words(result: Facts) -> list[str]:
-    found = result["proxies"]
-    before, after = found["left_out"]
-    images = (
-        f"{found['left_out_images']} references that alignment never saw"
-        if found["left_out_images"]
-        else "the references (none left out)"
+def _at_the_site(result: Facts) -> str:
+    head = {
+        "better": "Yes, the adapted segmenter is better at the site",
+        "worse": "No, the adapted segmenter is worse at the site",
+        "unclear": "The adapted segmenter is not shown to be better or worse at the site",
+        "unknown": "Whether the adapted segmenter is better at the site is unknown",
+    }[result["answer"]]
+    dice, gain = result["site"]["dice"], result["site"]["gains"][GAIN]
+    return (
+        f"{head}: its Dice is {dice[ADAPTED]:.1f} against {dice[SOURCE]:.1f} for the source "
+        f"segmenter on {_images(gain)}, a difference of {_points(gain)}."
     )
-    lines = [f"Distance of generated images to {images}: {before:.2f} before, {after:.2f} after."]
-    if found["kept_epoch"] == 0:
-        lines.append("No epoch of alignment helped: the weights are those of training.")
-    kid = found["kid"]
-    if all(kid.get(n) and kid[n]["value"] is not None for n in ("unaligned", "aligned")):
-        real = "unseen images of the site" if found["unseen"] else "the references"
-        parts = [
-            f"{name} {one['value']:#.3g} ({one['low']:#.3g} to {one['high']:#.3g})"
-            for name, one in kid.items()
-        ]
-        floor = kid["aligned"]["floor"]["value"]
-        kind = RANDOM if found["encoder"] == "random" else ""
-        lines.append(
-            f"Distance in the held-out encoder (KID{kind}) "
-            f"to {real}: {', '.join(parts)}; real against real {floor:#.3g}."
-        )
-    dice = found["faithfulness"]
-    if len(dice) == 2:
-        lines.append(
-            "The source segmenter finds the masks asked for with Dice "
-            f"{dice['unaligned']:.3f} in unaligned and {dice['aligned']:.3f} in aligned images."
-        )
-    return lines
 
 
-def _gain(gain: Facts) -> str:
-    if gain["value"] is None:
-        return "not comparable"
+def _without_labels(result: Facts) -> str:
+    found, known = result["proxies"], _at_home(result)
+    if "left_out" in found:
+        before, after = found["left_out"]
+        which = f"{found['left_out_images']} unseen" if found["left_out_images"] else "the"
+        known.append(
+            f"the distance of generated images to {which} references was {before:.2f} before "
+            f"alignment and {after:.2f} after"
+        )
+    instead = f"; what is known is that {', and that '.join(known)}" if known else ""
+    return (
+        "Whether the adapted segmenter is better at the site cannot be known without labelled "
+        f"images{instead}."
+    )
+
+
+def _at_home(result: Facts) -> list[str]:
+    """What happened on the source's validation images; [] if they were not scored."""
+    if result["validation"] is None:
+        return []
+    change = _points(result["validation"]["gains"][GAIN])
+    return [f"Dice on the source's own validation images changed by {change}"]
+
+
+def _second(result: Facts) -> str:
+    """Which segmenter was handed over, and why."""
+    why = "the setting hand_over names it for runs without labelled images"
+    if result["answer"] == "no_gap":
+        why = "nothing was adapted"
+    elif result["labelled"]:
+        chance = "" if result["answer"] in ("better", "worse") else ", although this may be chance"
+        why = f"its Dice on these images is the highest{chance}"
+    arm = result["handed_over"]
+    kind = f"the {arm} segmenter" if arm in (SOURCE, ADAPTED) else f"the segmenter '{arm}'"
+    return f"The segmenter/ folder holds {kind}, because {why}."
+
+
+def _third(result: Facts) -> str:
+    """What would settle the question, or the main caveat of an answer."""
+    if result["trial"]:
+        return "For a result, run the same command without --quick."
+    if result["answer"] == "no_gap":
+        tail = "" if result["labelled"] else " and only labelled images (--test DIR) would show"
+        return (
+            "Images that look alike can still differ in anatomy or in how they are outlined, "
+            f"which the distance does not measure{tail}."
+        )
+    given, here = ", given with --test DIR,", ""
+    if result["labelled"]:
+        gain = result["site"]["gains"][GAIN]
+        grounds = f"{_images(gain)} and {_trainings(gain)}"
+        if result["answer"] in ("better", "worse"):
+            return f"This rests on {', and '.join([grounds, *_at_home(result)])}."
+        given, here = "", f"; this run had {grounds}"
+    return (
+        f"About {result['images_needed']} independent labelled images{given} would show a gain of "
+        f"{TARGET:g} points in 4 of 5 studies, assuming that the difference in Dice has a standard "
+        f"deviation of {result['spread']:.3g} points between images{here}."
+    )
+
+
+def _points(gain: Facts) -> str:
     if gain["low"] is None:
-        return f"{gain['value']:+.1f} points (no interval: too few images)"
+        return f"{gain['value']:+.1f} points (too few images for an interval)"
     return f"{gain['value']:+.1f} points (95% interval {gain['low']:+.1f} to {gain['high']:+.1f})"
 
 
-def _draws(gain: Facts) -> str:
-    trainings = "" if gain["trainings"] == 1 else " and trainings"
-    unit = "images" if gain["groups"] == gain["images"] else f"{gain['groups']} groups of images"
-    return f"resamples of {unit}{trainings}"
+def _images(gain: Facts) -> str:
+    grouped = gain["groups"] < gain["images"]
+    of = f" of {gain['groups']} patients or sequences" if grouped else ""
+    return f"{gain['images']} labelled images{of}"
 
 
-def _scope(gain: Facts) -> str:
+def _trainings(gain: Facts) -> str:
     if gain["trainings"] == 1:
-        return "One training of each: another seed may move this by 1 to 2 points."
-    return f"{gain['trainings']} trainings of each."
+        return "one training of each segmenter (another may differ by 1 to 2 points)"
+    return f"{gain['trainings']} trainings of each segmenter"
 
 
-def _kind(arm: str) -> str:
-    return {
-        SOURCE: "the source segmenter, trained on",
-        "augmented": "strong augmentation alone",
-        ADAPTED: "the adapted segmenter (aligned pairs)",
-    }.get(arm, f"'{arm}'")
+def _dice(folder: Path) -> list[float]:
+    """Dice of each image in points: the mean over the classes it has, NaN where it has none."""
+    found = []
+    for image in json.loads((folder / "scores.json").read_text())["images"].values():
+        present = [value for value in image["dice"].values() if value is not None]
+        found.append(100 * float(np.mean(present)) if present else np.nan)
+    return found
 
 
-def _image_dice(classes: dict[str, float | None]) -> float:
-    present = [value for value in classes.values() if value is not None]
-    return float(np.mean(present)) if present else np.nan
-
-
-def _mean(values: NDArray[np.float64]) -> float:
-    return float(np.nanmean(values))
+def _read(path: Path) -> Facts:
+    """The content of a JSON file, {} where there is none."""
+    return json.loads(path.read_text()) if path.is_file() else {}

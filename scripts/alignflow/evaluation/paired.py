@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from alignflow.data.datalist import build_datalist
 from alignflow.errors import InputError
 
+Answer = Literal["better", "worse", "unclear", "unknown"]
 Array = NDArray[np.float64]
 RESAMPLES = 4000
 NORMAL = 1.96 + 0.84
@@ -67,6 +68,20 @@ def paired_gain(
         "spread": float(gain.mean(axis=0).std(ddof=1)),
         "above_0": float((means > 0).mean()),
     }
+
+
+def sureness(gain: dict[str, Any], smallest: float) -> Answer:
+    """What a gain shows; "better" or "worse" needs an interval without 0.
+
+    Args:
+        gain: see `paired_gain`.
+        smallest: a smaller mean difference is "unclear" whatever its interval.
+    """
+    if gain["low"] is None:
+        return "unknown"
+    if abs(gain["value"]) < smallest or gain["low"] <= 0 <= gain["high"]:
+        return "unclear"
+    return "better" if gain["low"] > 0 else "worse"
 
 
 def resampled_means(gain: Array, groups: NDArray[Any], seed: int = 0) -> Array:

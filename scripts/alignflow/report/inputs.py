@@ -6,10 +6,14 @@ import json
 from pathlib import Path
 from typing import Any
 
-from alignflow.errors import InputError
+import numpy as np
+from PIL import Image
 
-ANSWERS = ("better", "worse", "unclear", "unknown")
-"""Of `run adapt`: whether the segmenter got better at the site."""
+from alignflow.errors import InputError
+from alignflow.report.tiles import data_uri
+
+ANSWERS = ("better", "worse", "unclear", "unknown", "no_gap")
+"""Of `run adapt`: whether the segmenter got better at the site, or that nothing was adapted."""
 
 
 def read_json(path: Path, key: str, needed: tuple[str, ...], mend: str) -> dict[str, Any]:
@@ -64,6 +68,12 @@ def read_verdict(path: str | None) -> dict[str, Any] | None:
     if content["answer"] not in ANSWERS or not said:
         raise InputError(f"verdict '{path}': says no answer or no text; run adapt again")
     return content
+
+
+def read_picture(verdict: str | None) -> str | None:
+    """`verdict.png` beside the `verdict.json` of `run adapt`, as a data URI; None without one."""
+    path = None if verdict is None else Path(verdict).with_name("verdict.png")
+    return data_uri(np.asarray(Image.open(path))) if path is not None and path.is_file() else None
 
 
 def read_audit(folder: str | None) -> dict[str, Any] | None:

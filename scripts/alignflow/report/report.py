@@ -7,13 +7,20 @@ from pathlib import Path
 from typing import Any
 
 from alignflow.evaluation.encoder import HeldOutEncoder
+from alignflow.evaluation.paired import sureness
 from alignflow.evaluation.sets import SYNTHETIC, read_sets
 from alignflow.files import replacing
 from alignflow.pictures import y_points_up
 from alignflow.report import charts, facts, metrics
 from alignflow.report.arms import Arm, difference, read_arms
 from alignflow.report.card import DataCard, check_given
-from alignflow.report.inputs import read_audit, read_evaluation, read_speed, read_verdict
+from alignflow.report.inputs import (
+    read_audit,
+    read_evaluation,
+    read_picture,
+    read_speed,
+    read_verdict,
+)
 from alignflow.report.lineage import Lineage
 from alignflow.report.page import render
 from alignflow.report.text import interval, number, percent, points, signed_points
@@ -25,6 +32,7 @@ logger = logging.getLogger(__name__)
 
 NEAREST = 4  # pairs of each kind in the copy audit
 LARGE = 5_000_000  # bytes
+SMALLEST_SHARE = 0.05  # of a distance: a smaller change is not called one
 KINDS = {
     "without": "real pairs alone",
     "unaligned": "with unaligned pairs",
@@ -48,7 +56,8 @@ class Report:
             "reference" and "aligned" may be None.
         evaluation_dir: of `run evaluate`, or None.
         segment_dir: of `run segment` or `run test`, or a folder or list of such; or None.
-        verdict: `verdict.json` of `run adapt`, whose answer is then the page's; or None.
+        verdict: `verdict.json` of `run adapt`, whose answer is then the page's, with the
+            `verdict.png` beside it; or None.
         audit_dir: holds `audit.json`, or None.
         speed: JSON of `benchmarks/sampler`, or a list; or None.
         card: texts for the data card's open fields.
@@ -90,6 +99,7 @@ class Report:
         self.evaluation = read_evaluation(evaluation_dir)
         self.segment_dir = segment_dir
         self.adapted = read_verdict(verdict)
+        self.picture = read_picture(verdict) if real_images else None
         self.audit = read_audit(audit_dir)
         self.samplers = read_speed(speed)
         self.given = card
@@ -129,6 +139,7 @@ class Report:
         arms = read_arms(self.segment_dir, self.lineage.generators(), self.folders["target"])
         return {
             "verdict": judge(arms) if self.adapted is None else told(self.adapted),
+            "picture": self.picture,
             "glance": self.glance(),
             "real_images": self.real_images,
             "started_from_images": self.lineage.started_from_images(),
@@ -154,7 +165,7 @@ class Report:
         kid = self.evaluation["metrics"].get("kid", {})
         step = (self.evaluation["fall"] or {}).get("kid") or {}
         if step.get("value") is not None:
-            found.append(("Do the images look more like the site's?", _look(step, self.real())))
+            found.append(("Do the images look more like the site's?", look(step, self.real())))
         elif kid.get("aligned", {}).get("value") is not None:
             record = kid["aligned"]
             found.append(
@@ -327,19 +338,21 @@ class Report:
         )
 
 
-def _look(step: dict[str, Any], real: str) -> str:
-    """Whether alignment moved the images, from its share of KID with an interval."""
-    answer, ends = "It removed", ""
+def look(step: dict[str, Any], real: str) -> str:
+    """Whether alignment moved the images, from the share of KID that it removed."""
+    answer = {
+        "better": "Yes",
+        "worse": "No, they look less like it",
+        "unclear": "No change shown",
+        "unknown": "Not known",
+    }[sureness(step, SMALLEST_SHARE)]
+    ends = ""
     if step["low"] is not None:
         ends = f" (95% interval {percent(step['low'])} to {percent(step['high'])})"
-        answer = "Not shown: it removed"
-        if step["low"] > 0:
-            answer = "Yes: it removed"
-        elif step["high"] < 0:
-            answer = "No, less so: it removed"
     return (
-        f"{answer} {percent(step['value'])}{ends} of the distance to {real} (KID, above what real "
-        "images have among each other). All of it would be 100%; below 0 it grew."
+        f"{answer}: the share of the distance to {real} that alignment removed is "
+        f"{percent(step['value'])}{ends}. The distance is KID above that between real images; "
+        "below 0 it grew."
     )
 
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
+from alignflow.evaluation.paired import Answer, sureness
 from alignflow.report.arms import Arm, difference
 from alignflow.report.text import points, signed_points
 
-Answer = Literal["better", "worse", "unclear", "unknown"]
-
-
+SMALLEST = 0.005
+"""Dice, of 1: a smaller difference is called neither better nor worse."""
 NO_INTERVAL = "no interval, since all images are of one patient or sequence"
 
 
@@ -20,12 +20,12 @@ class Verdict:
     """What stands first on the page.
 
     Attributes:
-        answer: of the four.
+        answer: "better", "worse", "unclear", "unknown" or "no_gap".
         headline: one line.
         sentences: what it rests on.
     """
 
-    answer: Answer
+    answer: str
     headline: str
     sentences: list[str] = field(default_factory=list)
 
@@ -74,20 +74,14 @@ def best(arms: Sequence[Arm], kinds: Sequence[str]) -> Arm | None:
 
 
 def _answer(gain: dict[str, Any]) -> tuple[Answer, str]:
-    if gain["low"] is None:
-        return "unknown", "Not known: the scored images are of one patient or sequence."
-    if gain["low"] > 0:
-        return (
-            "better",
-            f"Yes: the segmenter got better, by {points(gain['value'])} points of Dice.",
-        )
-    if gain["high"] < 0:
-        return "worse", f"No: the segmenter got worse, by {points(-gain['value'])} points of Dice."
-    return (
-        "unclear",
-        f"Not shown: Dice changed by {signed_points(gain['value'])} points, within what chance "
-        "allows.",
-    )
+    answer = sureness(gain, SMALLEST)
+    return answer, {
+        "unknown": "Not known: the scored images are of one patient or sequence.",
+        "better": f"Yes: the segmenter got better, by {points(gain['value'])} points of Dice.",
+        "worse": f"No: the segmenter got worse, by {points(-gain['value'])} points of Dice.",
+        "unclear": f"Not shown: Dice changed by {signed_points(gain['value'])} points, too little "
+        "to tell from chance or to be worth naming.",
+    }[answer]
 
 
 def _grounds(arms: Sequence[Arm], candidate: Arm, base: Arm, gain: dict[str, Any]) -> list[str]:
@@ -96,53 +90,31 @@ def _grounds(arms: Sequence[Arm], candidate: Arm, base: Arm, gain: dict[str, Any
         f"without ({base.name}) {points(base.score()['value'])}: means over {base.counted} "
         f"labelled images of the site, in points of 100. The difference, image by image, is "
         f"{signed_points(gain['value'])} points, {_between(gain)}.",
+        _trainings(candidate, base, gain),
     ]
-    if gain["low"] is not None and gain["low"] <= 0 <= gain["high"]:
-        sentences.append(
-            "The interval holds 0: with these images neither a gain nor a loss is shown. "
-            f"A gain of more than {points(max(gain['high'], 0))} points is unlikely, and so is a "
-            f"loss of more than {points(max(-gain['low'], 0))}."
-        )
-    sentences.append(_trainings(candidate, base, gain))
     if candidate.kind == "synthetic":
         sentences.append(
-            "That its pairs are of the aligned bundle is taken on trust: the folder of these pairs "
-            "is no longer there to tell."
+            "That the pairs come from the aligned bundle cannot be checked: their folder is gone."
         )
     others = [arm for arm in arms if arm.kind in ("aligned", "synthetic")]
     if len(others) > 1:
         sentences.append(
-            f"Of {len(others)} segmenters with pairs the best is taken, which flatters it."
-        )
-    before = next(
-        (a for a in arms if a.kind == "unaligned" and a.settings == candidate.settings), None
-    )
-    if before is not None:
-        step = difference(candidate, before)
-        sentences.append(
-            f"Alignment alone, aligned less unaligned pairs ({before.name}) in the same setting: "
-            f"{signed_points(step['value'])} points, {_between(step)}."
+            f"The best of {len(others)} segmenters with pairs was chosen on these images, which "
+            "favours it."
         )
     return sentences
 
 
 def _trainings(candidate: Arm, base: Arm, gain: dict[str, Any]) -> str:
-    """What the interval leaves out."""
-    counts = f"{candidate.seeds} and {base.seeds}"
-    if candidate.seeds == base.seeds:
-        counts = str(base.seeds)
-    plural = "training" if counts == "1" else "trainings"
-    each = " each" if counts.isdigit() else ""
+    """What the interval covers, and what it leaves out."""
     grouped = gain["groups"] < gain["images"]
     unit = f"{gain['groups']} patients or sequences" if grouped else "images"
-    alike = "" if grouped else "; frames of one patient count as independent"
-    if gain["trainings"] > 1:
-        over, left_out = f"{unit} and trainings", "another draw of references"
-    else:
-        over, left_out = unit, "another training, or another draw of references,"
+    alike = "" if grouped else ", and it counts frames of one patient as independent"
+    over = f"{unit} and trainings" if gain["trainings"] > 1 else unit
+    training = "" if gain["trainings"] > 1 else "another training or "
     return (
-        f"Scores are those of {counts} {plural}{each}. The interval is over {over}: that "
-        f"{left_out} would have come out otherwise, is not in it{alike}."
+        f"Trainings: {candidate.seeds} with pairs and {base.seeds} without. The "
+        f"interval is over {over}: it leaves out {training}another draw of references{alike}."
     )
 
 
