@@ -252,15 +252,11 @@ class Plan:
         own = self.sections["labeller"] if arm == "labeller" else self.sections["arms"][arm]
         settings = self.sections["segment"] | own | self.split
         get = overlaid(self.config("segment"), settings).__getitem__
-        read = {
-            "pairs_dir": pairs if reads_pairs(settings) else None,
-            "reference_dir": folders.references if "reference_dir" not in settings else None,
-        }
-        pairs = read["pairs_dir"]
+        pairs = pairs if reads_pairs(settings) else None
         given = {"source": folders.inputs["source"]}
-        if read["reference_dir"] is not None:
+        if "reference_dir" not in settings:
             given["references"] = folders.inputs["references"]
-        settings = {k: v for k, v in settings.items() if k not in read}
+        settings = {k: v for k, v in settings.items() if k not in ("pairs_dir", "reference_dir")}
         output = folders.root / name
         return self.add(
             Job(
