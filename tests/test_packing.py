@@ -59,7 +59,7 @@ def test_requirements_are_those_of_pyproject():
     pinned = tomllib.loads(PROJECT.read_text())["project"]
     lines = requirements(PROJECT).splitlines()
     assert [line for line in lines if line and not line.startswith("#")] == pinned["dependencies"]
-    for extra in ("dicom", "eval", "export"):
+    for extra in ("dicom", "encoder", "eval", "export"):
         assert all(f"# {pin}" in lines for pin in pinned["optional-dependencies"][extra])
 
 

@@ -80,7 +80,7 @@ def requirements(project: str | Path) -> str:
     """`requirements.txt` with the pins of a pyproject.toml; extras as comments below."""
     content = tomllib.loads(Path(project).read_text())["project"]
     lines = [f"# of {content['name']} {alignflow.__version__}", *content["dependencies"]]
-    for extra in ("dicom", "eval", "export", "tensorrt"):
+    for extra in ("dicom", "encoder", "eval", "export", "tensorrt"):
         lines += ["", f"# optional: {extra}"]
         lines += [f"# {pin}" for pin in content["optional-dependencies"][extra]]
     return "\n".join(lines) + "\n"

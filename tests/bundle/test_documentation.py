@@ -225,7 +225,7 @@ def test_a_wrong_command_is_found(bash, checkout, tmp_path):
 
 def test_extras_of_the_project_are_those_looked_up():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    assert {"eval", "export", "dicom"} <= set(project["optional-dependencies"])
+    assert {"encoder", "eval", "export", "dicom"} <= set(project["optional-dependencies"])
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=NAMES)

@@ -4,7 +4,10 @@ import pytest
 import torch
 
 from alignflow.errors import InputError
-from alignflow.evaluation.encoder import PACKAGES, HeldOutEncoder, default_encoder, features
+from alignflow.evaluation.encoder import HeldOutEncoder, default_encoder, features
+from alignflow.networks.efficientnet import packages
+
+PACKAGES = packages(0)
 
 
 @pytest.fixture(scope="module")

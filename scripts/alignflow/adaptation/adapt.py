@@ -29,6 +29,7 @@ from alignflow.files import replacing, sha256
 from alignflow.inference.writing import versions
 from alignflow.inspection.text import duration, lines
 from alignflow.limits import check_limits
+from alignflow.segmentation.network import without_pretrained
 from alignflow.stage1 import Stage1
 
 SECTIONS = ("train", "align", "distill", "infer", "segment", "labeller", "evaluate", "report")
@@ -313,7 +314,8 @@ class Adaptation:
         if job.run_id == "segment":
             plain = not any(k.split("::")[0] == "network_def" for k in job.settings)
             if job.settings.get("init") == "source" and plain:
-                overrides["network_def"] = Stage1.load(str(job.paths["model_dir"])).segmenter
+                segmenter = Stage1.load(str(job.paths["model_dir"])).segmenter
+                overrides["network_def"] = without_pretrained(segmenter)
         return overrides
 
     # -- parts -------------------------------------------------------------------------------------

