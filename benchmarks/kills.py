@@ -85,7 +85,6 @@ ALIGN = {
     "solver_steps": 2,
     "mask_steps": 2,
     "masks::max_attempts": 2,
-    "encoder_layers": ["model.0"],
     "lowest_spread": 0.0,
     "largest_dice_loss": 1.0,
     "patience": 0,
@@ -103,7 +102,6 @@ DISTILL = {
     "mask_student_epochs": [2],
     "batch_size": 4,
     "steps_per_epoch": 2,
-    "encoder_layers": ["model.0"],
 }
 INFER = {
     "num_pairs": 48,

@@ -1,5 +1,8 @@
+import logging
+
 import pytest
 import torch
+from monai.networks.nets import BasicUNet, SegResNet, UNet
 from torch import nn
 
 from alignflow.alignment.features import EncoderFeatures
@@ -8,42 +11,63 @@ from alignflow.errors import InputError
 
 def network():
     torch.manual_seed(0)
-    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 5, 3))
+    return nn.Sequential(
+        nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 5, 3, stride=2, padding=1)
+    )
 
 
 def test_features_are_mean_and_deviation_of_each_channel():
     net, x = network(), torch.randn(2, 3, 8, 8)
-    found = EncoderFeatures(net, ["0", "2"])(x)
-    first, last = net[0](x), net(x)
+    found = EncoderFeatures(net, [0, 1])(x)
+    first, last = net[1](net[0](x)), net(x)
     expected = [first.mean((2, 3)), last.mean((2, 3)), first.std((2, 3)), last.std((2, 3))]
     torch.testing.assert_close(found, torch.cat(expected, dim=1), atol=1e-4, rtol=1e-4)
 
 
 def test_images_get_a_gradient_and_the_network_none():
-    encoder, x = EncoderFeatures(network(), ["2"]), torch.randn(2, 3, 8, 8, requires_grad=True)
+    encoder, x = EncoderFeatures(network(), [1]), torch.randn(2, 3, 8, 8, requires_grad=True)
     encoder(x).sum().backward()
     assert x.grad is not None and all(p.grad is None for p in encoder.parameters())
 
 
-def test_weights_come_from_a_file(tmp_path):
-    net, other = network(), nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 5, 3))
-    torch.save(net.state_dict(), tmp_path / "encoder.pt")
-    EncoderFeatures(other, ["2"], weights=str(tmp_path / "encoder.pt"))
-    x = torch.randn(1, 3, 8, 8)
-    torch.testing.assert_close(other(x), net(x))
+def outputs(net, names, x):
+    found = {}
+    for name, module in net.named_modules():
+        module.register_forward_hook(lambda m, i, o, name=name: found.__setitem__(name, o))
+    net(x)
+    return [found[name] for name in names]
 
 
-def test_unknown_layer_is_named():
-    with pytest.raises(InputError, match="no layer 'layer9'"):
-        EncoderFeatures(network(), ["layer9"])
+@pytest.mark.parametrize(
+    ("net", "names"),
+    [
+        (
+            BasicUNet(2, 3, 2, features=(4, 4, 4, 4, 4, 4)),
+            ["conv_0", "down_1", "down_2", "down_3", "down_4"],
+        ),
+        (UNet(2, 3, 2, channels=(4, 8, 16), strides=(2, 2)), ["model.0"]),
+        (
+            SegResNet(2, in_channels=3, init_filters=8),
+            ["down_layers.0", "down_layers.1", "down_layers.2"],
+        ),
+    ],
+)
+def test_levels_are_the_last_maps_of_the_way_down(net, names):
+    net = net.eval()
+    x = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        found = EncoderFeatures(net, list(range(len(names)))).maps(x)
+        expected = outputs(net, names, x)
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
 
 
-@pytest.mark.parametrize("content", [None, b"not weights", {"a": torch.zeros(1)}])
-def test_weights_that_do_not_fit_are_refused(tmp_path, content):
-    path = tmp_path / "encoder.pt"
-    if isinstance(content, bytes):
-        path.write_bytes(content)
-    elif content is not None:
-        torch.save(content, path)
-    with pytest.raises(InputError, match="encoder.pt"):
-        EncoderFeatures(network(), ["0"], weights=str(path))
+def test_the_deepest_level_stands_in_for_those_that_are_missing(caplog):
+    with caplog.at_level(logging.WARNING):
+        maps = EncoderFeatures(network(), [1, 5]).maps(torch.randn(1, 3, 8, 8))
+    assert torch.equal(*maps) and "the network has 2 levels" in caplog.text
+
+
+@pytest.mark.parametrize("levels", [[], [-1], ["down_1"]])
+def test_levels_are_numbers(levels):
+    with pytest.raises(InputError, match="encoder_levels"):
+        EncoderFeatures(network(), levels)

@@ -52,7 +52,6 @@ DISTILL = {
     "mask_student_epochs": [1],
     "steps_per_epoch": 1,
     "batch_size": 4,
-    "encoder_layers": ["model.0"],
 }
 EXPORT = {"num_pairs": 2, "mask_steps": 2, "masks::max_attempts": 2}
 

@@ -89,7 +89,7 @@ def test_runs_are_done_once_and_summed_up(annotation, distilled, tmp_path, capsy
         image = rng.integers(0, 99, (16, 16, 3)) + 100 * mask[..., None]
         Image.fromarray(image.astype(np.uint8)).save(tmp_path / f"site/images/{k}.png")
         Image.fromarray(mask).save(tmp_path / f"site/masks/{k}.png")
-    quick = {"encoder_layers": ["model.0"], "mask_steps": 2, "solver_steps": 2, "views": 2}
+    quick = {"mask_steps": 2, "solver_steps": 2, "views": 2}
     (tmp_path / "settings.json").write_text(
         json.dumps({"align": quick | {"masks::max_attempts": 2, "device": "cpu"}})
     )

@@ -78,7 +78,6 @@ TINY_ALIGNMENT = {
     "solver_steps": 3,
     "mask_steps": 2,
     "masks::max_attempts": 2,
-    "encoder_layers": ["model.0"],
     "lowest_spread": 0.0,
     "largest_dice_loss": 1.0,
     "patience": 0,

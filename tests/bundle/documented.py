@@ -54,7 +54,6 @@ TINY = {
         "num_samples": 8,
         "views": 2,
         "solver_steps": 2,
-        "encoder_layers": ["model.0"],
     },
     "distill": FEW_STEPS
     | FEW_MASKS
@@ -64,7 +63,6 @@ TINY = {
         "student_epochs": [1, 1, 1],
         "mask_student_epochs": [1, 1, 1],
         "image_steps": 4,
-        "encoder_layers": ["model.0"],
     },
     "export": FEW_MASKS | {"num_pairs": 2},
     "segment": SEGMENTATION,

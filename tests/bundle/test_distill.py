@@ -25,7 +25,6 @@ TINY = {
     "mask_student_epochs": [2],
     "steps_per_epoch": 2,
     "batch_size": 4,
-    "encoder_layers": ["model.0"],
 }
 WRITTEN = ("student_2.pt", "student_1.pt", "mask_student_2.pt")
 

@@ -25,7 +25,6 @@ STUDENTS = {
     "mask_student_epochs": [1],
     "steps_per_epoch": 1,
     "batch_size": 4,
-    "encoder_layers": ["model.0"],
 }
 TINY = {"num_pairs": 3, "mask_steps": 2, "masks::max_attempts": 2}
 WRITTEN = ("student_2.onnx", "mask_student_1.onnx")

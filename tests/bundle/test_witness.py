@@ -14,7 +14,6 @@ FEW = {
     "solver_steps": 2,
     "mask_steps": 2,
     "masks::max_attempts": 2,
-    "encoder_layers": ["model.0"],
 }
 
 

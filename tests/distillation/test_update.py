@@ -28,7 +28,7 @@ class Field(nn.Module):
 def encoder():
     torch.manual_seed(0)
     network = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.Tanh(), nn.Conv2d(4, 2, 3))
-    return EncoderFeatures(network, ["0", "2"])
+    return EncoderFeatures(network, [0, 1])
 
 
 def update(network, method=None, **options):
@@ -80,7 +80,7 @@ def test_feature_loss_is_relative_and_has_no_gradient_in_the_teacher():
     loss = feature_loss(encoder(), made, data)
     loss.backward()
     assert made.grad.abs().sum() > 0 and data.grad is None
-    linear = EncoderFeatures(nn.Sequential(nn.Conv2d(1, 3, 3, bias=False)), ["0"])
+    linear = EncoderFeatures(nn.Sequential(nn.Conv2d(1, 3, 3, bias=False)), [0])
     assert feature_loss(linear, 1.25 * data, data).item() == pytest.approx(0.25, rel=1e-4)
     assert feature_loss(linear, 12.5 * data, 10 * data).item() == pytest.approx(0.25, rel=1e-4)
 

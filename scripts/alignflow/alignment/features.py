@@ -1,63 +1,94 @@
-"""Feature spaces of the reward: frozen networks and their layers."""
+"""Feature spaces of the reward: frozen networks and their levels."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
 from alignflow.errors import InputError
-from alignflow.segmentation.network import load_weights
+
+logger = logging.getLogger(__name__)
 
 
 class EncoderFeatures(nn.Module):
-    """Mean and standard deviation over space of each channel at some layers of a frozen network.
+    """Mean and standard deviation over space of each channel at some levels of a frozen network.
+
+    Level k is the last map on the way down after k halvings of the first map, so that any U-Net
+    or classifier serves: for BasicUNet levels 0, 1, 2 are `conv_0`, `down_1`, `down_2`. The
+    levels are found with the first images; one that the network lacks is its deepest instead.
 
     Args:
         network: takes images (B, C, X, Y) in [-1, 1]; put into eval mode and frozen.
-        layers: names of its modules (`dict(network.named_modules())`) with outputs (B, D, x, y).
-        weights: optional file with a state dict, loaded with weights_only.
+        levels: whole numbers from 0.
 
     Raises:
-        InputError: a layer that the network lacks; weights that cannot be read or do not fit.
+        InputError: no level, or one below 0.
     """
 
-    def __init__(
-        self, network: nn.Module, layers: Sequence[str], weights: str | None = None
-    ) -> None:
+    def __init__(self, network: nn.Module, levels: Sequence[int]) -> None:
         super().__init__()
-        if weights is not None:
-            load_weights(network, weights, missing="correct the path")
+        if not levels or any(not isinstance(k, int) or k < 0 for k in levels):
+            raise InputError(f'config "encoder_levels": {list(levels)}; set numbers such as [1, 2]')
         self.network = network.eval().requires_grad_(False)
-        self.layers = list(layers)
-        self.found: dict[str, Tensor] = {}
-        modules = dict(network.named_modules())
-        for name in self.layers:
-            if name not in modules:
-                raise InputError(
-                    f"reward: the encoder has no layer '{name}'; "
-                    f"set one of {', '.join(list(modules)[1:])}"
-                )
-            modules[name].register_forward_hook(self._keep(name))
+        self.levels = list(levels)
+        self.layers: list[nn.Module] = []
 
     def forward(self, images: Tensor) -> Tensor:
-        """Features (B, D) of images (B, C, X, Y) in [-1, 1]; D is twice the layers' channels."""
+        """Features (B, D) of images (B, C, X, Y) in [-1, 1]; D is twice the levels' channels."""
         maps = self.maps(images)
         means = [m.mean(dim=(2, 3)) for m in maps]
         spreads = [(m.var(dim=(2, 3)) + 1e-6).sqrt() for m in maps]
         return torch.cat([*means, *spreads], dim=1)
 
     def maps(self, images: Tensor) -> list[Tensor]:
-        """Outputs (B, D, x, y) of the layers, float32, for images (B, C, X, Y) in [-1, 1]."""
-        self.found.clear()
-        self.network(images)
-        maps = [self.found[name].float() for name in self.layers]
-        self.found.clear()
-        return maps
+        """Maps (B, D, x, y) of the levels, float32, for images (B, C, X, Y) in [-1, 1]."""
+        if not self.layers:
+            self.layers = self._find(images)
+        with _outputs(self.layers) as found:
+            self.network(images)
+        last = dict(found)
+        return [last[layer].float() for layer in self.layers]
 
-    def _keep(self, name: str):  # type: ignore[no-untyped-def]
-        def hook(module: nn.Module, inputs: object, output: Tensor) -> None:
-            self.found[name] = output
+    @torch.no_grad()
+    def _find(self, images: Tensor) -> list[nn.Module]:
+        with _outputs(list(self.network.modules())) as found:
+            self.network(images[:1])
+        # a map of one pixel is no level: it gates channels
+        maps = [(layer, x.shape[-1]) for layer, x in found if x.dim() == 4 and x.shape[-1] > 1]
+        down: list[nn.Module] = []  # the last layer of each level
+        side = 0
+        for layer, size in maps:
+            if down and size > side:
+                break
+            if not down or size < 0.75 * side:
+                down.append(layer)
+                side = size
+            down[-1] = layer
+        if max(self.levels) >= len(down):
+            logger.warning(
+                "encoder_levels %s: the network has %d levels, the deepest stands in for the rest",
+                self.levels,
+                len(down),
+            )
+        return [down[min(level, len(down) - 1)] for level in self.levels]
 
-        return hook
+
+@contextmanager
+def _outputs(layers: Sequence[nn.Module]) -> Iterator[list[tuple[nn.Module, Tensor]]]:
+    """Outputs of layers in the order of their calls, while the network runs."""
+    found: list[tuple[nn.Module, Tensor]] = []
+
+    def keep(layer: nn.Module, inputs: object, output: object) -> None:
+        if isinstance(output, Tensor):
+            found.append((layer, output))
+
+    handles = [layer.register_forward_hook(keep) for layer in layers]
+    try:
+        yield found
+    finally:
+        for handle in handles:
+            handle.remove()
