@@ -263,11 +263,11 @@ def test_a_given_bundle_is_not_trained(adapted, data, tmp_path, capsys):
     more = ["--model_dir", model_dir, "--no_mlflow", "--set", "distill.held_out=0"]
     assert main(arguments(data, out, *more)) == 2  # refused before anything runs
     assert "held_out" in capsys.readouterr().err and not (out / "aligned").exists()
-    more[-1] = 'distill.encoder_levels=[-1]'
+    more[-1] = "distill.encoder_levels=[-1]"
     assert main(arguments(data, out, *more)) == 1
     printed = capsys.readouterr()
     assert "is given, skipped" in printed.out and not (out / "models").exists()
-    assert "error: distill: config "encoder_levels": [-1]" in printed.err
+    assert 'error: distill: config "encoder_levels": [-1]' in printed.err
     assert "distill.log" in printed.err
     for name in ("mask_model.pt", "segmenter.pt"):
         assert (out / "aligned" / name).read_bytes() == (model_dir / name).read_bytes()
