@@ -24,11 +24,11 @@ WORKFLOWS = {
     "train": ["training", "train_images", "train_masks", "train_segmenter"],
     "inference": ["infer"],
     "align": ["align", "witness"],
-    "segment": ["segment", "test", "choose"],
+    "segment": ["segment", "test"],
     "evaluate": ["evaluate"],
     "adapt": [
-        *["adapt", "train", "align", "distill", "infer", "segment", "evaluate", "report"],
-        *["arms", "costs"],
+        *["adapt", "train", "align", "distill", "infer", "segment", "labeller"],
+        *["evaluate", "report", "arms", "costs"],
     ],
 }
 # They pass what they do not know to a class that refuses it.

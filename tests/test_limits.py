@@ -42,7 +42,6 @@ def test_every_limit_is_that_of_a_setting():
         ("native_size", "false"),
         ("native_size", 1),
         ("image_solver", "rk4"),
-        ("schedule", "random"),
         ("keep", None),
         ("synthetic_share", 1.5),
     ],

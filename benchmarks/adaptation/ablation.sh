@@ -22,15 +22,14 @@ variant as_it_is --arms source_aug "${pairs[@]}"
 variant site_masks --arms unaligned aligned --set pairs.from_site=true
 # images of the source carried over to the site: noised to t = start_time, and back by either flow
 variant translated --arms unaligned aligned \
-  --set inference.start_time=0.5 segment.synthetic_share=0.5 segment.selection_floor=0.0
+  --set inference.start_time=0.5 segment.synthetic_share=0.5
 variant translated_late --arms aligned \
-  --set inference.start_time=0.7 segment.synthetic_share=0.5 segment.selection_floor=0.0
+  --set inference.start_time=0.7 segment.synthetic_share=0.5
 # share or realism: ceiling has real images of the site in the place of pairs
 variant share_quarter --arms "${pairs[@]}" --set segment.synthetic_share=0.25
 variant share_half --arms "${pairs[@]}" --set segment.synthetic_share=0.5
 variant synthetic_first --arms "${pairs[@]}" \
   --set 'segment.schedule="synthetic_first"' segment.synthetic_epochs=2
-variant all_pairs --arms unaligned aligned --set segment.selection_floor=0.0
 variant source_anatomy --arms aligned --set 'align.anatomy="source"'
 # reward or gradient
 variant weak_mask_term --arms aligned --set align.faithfulness=0.02

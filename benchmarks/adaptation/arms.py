@@ -34,18 +34,11 @@ def source_aug(bench: Bench, job: Job) -> Path:
     return bench.segmenter(job, augmentation="strong")
 
 
-def fda(bench: Bench, job: Job) -> Path:
-    """Source images whose low frequencies have a reference's amplitude."""
-    settings = bench.settings["fda"]
-    style = callable_of("fda.fourier_style", beta=settings["beta"])
-    return bench.segmenter(job, **styled(bench.reference_dir(job), style, settings["prob"]))
-
-
-def histogram(bench: Bench, job: Job) -> Path:
-    """Source images with a reference's histogram."""
-    style = callable_of("histogram.histogram_style")
-    prob = bench.settings["histogram"]["prob"]
-    return bench.segmenter(job, **styled(bench.reference_dir(job), style, prob))
+def styled(bench: Bench, job: Job, style: str) -> Path:
+    """Source images, some of them in a style, see `segmentation.reference_style`."""
+    prob = bench.settings["style"]["prob"]
+    references = str(bench.reference_dir(job))
+    return bench.segmenter(job, reference_dir=references, styles=[style], style_prob=prob)
 
 
 def unaligned(bench: Bench, job: Job) -> Path:
@@ -98,7 +91,6 @@ def ceiling(bench: Bench, job: Job) -> Path:
         job,
         pairs_dir=str(bench.pool_pairs_dir),
         pairs="$read_labelled(build_datalist(@pairs_dir), @stage1, @read_size)",
-        selection_floor=0.0,
         augmentation="strong",
     )
 
@@ -144,26 +136,6 @@ def adapted(
     )
 
 
-def styled(reference_dir: Path, style: dict[str, Any], prob: float) -> dict[str, Any]:
-    """Overrides of segment.json that give training images the style of a reference."""
-    transform = {
-        "_target_": f"{BASELINES}.reference_style.RandReferenceStyled",
-        "keys": "image",
-        "references": "$@references.images",
-        "style": style,
-        "prob": prob,
-    }
-    return {
-        "references": references(reference_dir),
-        "reference_style": transform,
-        "train::dataloader::dataset": {
-            "_target_": "Dataset",
-            "data": "@train::dataset",
-            "transform": "$@reference_style.set_random_state(seed=@seed)",
-        },
-    }
-
-
 def references(directory: Path) -> dict[str, Any]:
     """Config part that reads references."""
     return {
@@ -173,16 +145,12 @@ def references(directory: Path) -> dict[str, Any]:
     }
 
 
-def callable_of(name: str, **arguments: Any) -> dict[str, Any]:
-    """Config part: a function of the baselines with some arguments given."""
-    return {"_target_": f"{BASELINES}.{name}", "_mode_": "callable", **arguments}
-
-
 ARMS = {
     "source": Arm(source, False),
     "source_aug": Arm(source_aug, False),
-    "fda": Arm(fda, True),
-    "histogram": Arm(histogram, True),
+    "fda": Arm(partial(styled, style="fourier"), True),
+    "histogram": Arm(partial(styled, style="histogram"), True),
+    "gin": Arm(partial(styled, style="convolution"), True),
     "unaligned": Arm(unaligned, False),
     "mmd_guidance": Arm(mmd_guidance, True),
     "aligned": Arm(aligned, True),

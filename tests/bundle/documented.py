@@ -67,13 +67,12 @@ TINY = {
     "export": FEW_MASKS | {"num_pairs": 2},
     "segment": SEGMENTATION,
     "test": {},
-    "choose": SEGMENTATION | {"choose_from": [{"synthetic_share": 0.25}]},
     "evaluate": RANDOM_ENCODER | {"draws": 2, "neighbours": 2},
     "report": RANDOM_ENCODER,
     "audit": {"membership_images": 4, "membership_times": [0.5], "membership_noises": 1},
     "collect": {},
 }
-TRACKED = {"training", "align", "distill", "segment", "choose"}  # the store takes longest of all
+TRACKED = {"training", "align", "distill", "segment"}  # the store takes longest of all
 ALONE = {
     "RANK": "0",
     "LOCAL_RANK": "0",

@@ -20,7 +20,8 @@ from alignflow.command_line import main
 from alignflow.segmentation.record import SegmenterRecord
 from alignflow.stage1 import Stage1
 
-STAGES = ["prepare", "train", "align", "distill", "infer", "segment", "evaluate", "report"]
+ROUNDS = ["rounds/1/aligned", "aligned"]
+STAGES = ["prepare", "train", "align", "infer", "segment", "distill", "evaluate", "report"]
 
 
 def write_images(folder, count, gain, seed, masks=True):
@@ -73,11 +74,7 @@ def test_from_the_command_to_the_verdict(adapted):
         assert re.search(rf"^stage {number} of \d: {stage}", printed, re.MULTILINE), printed
     assert "left in all" in printed and "apart: align" in printed
     verdict = read(out / "verdict.json")
-    assert verdict["labelled"] and verdict["site"]["dice"].keys() == {
-        "source",
-        "augmented",
-        "adapted",
-    }
+    assert verdict["labelled"] and verdict["site"]["dice"].keys() == {"source", "adapted"}
     gain = verdict["site"]["gains"]["adapted - source"]
     assert gain["images"] == 8 and gain["low"] <= gain["value"] <= gain["high"]
     assert printed.rstrip().endswith(f"report: {out / 'report/report.html'}")
@@ -116,9 +113,7 @@ def test_the_report_shows_all_of_it_and_gives_the_same_answer(adapted):
         assert part in page
     assert "Not given" not in page.split('id="copies"')[0] and "<b>NO</b>" not in page
     # the table's differences are to the best of those without pairs, with the verdict's intervals
-    dice = verdict["site"]["dice"]
-    best = max(("source", "augmented"), key=dice.get)
-    gain = verdict["site"]["gains"][f"adapted - {best}"]
+    gain = verdict["site"]["gains"]["adapted - source"]
     value, low, high = (f"{gain[k]:+.1f}".replace("-", "\u2212") for k in ("value", "low", "high"))
     assert f"<b>{value}</b> <small>{low} to {high}</small>" in page
 
@@ -132,6 +127,9 @@ def test_each_stage_left_its_result(adapted):
     for folder in ("models", "aligned", "distilled"):
         Stage1.load(str(out / folder))
     assert (out / "distilled/student_1.pt").is_file()
+    # two rounds of pseudo-masks: each alignment reads those of another segmenter
+    labellers = [read(out / f"{name}/align.json")["config"]["labeller_dir"] for name in ROUNDS]
+    assert labellers == [str(out / f"rounds/{k}/segmenter") for k in (0, 1)]
     for name in ("aligned", "unaligned"):
         assert len(list((out / "pairs" / name / "images").iterdir())) == 8
     assert read(out / "evaluation/evaluation.json")["unseen"]
@@ -139,9 +137,9 @@ def test_each_stage_left_its_result(adapted):
     assert record.network == Stage1.load(str(out / "models")).segmenter  # trained on from it
     pairs = {
         arm: SegmenterRecord.load(out / f"segmenters/{arm}-0").provenance["synthetic"]
-        for arm in ("source", "augmented", "adapted")
+        for arm in ("source", "adapted")
     }
-    assert pairs == {"source": 0, "augmented": 0, "adapted": 8}
+    assert pairs == {"source": 0, "adapted": 8}
 
 
 def test_validation_images_are_those_that_training_held_out(adapted):
@@ -164,13 +162,13 @@ def test_one_experiment_with_nested_runs(adapted):
         below.setdefault(parent, set()).add(run.info.run_name)
     assert below[""] == {"adaptation"} and below["adaptation"] == set(STAGES)
     assert below["train"] == {"image_flow", "mask_flow", "segmenter"}
-    assert below["segment"] == {"source-0", "augmented-0", "adapted-0"}
+    assert below["segment"] == {"source-0", "adapted-0"}
     assert below["distill"] == {"student", "mask_student"}
     assert {run.info.status for run in runs} == {"FINISHED"}
     by_name = {run.info.run_name: run.data for run in runs}
     scores = read(out / "scores/test/adapted-0/scores.json")["dice"]["mean"]
     assert by_name["adapted-0"].metrics["site_dice"] == scores
-    assert by_name["adapted-0"].params["synthetic_share"] == "0.25"
+    assert by_name["adapted-0"].params["synthetic_share"] == "0.5"
     assert by_name["adaptation"].metrics["site_dice_adapted"] == pytest.approx(scores)
     assert by_name["evaluate"].metrics["kid_aligned"]
     assert by_name["adaptation"].tags["trial"] == "true"
@@ -244,14 +242,14 @@ def test_other_references_run_again_from_alignment_on(adapted, data, tmp_path, c
     assert re.search(r"train: finished before, skipped", printed)
     assert "align: references changed; runs again" in printed
     after = results(out)
-    kept = {p for p in before if p.parts[-2] in ("models", "unaligned", "source-0", "augmented-0")}
+    kept = {p for p in before if p.parts[-2] in ("models", "unaligned", "source-0")}
     assert kept and all(after[p] == before[p] for p in kept)
     for name in ("aligned/model.pt", "pairs/aligned/provenance.json", "evaluation/evaluation.json"):
         assert after[out / name] > before[out / name]
     assert len(list((out / "old").glob("align-*"))) == 1
     assert read(out / "aligned/align.json")["references"] == [f"{k}.png" for k in range(1, 6)]
     verdict = read(out / "verdict.json")
-    assert not verdict["labelled"] and verdict["handed_over"] == "augmented"
+    assert not verdict["labelled"] and verdict["handed_over"] == "adapted"
     assert "cannot be known" in verdict["text"][0] and verdict["answer"] == "unknown"
     assert shown_verdict(out) == ("unknown", verdict["text"])
 
@@ -274,6 +272,29 @@ def test_a_given_bundle_is_not_trained(adapted, data, tmp_path, capsys):
     assert results(adapted[0]) == before
 
 
+def test_annotated_references_need_no_rounds(adapted, data, tmp_path):
+    out = tmp_path / "out"
+    more = ["--model_dir", adapted[0] / "models", "--no_mlflow", "--references", data / "test"]
+    assert main(arguments(data, out, *more)) == 0
+    assert not (out / "rounds").exists()
+    assert read(out / "aligned/align.json")["config"]["labeller_dir"] is None
+    assert SegmenterRecord.load(out / "segmenters/adapted-0").provenance["site"] == 8
+
+
+def test_without_a_gap_nothing_is_adapted(adapted, data, tmp_path, capsys):
+    out = tmp_path / "out"
+    same = tmp_path / "same/images"
+    same.mkdir(parents=True)
+    for k in range(20):
+        Image.open(data / f"source/images/{k}.png").rotate(180).save(same / f"{k}.png")
+    more = ["--model_dir", adapted[0] / "models", "--no_mlflow", "--references", same.parent]
+    assert main(arguments(data, out, *more)) == 0
+    assert "no gap" in capsys.readouterr().out
+    verdict = read(out / "verdict.json")
+    assert verdict["answer"] == "no_gap" and verdict["handed_over"] == "source"
+    assert not (out / "aligned").exists() and (out / "segmenter/segmenter.pt").is_file()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "moment",
@@ -281,7 +302,7 @@ def test_a_given_bundle_is_not_trained(adapted, data, tmp_path, capsys):
         "models/checkpoints/image_checkpoint_1.pt",
         "aligned/checkpoints",
         "distilled/student_2.pt",
-        "segmenters/augmented-0/segmenter.json",
+        "segmenters/source-0/segmenter.json",
     ],
 )
 def test_a_killed_adaptation_goes_on(adapted, data, environment, bundle, tmp_path, moment):

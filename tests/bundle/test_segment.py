@@ -104,27 +104,42 @@ def test_a_trained_one_is_scored_again(
     assert not (tmp_path / "segmenter.pt").exists()
 
 
-def test_schedule_selection_augmentation_and_start(
-    three_class_models, three_class_dataset, pairs, segment, tmp_path
-):
+def test_augmentation_and_start(three_class_models, three_class_dataset, pairs, segment, tmp_path):
     segment(
         three_class_models,
         three_class_dataset,
         tmp_path,
         pairs_dir=str(pairs),
-        schedule="synthetic_first",
-        synthetic_epochs=1,
         augmentation="strong",
         init="source",
         keep="best",
         val_interval=1,
         learning_rate=0.0,
-        selection_floor=1e-6,
     )
     # without a learning rate nothing but the statistics of the batches moves
     before = torch.load(three_class_models / "segmenter.pt", weights_only=True)
     moved = [k for k, v in weights(tmp_path).items() if not torch.equal(v, before[k])]
     assert all("running" in key or "num_batches" in key for key in moved)
+
+
+def test_references_join_with_given_and_predicted_masks(
+    three_class_models, three_class_dataset, pairs, segmented, segment, tmp_path
+):
+    bare = tmp_path / "bare"
+    (bare / "images").mkdir(parents=True)
+    for path in sorted((three_class_dataset / "images").iterdir())[:3]:
+        shutil.copy(path, bare / "images")
+    numbers = {}
+    for name, options in {
+        "given": {"reference_dir": str(three_class_dataset)},
+        "none": {"reference_dir": str(bare)},
+        "predicted": {"reference_dir": str(bare), "labeller_dir": str(segmented)},
+    }.items():
+        options |= {"pairs_dir": str(pairs), "epochs": 1, "batch_size": 8}
+        segment(three_class_models, three_class_dataset, tmp_path / name, **options)
+        found = SegmenterRecord.load(tmp_path / name).provenance
+        numbers[name] = [found["synthetic"], found["site"] > 0]
+    assert numbers == {"given": [4, True], "none": [4, False], "predicted": [4, True]}
 
 
 def test_windows_over_larger_images(three_class_models, three_class_dataset, segment, tmp_path):
@@ -148,45 +163,33 @@ def test_another_network_of_monai(three_class_models, three_class_dataset, segme
     assert SegmenterRecord.load(tmp_path).build(tmp_path, "cpu").init_filters == 8
 
 
-def test_choose(three_class_models, three_class_dataset, pairs, segment, tmp_path):
-    candidates = [{"synthetic_share": 0.0}, {"synthetic_share": 0.5}]
-    options = {"pairs_dir": str(pairs), "choose_from": candidates, "epochs": 1}
-    segment(three_class_models, three_class_dataset, tmp_path, run_id="choose", **options)
-    choice = json.loads((tmp_path / "choice.json").read_text())
-    assert [one["synthetic_share"] for one in choice["candidates"]] == [0.0, 0.5]
-    best = max(choice["candidates"], key=lambda one: one["dice"])
-    assert choice["chosen"] == best
-    for k in range(2):
-        record = SegmenterRecord.load(tmp_path / f"candidate_{k}")
-        assert record.validation["dice"]["mean"] == choice["candidates"][k]["dice"]
-
-
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
         ({"synthetic_share": 1.5}, ["synthetic_share", "from 0 to 1"]),
-        ({"schedule": "real_first"}, ["schedule", "synthetic_first"]),
         ({"augmentation": "weak"}, ["augmentation", "strong"]),
         ({"keep": "all"}, ["keep", "best"]),
         ({"init": "imagenet"}, ["init", "source"]),
         ({"inferer_mode": "window"}, ["inferer_mode", "sliding"]),
         ({"share": 0.5}, ["'share' has no effect"]),
-        ({"schedule": "synthetic_first"}, ["synthetic_first", "pairs_dir"]),
+        ({"synthetic_share": 0.8, "site_share": 0.5, "reference_dir": "ANNOTATED"}, ["shares"]),
+        ({"labeller_dir": "absent", "reference_dir": "ANNOTATED"}, ["absent", "no such file"]),
+        ({"styles": ["cubism"], "reference_dir": "ANNOTATED"}, ["styles", "histogram"]),
         ({"pairs_dir": "absent"}, ["pairs_dir 'absent'", "no such folder"]),
         ({"test_dir": "absent"}, ["absent", "no such folder"]),
         ({"model_dir": "absent"}, ["absent", "stage1.json", "training"]),
         ({"dataset_dir": ""}, ["dataset_dir"]),
         ({"network_def::out_channels": 2}, ["segmenter", "(2, 3, 16, 16) is needed"]),
         ({"network_def::channels": [4, 16], "init": "source"}, ["segmenter.pt", "network"]),
-        ({"selection_floor": 1.0}, ["selection_floor", "leaves no pair"]),
     ],
 )
 def test_what_is_refused(
     three_class_models, three_class_dataset, pairs, segment, refused, tmp_path, overrides, words
 ):
     folders = {"model_dir": three_class_models, "dataset_dir": three_class_dataset}
-    if "selection_floor" in overrides:
+    if "reference_dir" in overrides:
         folders["pairs_dir"] = str(pairs)
+        overrides = overrides | {"reference_dir": str(three_class_dataset)}
     line = refused(segment, output_dir=tmp_path / "out", **folders | overrides)
     assert not [word for word in words if word not in line], line
     assert not (tmp_path / "out").exists()

@@ -4,8 +4,6 @@ import pytest
 import torch
 from mlflow import MlflowClient
 
-from alignflow.segmentation.record import SegmenterRecord
-
 EXPERIMENT = "alignflow-stage1"
 
 
@@ -121,24 +119,6 @@ def test_a_store_of_several_trainings(train, three_class_dataset, tmp_path):
     others = [run for run in client.search_runs([experiment]) if run.info.run_id != killed]
     assert sorted(run.data.params["seed"] for run in others) == ["0", "1"]
     assert {run.info.status for run in others} == {"FINISHED"}
-
-
-def test_candidates_of_choose_are_runs_of_one_store(
-    three_class_models, three_class_dataset, segment, tmp_path
-):
-    candidates = [{"synthetic_share": 0.0}, {"schedule": "mixed"}]
-    options = {"choose_from": candidates, "epochs": 1, "steps_per_epoch": 2, "mlflow": True}
-    segment(three_class_models, three_class_dataset, tmp_path, run_id="choose", **options)
-    client = MlflowClient(tracking_uri=f"sqlite:///{tmp_path}/mlflow.db")
-    experiment = client.get_experiment_by_name("alignflow-segment")
-    runs = {r.info.run_name: r for r in client.search_runs([experiment.experiment_id])}
-    assert runs.keys() == {"candidate_0", "candidate_1"}
-    for name, run in runs.items():
-        record = SegmenterRecord.load(tmp_path / name)
-        assert run.info.status == "FINISHED" and 0 < run.data.metrics["loss"] < 10
-        assert run.data.metrics["source_dice"] == record.validation["dice"]["mean"]
-        assert run.data.params["learning_rate"] == "0.002"
-    assert not list(tmp_path.glob("candidate_*/*.db"))
 
 
 def test_a_run_is_nested_under_the_one_that_is_named(

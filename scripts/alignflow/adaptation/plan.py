@@ -161,7 +161,7 @@ class Plan:
         output = folders.root / name
         return self.add(
             Job(
-                name=name,
+                name="align" if name == "aligned" else name,
                 stage="align",
                 config=self.config("align"),
                 run_id="align",
