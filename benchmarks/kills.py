@@ -73,6 +73,7 @@ TRAIN = {
     "solver_steps": 2,
     **{f"network_def::{key}": value for key, value in UNET.items()},
     **{f"mask_network_def::{key}": value for key, value in UNET.items()},
+    "mask_network_def::prediction": "velocity",  # an untrained one draws masks
 }
 ALIGN = {
     "epochs": 3,

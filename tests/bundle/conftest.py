@@ -46,6 +46,7 @@ TINY_TRAINING = {
     "mlflow": False,
     **{f"network_def::{key}": value for key, value in UNET.items()},
     **{f"mask_network_def::{key}": value for key, value in UNET.items()},
+    "mask_network_def::prediction": "velocity",  # an untrained one draws masks
 }
 TINY_INFERENCE = {
     "device": "cpu",

@@ -35,6 +35,7 @@ TRAINING = FEW_STEPS | {
     "solver_steps": 2,
     **{f"network_def::{key}": value for key, value in UNET.items()},
     **{f"mask_network_def::{key}": value for key, value in UNET.items()},
+    "mask_network_def::prediction": "velocity",  # an untrained one draws masks
 }
 SEGMENTATION = FEW_STEPS | {
     "epochs": 1,

@@ -109,7 +109,7 @@ def test_the_report_shows_all_of_it_and_gives_the_same_answer(adapted):
     verdict = read(out / "verdict.json")
     assert shown_verdict(out) == (verdict["answer"], verdict["text"])
     page = (out / "report/report.html").read_text()
-    for part in ("Unseen target", "Nearest pairs", "Dice of 2 segmenters less that of"):
+    for part in ("Unseen target", "Nearest pairs", "Dice of each segmenter less that of"):
         assert part in page
     assert "Not given" not in page.split('id="copies"')[0] and "<b>NO</b>" not in page
     # the table's differences are to the best of those without pairs, with the verdict's intervals
@@ -211,7 +211,7 @@ def test_the_same_command_again_skips_all(adapted, data, capsys):
     assert results(out) == before
     client = MlflowClient(f"sqlite:///{out}/mlflow.db")
     experiment = client.get_experiment_by_name(f"alignflow-{out.name}")
-    assert len(client.search_runs([experiment.experiment_id])) == 18
+    assert len(client.search_runs([experiment.experiment_id])) == 20
     assert len(client.search_model_versions(f"name = 'alignflow-{out.name}-segmenter'")) == 1
 
 
@@ -240,7 +240,7 @@ def test_other_references_run_again_from_alignment_on(adapted, data, tmp_path, c
     assert main(arguments(tmp_path, out, "--no_mlflow")) == 0
     printed = capsys.readouterr().out
     assert re.search(r"train: finished before, skipped", printed)
-    assert "align: references changed; runs again" in printed
+    assert "rounds/0/segmenter: references changed; runs again" in printed
     after = results(out)
     kept = {p for p in before if p.parts[-2] in ("models", "unaligned", "source-0")}
     assert kept and all(after[p] == before[p] for p in kept)

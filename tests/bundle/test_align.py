@@ -54,7 +54,8 @@ def test_pairs_come_from_the_aligned_bundle_with_the_same_command(aligned, infer
 
 
 def test_only_few_parameters_changed(three_class_models, site, align, tmp_path):
-    align(three_class_models, site, tmp_path, anchor=0.0, learning_rate=0.01)
+    options = {"anchor": 0.0, "learning_rate": 0.01, "parameters": "modulation"}
+    align(three_class_models, site, tmp_path, **options)
     before = torch.load(three_class_models / "model.pt", weights_only=True)
     after = torch.load(tmp_path / "model.pt", weights_only=True)
     if json.loads((tmp_path / "align.json").read_text())["kept_epoch"]:

@@ -69,7 +69,7 @@ def test_what_is_written(segmented):
     assert record.labels == {"background": 0, "class1": 3, "class2": 7}
     assert record.image_size == [16, 16] and record.network["out_channels"] == 3
     made = record.provenance
-    assert (made["real"], made["synthetic"], made["synthetic_dropped"]) == (12, 4, 0)
+    assert (made["real"], made["synthetic"], made["site"]) == (12, 4, 0)
     assert made["seed"] == made["config"]["seed"] == 0
     assert made["bundle_sha256"].keys() == {"model.pt", "mask_model.pt", "segmenter.pt"}
     assert len(record.validation["dice"]["classes"]) == 2

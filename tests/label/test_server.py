@@ -49,6 +49,7 @@ TINY = {
     "mlflow": False,
     **{f"network_def::{key}": value for key, value in UNET.items()},
     **{f"mask_network_def::{key}": value for key, value in UNET.items()},
+    "mask_network_def::prediction": "velocity",  # an untrained one draws masks
 }
 
 

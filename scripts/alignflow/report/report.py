@@ -256,7 +256,7 @@ class Report:
             )
         chart = None
         if base is not None and len(arms) > 1:
-            title = f"Dice of {len(arms) - 1} segmenters less that of {base.name}, with intervals"
+            title = f"Dice of each segmenter less that of {base.name}, with intervals"
             chart = charts.arm_differences(arms, base, title)
         return {
             "rows": rows,
