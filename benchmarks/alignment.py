@@ -283,6 +283,8 @@ def align_trainer(args: argparse.Namespace, one: GradientScheme) -> SupervisedTr
             "micro_batch": args.batch_size,
             "image_guidance": 1.0,
             "steps_per_epoch": 1,
+            "learning_rate": 2e-4,
+            "parameters": "all",
             "stage1": SimpleNamespace(num_classes=CLASSES),
             "segmenter": segmenter,
             "unaligned_sampler": FlowSampler(image_flow, steps=STEPS),
