@@ -40,7 +40,7 @@ def test_arms_are_what_they_say(benchmark, tmp_path):
     args = benchmark.arguments(TINY)
     ours = benchmark.our_trainer(args, tmp_path)
     assert isinstance(ours._process_function.ema, EMA)
-    assert (ours.network.patch, ours.network.data_channels) == (2, 3)
+    assert (ours.network.patch, ours.network.data_channels) == (4, 3)
     monai = benchmark.monai_trainer(args, tmp_path)
     assert monai._process_function == monai._iteration and not monai.amp  # MONAI's own step
     counts = [sum(p.numel() for p in t.network.parameters()) for t in (ours, monai)]
