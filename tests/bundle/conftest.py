@@ -20,7 +20,13 @@ from alignflow.lock import release_all
 
 ROOT = Path(__file__).parents[2]
 BUNDLE = ROOT / "bundle"
-UNET = {"channels": [32, 32], "attention_levels": [False, True]}
+# a few steps of a network that predicts images draw flat ones, and no masks
+UNET = {
+    "channels": [32, 32],
+    "attention_levels": [False, True],
+    "patch": 2,
+    "prediction": "velocity",
+}
 # the bundle's own halves its images four times: too often for 16 pixels
 SEGMENTER = {
     "_target_": "monai.networks.nets.UNet",
@@ -46,7 +52,6 @@ TINY_TRAINING = {
     "mlflow": False,
     **{f"network_def::{key}": value for key, value in UNET.items()},
     **{f"mask_network_def::{key}": value for key, value in UNET.items()},
-    "mask_network_def::prediction": "velocity",  # an untrained one draws masks
 }
 TINY_INFERENCE = {
     "device": "cpu",

@@ -167,7 +167,7 @@ def test_broken_dataset_json(assert_refused, nifti_dataset):
         ({"precision": "fp8"}, ["precision", "fp8", "bf16"]),
         ({"precision": "fp16"}, ["precision", "needs a GPU"]),
         ({"device": "gpu"}, ["device", "gpu", "cpu"]),
-        ({"image_size": [18, 16]}, ["image_size", "[18, 16]", "divisible by 8", "[16, 16]"]),
+        ({"image_size": [18, 16]}, ["image_size", "[18, 16]", "divisible by 4", "[16, 16]"]),
         ({"image_size": 16}, ["image_size", "two whole numbers"]),
         ({"batch_size": 0}, ["batch_size", "at least 1"]),
         ({"foreground_only": "false"}, ["foreground_only", "True or False"]),
