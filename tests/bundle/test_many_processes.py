@@ -27,6 +27,10 @@ TRAINING = {
     "warmup_steps": 0,
     "learning_rate": 0.001,
     "val_interval": 3,
+    "time_mean": 1.2,
+    "time_std": 1.2,
+    "time_uniform_share": 0.35,
+    "network_def::refine": 32,
 }
 # With momentum alone the optimiser's state is the (clipped) gradients of the steps, added up, and
 # a weight without a gradient stays: Adam would enlarge the rounding of such a weight to a step.
@@ -48,8 +52,13 @@ ALIGNMENT = {
     "lowest_spread": 0.0,
     "largest_dice_loss": 1.0,
     "learning_rate": 0.1,
+    "anchor": 3.0,
+    "detail_anchor": 300.0,
     "faithfulness": 0.5,
     "matching": 0.5,
+    "reward_weight": 1.0,
+    "reward_interval": 1,
+    "parameters": "modulation",
     **MOMENTUM,
 }
 DISTILLATION = {
