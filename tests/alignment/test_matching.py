@@ -58,7 +58,7 @@ def test_masks_move_with_their_images(options):
         return 0 * x
 
     moving = BatchAugmentation(**options)
-    term = matching(2.0 * label - 1, label, batch_size=256, augmentation=moving)
+    term = matching(2.0 * label - 1, label, batch_size=4096, augmentation=moving)
     term(network, generator())
     [(x, t, condition)] = seen
     late = t > 0.97  # there x_t is nearly the image
