@@ -50,6 +50,10 @@ TINY_TRAINING = {
     "val_interval": 1,
     "solver_steps": 2,
     "mlflow": False,
+    "network_def::refine": 32,
+    "time_mean": 1.2,
+    "time_std": 1.2,
+    "time_uniform_share": 0.35,
     **{f"network_def::{key}": value for key, value in UNET.items()},
     **{f"mask_network_def::{key}": value for key, value in UNET.items()},
 }
