@@ -89,7 +89,12 @@ def parser() -> argparse.ArgumentParser:
     adapt.set_defaults(command=run_adapt)
     add = adapt.add_argument
     add("--source", required=True, metavar="DIR", help="labelled images: images/ with masks/, ...")
-    add("--references", required=True, metavar="DIR", help="images of the site, without masks")
+    add(
+        "--references",
+        required=True,
+        metavar="DIR",
+        help="images of the site, with masks or without",
+    )
     add("--out", required=True, metavar="DIR", help="receives everything that is made")
     add("--test", metavar="DIR", help="labelled images of the site, none of them a reference")
     add("--model_dir", metavar="DIR", help="a trained bundle; training is skipped")

@@ -49,6 +49,7 @@ NUMBERS = {
     "flip_y": SHARE,
     "epochs": COUNT,
     "seeds": COUNT,
+    "rounds": Number(0, whole=True),
     "synthetic_share": SHARE,
     "site_share": SHARE,
     "style_prob": SHARE,

@@ -125,6 +125,19 @@ def test_where_there_is_no_gap_the_source_segmenter_is_handed_over(adapted, tmp_
     assert "nothing was adapted" in second
 
 
+@pytest.mark.parametrize("labelled", [True, False])
+def test_where_nothing_was_found_the_verdict_asks_for_masks(adapted, tmp_path, labelled):
+    adapted("validation", {"source": [[0.9, 0.8]] * 2})
+    root = adapted("test", {"source": [[0.7, 0.8, np.nan]] * 2})
+    gap = {"gap": 2.0, "floor": 0.15, "adapt": False, "reason": "no structure"}
+    (root / "gap.json").write_text(json.dumps(gap))
+    found = verdict(root, tmp_path if labelled else None)
+    assert found["answer"] == "nothing_found" and found["handed_over"] == "source"
+    first, second, third = found["text"]
+    assert "no structure was found in any reference" in first and "told apart" not in first
+    assert "nothing was adapted" in second and third.startswith("Annotate some references")
+
+
 def test_a_gap_changes_nothing(adapted, tmp_path):
     root = adapted("test", dice((0, 0.1)))
     (root / "gap.json").write_text(json.dumps({"gap": 2.0, "floor": 0.15, "adapt": True}))

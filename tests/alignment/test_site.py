@@ -6,6 +6,7 @@ import torch
 from alignflow.alignment.site import (
     MaskBank,
     NothingFound,
+    require_structure,
     site_masks,
     site_record,
     split_references,
@@ -91,10 +92,10 @@ def test_a_site_in_which_nothing_is_found_is_refused(record, segmenter):
     dark = references()
     dark.images[:] = -1
     with pytest.raises(NothingFound, match="no structure in any of the 3 images.*annotate some"):
-        site_masks(record, dark, segmenter)
+        require_structure(dark, site_masks(record, dark, segmenter))
     dark.given, dark.labels = [True] * 3, torch.zeros(3, 1, 32, 32, dtype=torch.uint8)
     with pytest.raises(InputError, match="all masks given are empty"):
-        site_masks(record, dark, segmenter)
+        require_structure(dark, site_masks(record, dark, segmenter))
 
 
 def test_references_without_a_structure_are_named(record, segmenter, caplog):

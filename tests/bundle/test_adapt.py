@@ -16,6 +16,7 @@ import torch
 from mlflow import MlflowClient
 from PIL import Image
 
+from alignflow.alignment.site import site_masks
 from alignflow.command_line import main
 from alignflow.segmentation.record import SegmenterRecord
 from alignflow.stage1 import Stage1
@@ -178,6 +179,12 @@ def test_one_experiment_with_nested_runs(adapted):
     assert all(by_name[stage].metrics for stage in STAGES)
 
 
+def registered(out):
+    """Kinds of the models that a run has registered."""
+    found = MlflowClient(f"sqlite:///{out}/mlflow.db").search_registered_models()
+    return {model.name.removeprefix(f"alignflow-{out.name}-") for model in found}
+
+
 def test_the_registry_holds_what_was_made(adapted):
     out = adapted[0]
     client = MlflowClient(f"sqlite:///{out}/mlflow.db")
@@ -287,12 +294,30 @@ def test_without_a_gap_nothing_is_adapted(adapted, data, tmp_path, capsys):
     same.mkdir(parents=True)
     for k in range(20):
         Image.open(data / f"source/images/{k}.png").rotate(180).save(same / f"{k}.png")
-    more = ["--model_dir", adapted[0] / "models", "--no_mlflow", "--references", same.parent]
+    more = ["--model_dir", adapted[0] / "models", "--references", same.parent]
     assert main(arguments(data, out, *more)) == 0
     assert "no gap" in capsys.readouterr().out
     verdict = read(out / "verdict.json")
     assert verdict["answer"] == "no_gap" and verdict["handed_over"] == "source"
     assert not (out / "aligned").exists() and (out / "segmenter/segmenter.pt").is_file()
+    assert registered(out) == {"segmenter"}
+
+
+def test_where_nothing_is_found_nothing_is_adapted(adapted, data, tmp_path, capsys, monkeypatch):
+    def finds_nothing(stage1, references, segmenter):
+        masks = site_masks(stage1, references, segmenter)
+        masks.labels[:] = 0
+        return masks
+
+    monkeypatch.setattr("alignflow.alignment.site.site_masks", finds_nothing)
+    out = tmp_path / "out"
+    assert main(arguments(data, out, "--model_dir", adapted[0] / "models")) == 0
+    assert "finds no structure in any of the 6 images" in capsys.readouterr().out
+    assert "no structure" in read(out / "gap.json")["reason"]
+    verdict = read(out / "verdict.json")
+    assert verdict["answer"] == "nothing_found" and verdict["handed_over"] == "source"
+    assert not (out / "aligned/model.pt").exists() and not (out / "report").exists()
+    assert registered(out) == {"segmenter"}
 
 
 @pytest.mark.slow

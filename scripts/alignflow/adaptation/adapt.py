@@ -18,7 +18,7 @@ from alignflow.adaptation.picture import save_picture
 from alignflow.adaptation.plan import STAGES, Folders, Plan
 from alignflow.adaptation.readiness import NotReady, inspect
 from alignflow.adaptation.tracking import Runs
-from alignflow.adaptation.verdict import ADAPTED, GAIN, SOURCE, judge
+from alignflow.adaptation.verdict import ADAPTED, GAIN, NOT_ADAPTED, SOURCE, judge
 from alignflow.adaptation.workflow import StageFailed, run_workflow
 from alignflow.alignment.site import NothingFound
 from alignflow.config import running_config
@@ -146,7 +146,7 @@ class Adaptation:
                 verdict = self._verdict(plan, folders)
                 for job in jobs:  # known only now
                     job.inputs["verdict"] = sha256(self.root / "verdict.txt")
-            if jobs and not self._stage_or_nothing(stage, jobs):
+            if jobs and not self._stage_or_nothing(stage, jobs, checked):
                 plan = self._plan(folders, checked, False)
         self._end(verdict, plan, time.monotonic() - started)
         return verdict
@@ -233,7 +233,7 @@ class Adaptation:
         with replacing(self.root / "gap.json") as temporary:
             temporary.write_text(json.dumps(content | {"reason": reason}, indent=1) + "\n")
 
-    def _stage_or_nothing(self, stage: str, jobs: list[Job]) -> bool:
+    def _stage_or_nothing(self, stage: str, jobs: list[Job], checked: Facts) -> bool:
         """Run a stage; false where no structure is found in the references."""
         try:
             self._stage(stage, jobs)
@@ -242,7 +242,6 @@ class Adaptation:
             if not isinstance(found, NothingFound):
                 raise
             self.display.say(f"{found}; nothing is adapted")
-            checked = json.loads((self.root / "prepare/check.json").read_text())
             self._remember_gap(checked, False, str(found))
             return False
         return True
@@ -374,9 +373,11 @@ class Adaptation:
 
     def _verdict(self, plan: Plan, folders: Folders) -> Facts:
         """Judge, hand over the segmenter, and write both."""
-        arms = list(self.sections["arms"])
+        trained = {job.name for job in plan.jobs if job.stage == "segment"}
+        seed = self.seeds[0]
+        arms = [arm for arm in self.sections["arms"] if f"segmenters/{arm}-{seed}" in trained]
         found = judge(self.root, arms, self.seeds, self.hand_over, self.test, self.trial)
-        name = f"{found['handed_over']}-{self.seeds[0]}"
+        name = f"{found['handed_over']}-{seed}"
         output = self.root / "segmenter"
         for path in (self.root / "segmenters" / name).glob("[!.]*"):  # a lock is hidden
             _copy(path, output / path.name)
@@ -396,7 +397,7 @@ class Adaptation:
 
     def _picture(self, verdict: Facts, folders: Folders) -> None:
         """What the segmenters outline on images of the site, as `verdict.png`."""
-        arms = [SOURCE] if verdict["answer"] == "no_gap" else [SOURCE, ADAPTED]
+        arms = [SOURCE] if verdict["answer"] in NOT_ADAPTED else [SOURCE, ADAPTED]
         segmenters = {}
         for arm in arms:
             chosen = "\n(handed over)" if arm == verdict["handed_over"] else ""
@@ -407,13 +408,15 @@ class Adaptation:
     def _end(self, verdict: Facts, plan: Plan, seconds: float) -> None:
         """Register what came out, and say it."""
         if self.runs:
-            self._register(verdict)
+            self._register(verdict, {job.stage for job in plan.jobs})
         say = self.display.say
         say(f"done in {duration(seconds)}")
         say(f"verdict: {self.root / 'verdict.txt'}")
         for line in verdict["text"]:
             say(f"  {line}")
-        say(f"report: {self.root / 'report/report.html'}")
+        for job in plan.jobs:
+            if job.stage == "report":
+                say(f"report: {job.folder / 'report.html'}")
 
     # -- tracking ----------------------------------------------------------------------------------
 
@@ -473,7 +476,8 @@ class Adaptation:
                 values |= {f"{key}_dice_{k}": dice[k] for k in ("low", "high")}
                 self.runs.below("segment", name, values)
 
-    def _register(self, verdict: Facts) -> None:
+    def _register(self, verdict: Facts, stages: set[str]) -> None:
+        """Log the verdict, and register what these stages made."""
         assert self.runs is not None
         where = verdict["site"] or verdict["validation"]
         values: dict[str, float | None] = {}
@@ -494,8 +498,8 @@ class Adaptation:
             ("student", "distill", students, ["stage1.json", "segmenter.pt"]),
             ("segmenter", "segment", [segmenter / "segmenter.pt"], ["segmenter.json"]),
         ):
-            files = [*weights, *(weights[0].parent / name for name in records)] if weights else []
-            if files:
+            if weights and stage in stages:
+                files = [*weights, *(weights[0].parent / name for name in records)]
                 digests = {p.name: sha256(p) for p in weights}
                 facts = inputs | {"sha256": json.dumps(digests), "folder": str(files[0].parent)}
                 self.runs.register(kind, stage, files, facts)

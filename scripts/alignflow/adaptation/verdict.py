@@ -12,6 +12,8 @@ import numpy as np
 from alignflow.evaluation.paired import groups_of, images_needed, paired_gain, sureness
 
 Facts = dict[str, Any]
+NOT_ADAPTED = ("no_gap", "nothing_found")
+"""Answers of a run in which nothing was adapted."""
 SOURCE, ADAPTED = "source", "adapted"
 GAIN = f"{ADAPTED} - {SOURCE}"
 TARGET = 2.0
@@ -34,8 +36,8 @@ def judge(
     """The verdict of a finished adaptation.
 
     Args:
-        root: its folder. An optional `gap.json`, {"gap", "floor", "adapt"}, says whether anything
-            was adapted.
+        root: its folder. An optional `gap.json`, {"gap", "floor", "adapt", "reason"}, says whether
+            anything was adapted; a "reason" tells that it was not for want of a gap.
         arms: segmenters that were trained: "source", "adapted", and baselines.
         seeds: of their trainings.
         hand_over: the arm to hand over if there are no labelled images of the site.
@@ -43,7 +45,7 @@ def judge(
         trial: whether the run only shows that everything works; its answer is then "unknown".
 
     Returns:
-        {"answer": that of `sureness`, or "no_gap" if nothing was adapted, "labelled", "trial",
+        {"answer": that of `sureness`, or one of `NOT_ADAPTED`, "labelled", "trial",
         "site": {"dice": {arm: mean}, "gains": {"adapted - source": gain, ...}, "images"} in Dice
         points, or None, "validation": the same on the source's validation split, "proxies",
         "handed_over": arm, "spread", "images_needed": for a gain of 2 points, None for a trial,
@@ -55,7 +57,7 @@ def judge(
     validation = compare(root / "scores/validation", arms, seeds)
     known = (site or validation or {"gains": {}})["gains"].get(GAIN, {})
     result: Facts = {
-        "answer": "unknown" if gap["adapt"] else "no_gap",
+        "answer": "unknown",
         "labelled": site is not None,
         "trial": trial,
         "site": site,
@@ -68,6 +70,7 @@ def judge(
         result["handed_over"] = max(site["dice"], key=site["dice"].__getitem__)
     if not gap["adapt"]:
         result["handed_over"] = SOURCE
+        result["answer"] = "nothing_found" if gap.get("reason") else "no_gap"
     elif site is not None and not trial:
         result["answer"] = sureness(site["gains"][GAIN], SMALLEST)
     result["images_needed"] = None if trial else images_needed(TARGET, result["spread"])
@@ -114,8 +117,8 @@ def proxies(root: Path) -> Facts:
 
 def _first(result: Facts) -> str:
     """Whether the segmenter is better at the site."""
-    if result["answer"] == "no_gap":
-        sentence = _no_gap(result)
+    if result["answer"] in NOT_ADAPTED:
+        sentence = _not_adapted(result)
     elif result["labelled"]:
         sentence = _at_the_site(result)
     else:
@@ -125,16 +128,18 @@ def _first(result: Facts) -> str:
     return sentence
 
 
-def _no_gap(result: Facts) -> str:
+def _not_adapted(result: Facts) -> str:
     found, site = result["proxies"], result["site"]
+    why = (
+        "the references cannot be told apart from source images "
+        f"(distance {found['gap']:.3g}, by chance {found['floor']:.3g})"
+    )
+    if result["answer"] == "nothing_found":
+        why = "no structure was found in any reference"
     dice = "how well it does at the site cannot be known without labelled images"
     if site is not None:
         dice = f"its Dice is {site['dice'][SOURCE]:.1f} on {site['images']} labelled images"
-    return (
-        "Nothing was adapted, because the references cannot be told apart from source images "
-        f"(distance {found['gap']:.3g}, by chance {found['floor']:.3g}): the segmenter is the "
-        f"source's, and {dice}."
-    )
+    return f"Nothing was adapted, because {why}: the segmenter is the source's, and {dice}."
 
 
 def _at_the_site(result: Facts) -> str:
@@ -178,7 +183,7 @@ def _at_home(result: Facts) -> list[str]:
 def _second(result: Facts) -> str:
     """Which segmenter was handed over, and why."""
     why = "the setting hand_over names it for runs without labelled images"
-    if result["answer"] == "no_gap":
+    if result["answer"] in NOT_ADAPTED:
         why = "nothing was adapted"
     elif result["labelled"]:
         chance = "" if result["answer"] in ("better", "worse") else ", although this may be chance"
@@ -192,6 +197,8 @@ def _third(result: Facts) -> str:
     """What would settle the question, or the main caveat of an answer."""
     if result["trial"]:
         return "For a result, run the same command without --quick."
+    if result["answer"] == "nothing_found":
+        return "Annotate some references (images/ and masks/) and run the same command again."
     if result["answer"] == "no_gap":
         tail = "" if result["labelled"] else " and only labelled images (--test DIR) would show"
         return (

@@ -57,7 +57,7 @@ class EncoderFeatures(nn.Module):
     def _find(self, images: Tensor) -> list[nn.Module]:
         with _outputs(list(self.network.modules())) as found:
             self.network(images[:1])
-        # a map of one pixel is no level: it gates channels
+        # one-pixel maps gate channels and do not count as a level
         maps = [(layer, x.shape[-1]) for layer, x in found if x.dim() == 4 and x.shape[-1] > 1]
         down: list[nn.Module] = []  # the last layer of each level
         side = 0

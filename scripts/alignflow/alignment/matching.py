@@ -45,7 +45,7 @@ class ReferenceMatching:
     ) -> None:
         confidence = masks.confidence if weigh else torch.ones_like(masks.confidence)
         self.pixels = torch.cat([images, confidence.to(images)], dim=1)
-        self.labels = masks.labels
+        self.labels = masks.labels.to(images.device)
         self.condition = condition
         self.batch_size = batch_size
         self.augmentation = augmentation

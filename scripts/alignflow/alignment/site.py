@@ -79,13 +79,19 @@ def views(images: Tensor, count: int, noise: float, seed: int) -> Tensor:
 
 
 def site_masks(stage1: Stage1, references: References, segmenter: nn.Module) -> ReferenceMasks:
-    """Masks of the references, given or else predicted by the segmenter.
+    """Masks of the references, given or else predicted by the segmenter."""
+    masks = reference_masks(references, segmenter, MaskPostprocess.from_dict(stage1.postprocess))
+    log_masks(references, masks.labels.flatten(1).any(dim=1))
+    return masks
+
+
+def require_structure(references: References, masks: ReferenceMasks) -> None:
+    """Refuse masks that flow matching can learn nothing from.
 
     Raises:
         InputError: all given masks are empty.
         NothingFound: none is given, and the segmenter finds nothing in any image.
     """
-    masks = reference_masks(references, segmenter, MaskPostprocess.from_dict(stage1.postprocess))
     found = masks.labels.flatten(1).any(dim=1)
     given = torch.tensor(references.given)
     if given.any() and not found[given].any():
@@ -95,8 +101,6 @@ def site_masks(stage1: Stage1, references: References, segmenter: nn.Module) -> 
             f"references: the segmenter finds no structure in any of the {len(found)} images, so "
             "its masks are useless here; annotate some (images/ and masks/)"
         )
-    log_masks(references, found)
-    return masks
 
 
 def log_masks(references: References, found: Tensor) -> None:

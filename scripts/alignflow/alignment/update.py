@@ -118,8 +118,10 @@ class AlignUpdate:
         self.generator = torch.Generator().manual_seed(seed)
 
     def __call__(self, engine: SupervisedTrainer, batch: dict[str, Tensor]) -> dict[str, float]:
-        """One update; returns {"loss", and by what is in it "matching", "reward" and its terms,
-        "anchor", "mask"}.
+        """One update; returns its "loss" and the values of the terms that it had.
+
+        Of flow matching "matching"; of the reward "reward", each of its terms, the norm of its
+        "gradient", "anchor" and "mask".
 
         A value that is not finite ends the run before it reaches the weights.
         """

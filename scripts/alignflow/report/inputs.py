@@ -12,7 +12,7 @@ from PIL import Image
 from alignflow.errors import InputError
 from alignflow.report.tiles import data_uri
 
-ANSWERS = ("better", "worse", "unclear", "unknown", "no_gap")
+ANSWERS = ("better", "worse", "unclear", "unknown", "no_gap", "nothing_found")
 """Of `run adapt`: whether the segmenter got better at the site, or that nothing was adapted."""
 
 

@@ -20,7 +20,7 @@ class Verdict:
     """What stands first on the page.
 
     Attributes:
-        answer: "better", "worse", "unclear", "unknown" or "no_gap".
+        answer: one of `inputs.ANSWERS`.
         headline: one line.
         sentences: what it rests on.
     """

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import torch
@@ -67,7 +66,10 @@ class RandReferenceStyled(RandomizableTransform, MapTransform):
         style = STYLES[self.styles[int(self.R.randint(len(self.styles)))]]
         reference = self.references[int(self.R.randint(len(self.references)))]
         generator = torch.Generator().manual_seed(int(self.R.randint(2**31)))
-        self.change = partial(_styled, style, reference, generator) if self._do_transform else None
+        if self._do_transform:
+            self.change = lambda image: style(image, reference, generator)
+        else:
+            self.change = None
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """The item with the images under `keys` as plain tensors, changed or not."""
@@ -77,7 +79,3 @@ class RandReferenceStyled(RandomizableTransform, MapTransform):
             image = convert_to_tensor(item[key], track_meta=False)
             item[key] = image if self.change is None else self.change(image)
         return item
-
-
-def _styled(style: Style, reference: Tensor, generator: torch.Generator, image: Tensor) -> Tensor:
-    return style(image, reference, generator)
