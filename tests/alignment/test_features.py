@@ -2,17 +2,19 @@ import logging
 
 import pytest
 import torch
-from monai.networks.nets import BasicUNet, SegResNet, UNet
+from monai.networks.nets import BasicUNet, FlexibleUNet, SegResNet, SwinUNETR, UNet
 from torch import nn
 
 from alignflow.alignment.features import EncoderFeatures
 from alignflow.errors import InputError
+from alignflow.networks.efficientnet import is_installed
+from alignflow.networks.encoder_unet import EncoderUNet
 
 
 def network():
     torch.manual_seed(0)
     return nn.Sequential(
-        nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 5, 3, stride=2, padding=1)
+        nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.Conv2d(4, 5, 3, stride=2, padding=1)
     )
 
 
@@ -45,7 +47,6 @@ def outputs(net, names, x):
             BasicUNet(2, 3, 2, features=(4, 4, 4, 4, 4, 4)),
             ["conv_0", "down_1", "down_2", "down_3", "down_4"],
         ),
-        (UNet(2, 3, 2, channels=(4, 8, 16), strides=(2, 2)), ["model.0"]),
         (
             SegResNet(2, in_channels=3, init_filters=8),
             ["down_layers.0", "down_layers.1", "down_layers.2"],
@@ -61,10 +62,37 @@ def test_levels_are_the_last_maps_of_the_way_down(net, names):
     assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
 
 
+@pytest.mark.parametrize(
+    ("net", "shapes"),
+    [
+        (UNet(2, 3, 2, channels=(4, 8, 16), strides=(2, 2)), [(4, 32), (8 + 16, 16)]),
+        (FlexibleUNet(3, 2, "efficientnet-b0"), [(6 * 16, 32), (6 * 24, 16)]),
+        (
+            SwinUNETR(3, 2, feature_size=12, spatial_dims=2, depths=(1, 1, 1, 1)),
+            [(12, 32), (24, 16)],
+        ),
+    ],
+)
+def test_levels_of_networks_that_stride_pad_or_gate(net, shapes):
+    """Channels and sides of levels 1 and 2: an EfficientNet's block widens 6 times, then halves."""
+    with torch.no_grad():
+        maps = EncoderFeatures(net, [0, 1, 2]).maps(torch.randn(1, 3, 64, 64))
+    found = [(m.shape[1], m.shape[2]) for m in maps]
+    assert found == [shapes[0], *shapes], "no map has the image's size: level 1 stands in for it"
+
+
+@pytest.mark.skipif(not is_installed(1), reason="needs the extra encoder")
+def test_levels_of_a_network_that_enlarges_its_images():
+    net = EncoderUNet(in_channels=3, out_channels=2, pretrained=False)
+    with torch.no_grad():
+        maps = EncoderFeatures(net, [0, 1, 2]).maps(torch.randn(1, 3, 64, 64))
+    assert [(m.shape[1], m.shape[2]) for m in maps] == [(6 * 16, 64), (6 * 24, 32), (6 * 40, 16)]
+
+
 def test_the_deepest_level_stands_in_for_those_that_are_missing(caplog):
     with caplog.at_level(logging.WARNING):
         maps = EncoderFeatures(network(), [1, 5]).maps(torch.randn(1, 3, 8, 8))
-    assert torch.equal(*maps) and "the network has 2 levels" in caplog.text
+    assert torch.equal(*maps) and "has the levels [0, 1]" in caplog.text
 
 
 @pytest.mark.parametrize("levels", [[], [-1], ["down_1"]])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -17,9 +18,10 @@ logger = logging.getLogger(__name__)
 class EncoderFeatures(nn.Module):
     """Mean and standard deviation over space of each channel at some levels of a frozen network.
 
-    Level k is the last map on the way down after k halvings of the first map, so that any U-Net
+    Level k is the last map on the way down whose sides are the image's over 2^k, so that any U-Net
     or classifier serves: for BasicUNet levels 0, 1, 2 are `conv_0`, `down_1`, `down_2`. The
-    levels are found with the first images; one that the network lacks is its deepest instead.
+    levels are found with the first images; for one that the network lacks stands its next deeper
+    one, or its deepest.
 
     Args:
         network: takes images (B, C, X, Y) in [-1, 1]; put into eval mode and frozen.
@@ -55,26 +57,36 @@ class EncoderFeatures(nn.Module):
 
     @torch.no_grad()
     def _find(self, images: Tensor) -> list[nn.Module]:
-        with _outputs(list(self.network.modules())) as found:
+        # layers without weights, such as a padding or an activation, may be used more than once
+        layers = [m for m in self.network.modules() if any(True for _ in m.parameters())]
+        with _outputs(layers) as found:
             self.network(images[:1])
-        # one-pixel maps gate channels and do not count as a level
-        maps = [(layer, x.shape[-1]) for layer, x in found if x.dim() == 4 and x.shape[-1] > 1]
-        down: list[nn.Module] = []  # the last layer of each level
-        side = 0
-        for layer, size in maps:
-            if down and size > side:
+        down: dict[int, nn.Module] = {}  # the last layer of each level
+        for layer, output in found:
+            level = _level(output, images)
+            if level is None:
+                continue
+            if level < max(down, default=0):
                 break
-            if not down or size < 0.75 * side:
-                down.append(layer)
-                side = size
-            down[-1] = layer
-        if max(self.levels) >= len(down):
+            down[level] = layer
+        missing = [level for level in self.levels if level not in down]
+        if missing:
             logger.warning(
-                "encoder_levels %s: the network has %d levels, the deepest stands in for the rest",
-                self.levels,
-                len(down),
+                "encoder_levels %s: the network has the levels %s; the next deeper one stands in",
+                missing,
+                sorted(down),
             )
-        return [down[min(level, len(down) - 1)] for level in self.levels]
+        deeper = [[k for k in sorted(down) if k >= level] or [max(down)] for level in self.levels]
+        return [down[levels[0]] for levels in deeper]
+
+
+def _level(output: Tensor, images: Tensor) -> int | None:
+    """k of a map (B, D, X / 2^k, Y / 2^k); None for other tensors and maps of one pixel."""
+    if output.dim() != 4 or output.shape[2:].numel() == 1:
+        return None
+    halvings = [math.log2(n / m) for n, m in zip(images.shape[2:], output.shape[2:], strict=True)]
+    level = round(halvings[0])
+    return level if level >= 0 and max(abs(h - level) for h in halvings) < 0.3 else None
 
 
 @contextmanager
