@@ -9,7 +9,7 @@ from typing import Any
 CONFIGS = Path(__file__).resolve().parents[3] / "bundle/configs"
 PACKAGE = Path(__file__).resolve().parents[2]
 
-ALIGN = {"epochs": 6, "steps_per_epoch": 50, "batch_size": 8, "learning_rate": 2e-4}
+ALIGN = {"epochs": 6, "steps_per_epoch": 50, "batch_size": 8}
 ALIGN |= {"num_masks": 96, "num_samples": 64}
 SEGMENT = {"epochs": 15, "steps_per_epoch": 100, "batch_size": 16, "learning_rate": 1e-3}
 SEGMENT |= {"synthetic_share": 0.5, "num_pairs": 200}
