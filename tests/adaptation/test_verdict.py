@@ -105,6 +105,16 @@ def test_without_labels_nothing_is_claimed(adapted):
     assert verdict(root, hand_over="source")["handed_over"] == "source"
 
 
+def test_annotated_references_stand_in_for_labelled_images(adapted):
+    adapted("folds/0", {"source": [[0.5, 0.6]], "adapted": [[0.7, 0.9]]})
+    root = adapted("folds/1", {"source": [[0.4]], "adapted": [[0.6]]})
+    found = verdict(root, folds=2, seeds=(0,))
+    gain = found["site"]["gains"]["adapted - source"]
+    assert gain["value"] == pytest.approx(100 * (0.2 + 0.3 + 0.2) / 3)
+    assert found["answer"] == "better" and found["handed_over"] == "adapted"
+    assert "3 annotated references, each left out of the training" in found["text"][0]
+
+
 def test_without_any_scores_the_spread_is_that_of_the_benchmark(adapted):
     found = verdict(adapted("nowhere", {}))
     assert found["validation"] is None and found["spread"] == 15

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -286,6 +287,31 @@ def test_annotated_references_need_no_rounds(adapted, data, tmp_path):
     assert not (out / "rounds").exists()
     assert read(out / "aligned/align.json")["config"]["labeller_dir"] is None
     assert SegmenterRecord.load(out / "segmenters/adapted-0").provenance["site"] == 8
+    cross_validated(out, data / "test")
+
+
+def dice(image):
+    return float(np.mean(list(image["dice"].values())))
+
+
+def cross_validated(out, references):
+    """Each annotated reference is scored once, by a segmenter that did not see it."""
+    scored, gains = [], []
+    for k in range(2):
+        listed = read(out / f"prepare/folds/{k}/fitted/dataset.json")["training"]
+        assert SegmenterRecord.load(out / f"folds/{k}/segmenter").provenance["site"] == len(listed)
+        arms = [
+            read(out / f"scores/folds/{k}/{arm}-0/scores.json") for arm in ("source", "adapted")
+        ]
+        source, ours = (arm["images"] for arm in arms)
+        assert source.keys() == ours.keys()
+        assert not ours.keys() & {Path(case["image"]).name for case in listed}
+        scored += list(ours)
+        gains += [100 * (dice(ours[n]) - dice(source[n])) for n in ours]
+    assert sorted(scored) == sorted(path.name for path in (references / "images").iterdir())
+    verdict = read(out / "verdict.json")
+    assert verdict["site"]["gains"]["adapted - source"]["value"] == pytest.approx(np.mean(gains))
+    assert "8 annotated references, each left out" in verdict["text"][0]
 
 
 def test_without_a_gap_nothing_is_adapted(adapted, data, tmp_path, capsys):

@@ -45,6 +45,10 @@ NEUTRAL = {
     "report": ("device",),
 }
 """Keys of each config that are the same for a whole adaptation."""
+FOLDS = 2
+FEWEST_TO_FOLD = 6
+"""Annotated references; with fewer, half of them are too few to adapt to or to score on."""
+CASE = ("image", "label", "group")
 
 
 class Adaptation:
@@ -203,7 +207,7 @@ class Adaptation:
                 temporary.write_text(json.dumps(found, indent=1) + "\n")
             if found["problems"]:
                 raise NotReady(f"{len(found['problems'])} problems in the data; mend them first")
-            self._write_validation(folders, train)
+            self._write_parts(folders, train)
             self.state.finish(job, time.monotonic() - start)
         self._log_prepare(found, path)
         return found
@@ -213,7 +217,8 @@ class Adaptation:
         labelled = all(mask is not None for _, mask in listed_files(self.references))
         scored = self._scored(folders, checked)
         rounds = 0 if labelled else self.rounds
-        return Plan(folders, self.sections, self.seeds, scored, rounds, adapt)
+        folds = len(self._folds())
+        return Plan(folders, self.sections, self.seeds, scored, rounds, folds, adapt)
 
     def _gap(self, checked: Facts) -> bool:
         """Whether the references lie apart from the source; says so if not, and remembers it."""
@@ -345,20 +350,29 @@ class Adaptation:
             found["test"] = self.test
         return found
 
-    def _write_validation(self, folders: Folders, train: Facts) -> None:
-        """The validation split, by paths, as `dataset.json`."""
+    def _write_parts(self, folders: Folders, train: Facts) -> None:
+        """The validation split, and folds of the annotated references, as data sets by paths."""
         cases = build_datalist(self.source, train["group_pattern"], train["group_column"])
         held_out = split_by_group(cases, train["validation_fraction"], train["seed"])[1]
-        content: Facts = {
-            "training": [{k: case[k] for k in ("image", "label", "group")} for case in held_out]
-        }
         modality = next((case["modality"] for case in cases if "modality" in case), None)
-        if modality is not None:
-            content["modality"] = modality
-        if (labels := stated_labels(self.source)) is not None:
-            content["labels"] = labels
-        with replacing(folders.validation / "dataset.json") as temporary:
-            temporary.write_text(json.dumps(content, indent=1) + "\n")
+        stated = {"labels": stated_labels(self.source), "modality": modality}
+        stated = {key: value for key, value in stated.items() if value is not None}
+        write_list(folders.validation, [{k: c[k] for k in CASE} for c in held_out], stated)
+        for number, (fitted, held_out) in enumerate(self._folds()):
+            write_list(folders.fold(number, "fitted"), fitted, stated)
+            write_list(folders.fold(number, "held_out"), held_out, stated)
+
+    def _folds(self) -> list[tuple[list[Facts], list[Facts]]]:
+        """Annotated references to fit and to score, where no labelled images are given."""
+        files = listed_files(self.references)
+        cases = [{"image": i, "label": m, "group": i} for i, m in files if m is not None]
+        if self.test is not None or len(cases) < FEWEST_TO_FOLD:
+            return []
+        numbers = range(FOLDS)
+        return [
+            ([c for k, c in enumerate(cases) if k % FOLDS != number], cases[number::FOLDS])
+            for number in numbers
+        ]
 
     def _plan_clock(self, plan: Plan) -> None:
         for job in plan.jobs:
@@ -376,7 +390,8 @@ class Adaptation:
         trained = {job.name for job in plan.jobs if job.stage == "segment"}
         seed = self.seeds[0]
         arms = [arm for arm in self.sections["arms"] if f"segmenters/{arm}-{seed}" in trained]
-        found = judge(self.root, arms, self.seeds, self.hand_over, self.test, self.trial)
+        folds = len(self._folds())
+        found = judge(self.root, arms, self.seeds, self.hand_over, self.test, folds, self.trial)
         name = f"{found['handed_over']}-{seed}"
         output = self.root / "segmenter"
         for path in (self.root / "segmenters" / name).glob("[!.]*"):  # a lock is hidden
@@ -471,7 +486,9 @@ class Adaptation:
             if job.run_id == "test":
                 name, where = job.name.split("/")[1].rsplit("-", 1)
                 dice = json.loads((job.folder / "scores.json").read_text())["dice"]
-                key = {"validation": "source", "test": "site"}[where]
+                key = {"validation": "source", "test": "site"}.get(where)
+                if key is None:  # a fold
+                    continue
                 values = {f"{key}_dice": dice["mean"]}
                 values |= {f"{key}_dice_{k}": dice[k] for k in ("low", "high")}
                 self.runs.below("segment", name, values)
@@ -558,6 +575,12 @@ def stage_figures(root: Path, stage: str) -> dict[str, float | None]:
         dice = record["faithfulness"]["dice"]
         return found | {f"faithfulness_{name}": one["mean"] for name, one in dice.items()}
     return {}
+
+
+def write_list(folder: Path, cases: Sequence[Facts], stated: Facts) -> None:
+    """A data set that lists images and masks of another by their paths."""
+    with replacing(folder / "dataset.json") as temporary:
+        temporary.write_text(json.dumps({"training": cases, **stated}, indent=1) + "\n")
 
 
 def _near(key: str, known: Sequence[str]) -> str:

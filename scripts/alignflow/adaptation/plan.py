@@ -46,6 +46,10 @@ class Folders:
         """The source's validation split, as a data set."""
         return self.root / "prepare/validation"
 
+    def fold(self, number: int, part: str) -> Path:
+        """Annotated references of a fold to fit ("fitted") or to score ("held_out"), a data set."""
+        return self.root / f"prepare/folds/{number}/{part}"
+
     @property
     def verdict(self) -> Path:
         """The answer of the adaptation."""
@@ -65,6 +69,8 @@ class Plan:
         seeds: numbers of the trainings of each arm.
         scored: {"validation": folder, "test": folder}: where segmenters are scored.
         rounds: of pseudo-masks; 0 where all references have masks.
+        folds: of the annotated references: the adapted segmenter is made again without those of
+            each fold, and scored on them beside the source's; 0 for none.
         adapt: false where nothing is adapted: then only arms without pairs are trained, and there
             is no report.
     """
@@ -76,6 +82,7 @@ class Plan:
         seeds: list[int],
         scored: Mapping[str, Path],
         rounds: int,
+        folds: int = 0,
         adapt: bool = True,
     ) -> None:
         self.folders = folders
@@ -93,6 +100,8 @@ class Plan:
             if pairs is not None or not reads_pairs(settings):
                 for seed in seeds:
                     self.arm(arm, seed, train, pairs)
+        for number in range(folds if adapt else 0):
+            self.fold(number, train)
         after = [job for job in self.jobs if job.stage == "segment"]
         if aligned is not None and pairs is not None:
             self.distill(aligned)
@@ -154,7 +163,27 @@ class Plan:
             )
         )
 
-    def align(self, name: str, train: Job | None, labeller: Job | None) -> Job:
+    def fold(self, number: int, train: Job | None) -> None:
+        """The source's segmenter, and one adapted to the other folds, scored on this fold."""
+        seed, name, fitted = self.seeds[0], f"folds/{number}", self.folders.fold(number, "fitted")
+        aligned = self.align(f"{name}/aligned", train, None, "segment", fitted)
+        pairs = self.pairs(f"{name}/pairs", aligned, "segment")
+        adapted = self.segmenter(
+            f"{name}/segmenter", "segment", "adapted", train, pairs, references=fitted
+        )
+        source = next(job for job in self.jobs if job.name == f"segmenters/source-{seed}")
+        held_out = self.folders.fold(number, "held_out")
+        for arm, job in (("source", source), ("adapted", adapted)):
+            self.score(f"{arm}-{seed}", name, held_out, job)
+
+    def align(
+        self,
+        name: str,
+        train: Job | None,
+        labeller: Job | None,
+        stage: str = "align",
+        references: Path | None = None,
+    ) -> Job:
         """The image flow fitted to the references, in the folder of this name."""
         folders, settings = self.folders, self.sections["align"]
         get = overlaid(self.config("align"), settings).__getitem__
@@ -162,14 +191,14 @@ class Plan:
         return self.add(
             Job(
                 name="align" if name == "aligned" else name,
-                stage="align",
+                stage=stage,
                 config=self.config("align"),
                 run_id="align",
                 folder=output,
                 settings=settings,
                 paths={
                     "model_dir": str(folders.models),
-                    "reference_dir": str(folders.references),
+                    "reference_dir": str(references or folders.references),
                     "labeller_dir": None if labeller is None else str(labeller.folder),
                     "output_dir": str(output),
                 },
@@ -234,9 +263,8 @@ class Plan:
         """A segmenter, and its scores."""
         name = f"{arm}-{seed}"
         job = self.segmenter(f"segmenters/{name}", "segment", arm, train, pairs, seed)
-        get = overlaid(job.config, job.settings).__getitem__
         for where, directory in self.scored.items():
-            self.score(name, where, directory, job, get("inferer_mode"), get("grid_size"))
+            self.score(name, where, directory, job)
 
     def segmenter(
         self,
@@ -246,6 +274,7 @@ class Plan:
         train: Job | None,
         pairs: Job | None = None,
         seed: int | None = None,
+        references: Path | None = None,
     ) -> Job:
         """A segmenter of an arm, or the "labeller", in the folder of this name."""
         folders = self.folders
@@ -270,7 +299,9 @@ class Plan:
                     "model_dir": str(folders.models),
                     "dataset_dir": str(folders.source),
                     "pairs_dir": None if pairs is None else str(pairs.folder),
-                    "reference_dir": None if "references" not in given else str(folders.references),
+                    "reference_dir": str(references or folders.references)
+                    if "references" in given
+                    else None,
                     "output_dir": str(output),
                 },
                 inputs=given,
@@ -280,11 +311,10 @@ class Plan:
             )
         )
 
-    def score(
-        self, name: str, where: str, directory: Path, segmenter: Job, mode: str, grid: Any
-    ) -> Job:
+    def score(self, name: str, where: str, directory: Path, segmenter: Job) -> Job:
         """Dice of a segmenter on labelled images."""
         output = self.folders.root / "scores" / where / name
+        get = overlaid(segmenter.config, segmenter.settings).__getitem__
         return self.add(
             Job(
                 name=f"score/{name}-{where}",
@@ -292,7 +322,7 @@ class Plan:
                 config=self.config("segment"),
                 run_id="test",
                 folder=output,
-                settings={"inferer_mode": mode, "grid_size": grid},
+                settings={key: get(key) for key in ("inferer_mode", "grid_size")},
                 paths={
                     "model_dir": str(self.folders.models),
                     "segmenter_dir": str(segmenter.folder),

@@ -31,6 +31,7 @@ def judge(
     seeds: Sequence[int],
     hand_over: str,
     test: Path | None,
+    folds: int = 0,
     trial: bool = False,
 ) -> Facts:
     """The verdict of a finished adaptation.
@@ -42,10 +43,11 @@ def judge(
         seeds: of their trainings.
         hand_over: the arm to hand over if there are no labelled images of the site.
         test: labelled images of the site, or None.
+        folds: of the annotated references, which stand in for labelled images of the site.
         trial: whether the run only shows that everything works; its answer is then "unknown".
 
     Returns:
-        {"answer": that of `sureness`, or one of `NOT_ADAPTED`, "labelled", "trial",
+        {"answer": that of `sureness`, or one of `NOT_ADAPTED`, "labelled", "trial", "folds",
         "site": {"dice": {arm: mean}, "gains": {"adapted - source": gain, ...}, "images"} in Dice
         points, or None, "validation": the same on the source's validation split, "proxies",
         "handed_over": arm, "spread", "images_needed": for a gain of 2 points, None for a trial,
@@ -53,14 +55,19 @@ def judge(
     """
     gap = _read(root / "gap.json") or {"adapt": True}
     arms = [arm for arm in arms if gap["adapt"] or arm != ADAPTED]
-    site = None if test is None else compare(root / "scores/test", arms, seeds, test)
-    validation = compare(root / "scores/validation", arms, seeds)
+    if test is not None:
+        site = compare([root / "scores/test"], arms, seeds, test)
+    else:
+        crossed = [root / f"scores/folds/{k}" for k in range(folds)]
+        site = compare(crossed, [SOURCE, ADAPTED], seeds[:1]) if gap["adapt"] else None
+    validation = compare([root / "scores/validation"], arms, seeds)
     known = (site or validation or {"gains": {}})["gains"].get(GAIN, {})
     result: Facts = {
         "answer": "unknown",
         "labelled": site is not None,
         "trial": trial,
         "site": site,
+        "folds": folds,
         "validation": validation,
         "proxies": proxies(root) | gap,
         "handed_over": hand_over,
@@ -79,20 +86,27 @@ def judge(
 
 
 def compare(
-    folder: Path, arms: Sequence[str], seeds: Sequence[int], labelled: Path | None = None
+    folders: Sequence[Path],
+    arms: Sequence[str],
+    seeds: Sequence[int],
+    labelled: Path | None = None,
 ) -> Facts | None:
     """Mean Dice of each arm, and the gain of each arm over each one before it, in points.
 
     Args:
-        folder: holds `ARM-SEED/scores.json`; None is returned where nothing was scored.
+        folders: each holds `ARM-SEED/scores.json`; None is returned where nothing was scored.
         arms, seeds: see `judge`.
         labelled: the images that were scored, which may name the patient of each.
     """
-    if not folder.is_dir():
+    found = [folder for folder in folders if folder.is_dir()]
+    if not found:
         return None
-    path = folder / f"{SOURCE}-{seeds[0]}/scores.json"
-    groups = groups_of(labelled, json.loads(path.read_text())["images"])
-    table = {arm: np.array([_dice(folder / f"{arm}-{seed}") for seed in seeds]) for arm in arms}
+    names = [n for f in found for n in _scores(f / f"{SOURCE}-{seeds[0]}")]
+    groups = groups_of(labelled, names)
+    table = {
+        arm: np.array([[d for f in found for d in _dice(f / f"{arm}-{seed}")] for seed in seeds])
+        for arm in arms
+    }
     gains = {
         f"{ours} - {other}": paired_gain(table[ours], table[other], groups)
         for k, ours in enumerate(table)
@@ -152,7 +166,7 @@ def _at_the_site(result: Facts) -> str:
     dice, gain = result["site"]["dice"], result["site"]["gains"][GAIN]
     return (
         f"{head}: its Dice is {dice[ADAPTED]:.1f} against {dice[SOURCE]:.1f} for the source "
-        f"segmenter on {_images(gain)}, a difference of {_points(gain)}."
+        f"segmenter on {_images(gain, result['folds'])}, a difference of {_points(gain)}."
     )
 
 
@@ -208,7 +222,7 @@ def _third(result: Facts) -> str:
     given, here = ", given with --test DIR,", ""
     if result["labelled"]:
         gain = result["site"]["gains"][GAIN]
-        grounds = f"{_images(gain)} and {_trainings(gain)}"
+        grounds = f"{_images(gain, result['folds'])} and {_trainings(gain)}"
         if result["answer"] in ("better", "worse"):
             return f"This rests on {', and '.join([grounds, *_at_home(result)])}."
         given, here = "", f"; this run had {grounds}"
@@ -225,7 +239,9 @@ def _points(gain: Facts) -> str:
     return f"{gain['value']:+.1f} points (95% interval {gain['low']:+.1f} to {gain['high']:+.1f})"
 
 
-def _images(gain: Facts) -> str:
+def _images(gain: Facts, folds: int) -> str:
+    if folds:
+        return f"{gain['images']} annotated references, each left out of the training that it tests"
     grouped = gain["groups"] < gain["images"]
     of = f" of {gain['groups']} patients or sequences" if grouped else ""
     return f"{gain['images']} labelled images{of}"
@@ -240,10 +256,15 @@ def _trainings(gain: Facts) -> str:
 def _dice(folder: Path) -> list[float]:
     """Dice of each image in points: the mean over the classes it has, NaN where it has none."""
     found = []
-    for image in json.loads((folder / "scores.json").read_text())["images"].values():
+    for image in _scores(folder).values():
         present = [value for value in image["dice"].values() if value is not None]
         found.append(100 * float(np.mean(present)) if present else np.nan)
     return found
+
+
+def _scores(folder: Path) -> Facts:
+    images: Facts = json.loads((folder / "scores.json").read_text())["images"]
+    return images
 
 
 def _read(path: Path) -> Facts:
