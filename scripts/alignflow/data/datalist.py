@@ -9,7 +9,7 @@ import os
 import random
 import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -247,7 +247,7 @@ def _from_folders(root: Path) -> list[Case]:
         raise InputError(
             f"dataset_dir '{root}': needs dataset.json, or images/ and either masks/ or labels/"
         )
-    images, masks = _by_stem(image_dir, with_folders=True), _by_stem(mask_dirs[0])
+    images, masks = by_stem(image_dir, with_folders=True), by_stem(mask_dirs[0])
     if not images:
         raise InputError(f"'{image_dir}': no image in it; put the images there")
     raise_problems(
@@ -257,13 +257,22 @@ def _from_folders(root: Path) -> list[Case]:
             if stem not in masks
         ]
     )
-    for stem in sorted(masks.keys() - images.keys()):
-        warnings.warn(f"mask '{masks[stem]}': no image of this name; it is not used", stacklevel=2)
+    warn_of_masks_alone(images, masks)
     return [{"image": str(images[s]), "label": str(masks[s])} for s in sorted(images)]
 
 
-def _by_stem(folder: Path, with_folders: bool = False) -> dict[str, Path]:
-    """Files with a suffix that we read (and folders, as DICOM series), by name without suffix."""
+def warn_of_masks_alone(images: Mapping[str, Path], masks: Mapping[str, Path]) -> None:
+    """Name the masks, by stem, that have no image."""
+    for stem in sorted(masks.keys() - images.keys()):
+        warnings.warn(f"mask '{masks[stem]}': no image of this name; it is not used", stacklevel=3)
+
+
+def by_stem(folder: Path, with_folders: bool = False) -> dict[str, Path]:
+    """Files with a suffix that we read (and folders, as DICOM series), by name without suffix.
+
+    Raises:
+        InputError: two of one name.
+    """
     found: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
         stem, suffix = split_suffix(path)

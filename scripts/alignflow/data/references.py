@@ -15,7 +15,7 @@ from torch import Tensor
 
 from alignflow.data.case import geometry_of
 from alignflow.data.check import check_pair, raise_problems
-from alignflow.data.datalist import build_datalist, lists_cases
+from alignflow.data.datalist import build_datalist, by_stem, lists_cases, warn_of_masks_alone
 from alignflow.data.formats import load, split_suffix
 from alignflow.data.intensity import Window, scale
 from alignflow.data.labels import check_values, overlap_of, to_index
@@ -104,19 +104,24 @@ def listed_files(root: Path) -> list[tuple[str, str | None]]:
     """(image, mask or None) of each case in a folder of references.
 
     Raises:
-        InputError: no such folder, no image in it, or a `dataset.json` that does not fit.
+        InputError: no such folder, no image in it, two images or masks of one stem where there are
+            masks, or a `dataset.json` that does not fit.
     """
     if not str(root) or not root.is_dir():
         raise InputError(f"references '{root}': no such folder; give a folder of images")
     if lists_cases(root):
         return [(case["image"], case["label"]) for case in build_datalist(root)]
     folder = root / "images" if (root / "images").is_dir() else root
-    masks = {split_suffix(p)[0]: str(p) for n in ("masks", "labels") for p in _listed(root / n)}
+    mask_dirs = [root / name for name in ("masks", "labels") if (root / name).is_dir()]
+    masks = {stem: mask for one in mask_dirs for stem, mask in by_stem(one).items()}
+    if masks and folder != root:
+        warn_of_masks_alone(by_stem(folder, with_folders=True), masks)
     aside = {root / "images", root / "masks", root / "labels"}
     images = [path for path in _listed(folder) if path not in aside]
     if not images:
         raise InputError(f"references '{folder}': no image in it; put the images there")
-    return [(str(path), masks.get(split_suffix(path)[0])) for path in images]
+    found = [(path, masks.get(split_suffix(path)[0])) for path in images]
+    return [(str(image), None if mask is None else str(mask)) for image, mask in found]
 
 
 def _listed(folder: Path) -> list[Path]:
