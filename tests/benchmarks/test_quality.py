@@ -64,7 +64,7 @@ def test_the_tables_student_is_the_bundles(benchmark, bench, distilled):
     stage1 = Stage1.load(str(distilled))
     network = VelocityUNet(**stage1.image_network)
     weights = str(distilled / "student_1.pt")
-    student = load_sampler(network, weights, "cpu", steps=1, method="euler")
+    student = load_sampler(network, weights, "cpu", steps=1)
     with torch.no_grad():
         noise = pair_noise(0, range(6), "image", (3, 16, 16))
         expected = student(noise, condition=stage1.condition(bench.labels))

@@ -113,7 +113,7 @@ def measured(
     found: dict[str, dict[str, Any]] = {}
     for count in steps:
         weights = student_file(output_dir, flow, count)
-        student = load_sampler(network, weights, device, steps=count, method="euler")
+        student = load_sampler(network, weights, device, steps=count)
         update.steps = count
         values = update.errors(student.network, batch, device)
         found[str(count)] = {"held_out": {name: round(v, 5) for name, v in values.items()}}
@@ -138,7 +138,7 @@ def picture(
     rows = [image_tiles(data)]
     for count in steps:
         weights = student_file(output_dir, "image", count)
-        student: FlowSampler = load_sampler(network, weights, device, steps=count, method="euler")
+        student: FlowSampler = load_sampler(network, weights, device, steps=count)
         rows.append(image_tiles(student(noise.to(device), condition=maps.to(device)).cpu()))
     path = Path(output_dir) / "distill.png"
     save_sheet(path, rows, columns=COLUMNS, y_up=y_points_up(stage1.source))

@@ -95,7 +95,7 @@ def unrolled(stage1: Stage1, flow: str, steps: int, weights: Path) -> FlowSample
         "mask": (MaskSampler, stage1.mask_network),
     }[flow]
     network = VelocityUNet(**arguments)
-    return load_sampler(network, str(weights), "cpu", steps=steps, method="euler", kind=kind)
+    return load_sampler(network, str(weights), "cpu", steps=steps, kind=kind)
 
 
 def check_inputs(stage1: Stage1, masks: MaskGenerator, flow: str, count: int) -> Tensor:

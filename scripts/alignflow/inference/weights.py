@@ -14,7 +14,7 @@ def load_sampler(
     device: str,
     *,
     steps: int,
-    method: str = "heun",
+    method: str = "euler",
     guidance: float = 1.0,
     kind: type[FlowSampler] = FlowSampler,
 ) -> FlowSampler:

@@ -33,7 +33,6 @@ def load_image_sampler(model_dir: str | Path, stage1: Stage1, device: str) -> Im
         student_file(str(model_dir), "image", student),
         device,
         steps=student or TEACHER_STEPS,
-        method="euler",
         kind=ImageSampler,
     )
     assert isinstance(sampler, ImageSampler)
