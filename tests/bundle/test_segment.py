@@ -9,6 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
+from alignflow.data.datalist import build_datalist
+from alignflow.segmentation.data import read_labelled, read_pairs
 from alignflow.segmentation.network import load_segmenter
 from alignflow.segmentation.record import SegmenterRecord
 from alignflow.stage1 import Stage1
@@ -140,6 +142,14 @@ def test_references_join_with_given_and_predicted_masks(
         found = SegmenterRecord.load(tmp_path / name).provenance
         numbers[name] = [found["synthetic"], found["site"] > 0]
     assert numbers == {"given": [4, True], "none": [4, False], "predicted": [4, True]}
+
+
+def test_pairs_in_the_place_of_the_source_are_read_as_pairs(three_class_models, pairs):
+    stage1 = Stage1.load(str(three_class_models))
+    source = read_labelled(build_datalist(pairs), stage1, stage1.image_size)
+    synthetic = read_pairs(str(pairs), stage1, stage1.image_size)
+    for one, other in zip(source, synthetic, strict=True):
+        assert torch.equal(one["image"], other["image"])
 
 
 def test_windows_over_larger_images(three_class_models, three_class_dataset, segment, tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, cast
 
 from monai.data import Dataset
@@ -67,7 +68,7 @@ class _Known:
 
 
 def read_labelled(cases: Sequence[Case], stage1: Stage1, size: Sequence[int]) -> list[Item]:
-    """Source pairs, read as stage 1 read them.
+    """Source pairs, read as stage 1 read them; without the source, pairs that `infer` wrote.
 
     Args:
         cases: datalist.
@@ -77,7 +78,10 @@ def read_labelled(cases: Sequence[Case], stage1: Stage1, size: Sequence[int]) ->
     Raises:
         InputError: whatever `SliceDataset` refuses: other channels, modality or label values.
     """
-    return cast("list[Item]", read_slices(cases, stage1, size, stage1.intensity).data)
+    folders = [Path(case["image"]).parents[1] for case in cases[:1]]
+    generated = any((folder / "provenance.json").is_file() for folder in folders)
+    window = written_window(stage1) if generated else stage1.intensity
+    return cast("list[Item]", read_slices(cases, stage1, size, window).data)
 
 
 def read_pairs(pairs_dir: str | None, stage1: Stage1, size: Sequence[int]) -> list[Item]:
