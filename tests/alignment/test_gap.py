@@ -40,6 +40,9 @@ def test_another_site_is_told_from_the_source(source, caplog, n):
 
 @pytest.mark.parametrize("n", [1, 10])
 def test_source_images_as_references_are_noticed(source, caplog, n):
+    """Most draws of them: the floor is a 95% quantile."""
+    draws = [references(part) for part in images(60, 0).split(n)]
     with caplog.at_level(logging.WARNING):
-        found = appearance_gap(source, references(images(60, 0)[:n]))
-    assert found["gap"] <= found["floor"] and "nothing to align" in caplog.text
+        found = [appearance_gap(source, one) for one in draws]
+    below = [one["gap"] <= one["floor"] for one in found]
+    assert sum(below) >= 0.8 * len(draws) and caplog.text.count("nothing to align") == sum(below)

@@ -110,6 +110,7 @@ class AlignUpdate:
         self.faithfulness = faithfulness
         self.reward_weight = reward_weight
         self.reward_interval = 1 if matching is None else reward_interval
+        self.follows = matching is None or reward_weight + faithfulness + anchor + detail_anchor > 0
         self.matching = matching
         self.matching_weight = matching_weight
         self.noise = noise
@@ -128,7 +129,7 @@ class AlignUpdate:
         engine.network.eval()
         engine.optimizer.zero_grad(set_to_none=True)
         values: dict[str, float] = {}
-        if engine.state.iteration % self.reward_interval == 0:
+        if self.follows and engine.state.iteration % self.reward_interval == 0:
             values |= self.follow_reward(engine, batch)
         if self.matching is not None:
             values["matching"] = self.match(self.matching, engine.network)
