@@ -62,6 +62,13 @@ def test_jitter_moves_only_what_is_present():
     assert moved.mean(dim=0).abs().max() < 0.01
 
 
+def test_jitter_keeps_a_ring_around_what_it_encloses():
+    label = torch.zeros(5, 1, 16, 16)
+    label[..., 4:12, 4:12], label[..., 6:10, 6:10] = 1, 2
+    noisy = jitter(describe(label, 3), torch.Generator().manual_seed(0), 0.05).unflatten(1, (2, 4))
+    torch.testing.assert_close(noisy[:, 0, 2:], noisy[:, 1, 2:])
+
+
 def test_jitter_repeats_keeps_its_input_and_its_range():
     clean = describe(torch.ones(50, 1, 4, 4), 2)
     kept = clean.clone()

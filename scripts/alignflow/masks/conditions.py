@@ -47,7 +47,9 @@ def describe(label: Tensor, num_classes: int) -> Tensor:
 
 
 def jitter(description: Tensor, generator: torch.Generator | None, scale: float) -> Tensor:
-    """Normal noise on area and centroid of the classes that are present.
+    """Normal noise on area and centroid of the classes that are present, the same for all of them.
+
+    The structures of an image move and grow together: else a ring and what it encloses come apart.
 
     Args:
         description: (B, 4*(K-1)) of `describe`.
@@ -70,7 +72,8 @@ def jitter(description: Tensor, generator: torch.Generator | None, scale: float)
     fields = description.unflatten(1, (-1, FIELDS))
     presence, measures = fields[..., :1], fields[..., 1:]
     device = description.device if generator is None else generator.device
-    noise = torch.randn(measures.shape, generator=generator, device=device).to(measures) * scale
+    shape = (len(measures), 1, FIELDS - 1)
+    noise = torch.randn(shape, generator=generator, device=device).to(measures) * scale
     noisy = torch.cat(
         [
             (measures + noise)[..., :1].clamp(max=1),
