@@ -227,6 +227,8 @@ def test_epoch_that_loses_spread_or_masks_is_not_kept(network, segmenter, bank):
     assert monitor.key(good | {"spread": 0.7}) == float("inf")
     assert monitor.key(good | {"dice": 0.6}) == float("inf")
     assert monitor.key(first) == 1.0
+    monitor.matching = Still()  # flow matching holds the masks, whatever the segmenter finds
+    assert monitor.key(good | {"dice": 0.1, "matching": 0.3}) == 0.3
 
 
 def test_state_goes_on_where_it_was(network, segmenter, bank):

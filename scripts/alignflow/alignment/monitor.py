@@ -50,7 +50,8 @@ class Monitor:
         matching: on the left-out references; None where flow matching has no weight.
         lowest_spread: least spread, as a share of what the unaligned samples have or of 1,
             whichever is less.
-        largest_dice_loss: most that `dice` may fall.
+        largest_dice_loss: most that `dice` may fall without `matching`, which holds the masks itself;
+            the segmenter of the source may find nothing in images of the site, however right.
         patience: epochs without a better one before the run stops; 0 for never.
     """
 
@@ -110,7 +111,8 @@ class Monitor:
         """What is to be small; infinite where the samples have lost spread or their masks."""
         first = self.curve[0]
         narrow = values["spread"] < self.lowest_spread * min(first["spread"], 1.0)
-        unfaithful = values["dice"] < first["dice"] - self.largest_dice_loss
+        loss = first["dice"] - values["dice"]
+        unfaithful = self.matching is None and loss > self.largest_dice_loss
         if (narrow or unfaithful) and values is not first:
             return math.inf
         if self.matching is not None:
