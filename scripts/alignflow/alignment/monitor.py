@@ -50,8 +50,8 @@ class Monitor:
         matching: on the left-out references; None where flow matching has no weight.
         lowest_spread: least spread, as a share of what the unaligned samples have or of 1,
             whichever is less.
-        largest_dice_loss: most that `dice` may fall without `matching`. That holds the masks itself,
-            and the source's segmenter may find little in images of the site, however right.
+        largest_dice_loss: most that `dice` may fall without `matching`, which holds masks itself;
+            the segmenter may find little in images of the site, however right these are.
         patience: epochs without a better one before the run stops; 0 for never.
     """
 
