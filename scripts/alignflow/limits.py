@@ -43,6 +43,7 @@ NUMBERS = {
     "ema_decay": SHARE,
     "condition_dropout": SHARE,
     "time_mean": Number(-10, 10),
+    "mask_time_mean": Number(-10, 10),
     "time_std": Number(0),
     "time_uniform_share": SHARE,
     "flip_x": SHARE,
