@@ -81,12 +81,12 @@ class EncoderFeatures(nn.Module):
 
 
 def _level(output: Tensor, images: Tensor) -> int | None:
-    """k of a map (B, D, X / 2^k, Y / 2^k); None for other tensors and maps of one pixel."""
+    """k of a map (B, D, about X / 2^k, Y / 2^k); None for other tensors and maps of one pixel."""
     if output.dim() != 4 or output.shape[2:].numel() == 1:
         return None
     halvings = [math.log2(n / m) for n, m in zip(images.shape[2:], output.shape[2:], strict=True)]
     level = round(halvings[0])
-    return level if level >= 0 and max(abs(h - level) for h in halvings) < 0.3 else None
+    return level if level >= 0 and abs(halvings[0] - halvings[1]) < 0.3 else None
 
 
 @contextmanager
