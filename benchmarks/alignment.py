@@ -295,6 +295,10 @@ def align_trainer(args: argparse.Namespace, one: GradientScheme) -> SupervisedTr
             "train::dataset": Dataset(items),
             "train::update::scheme": one,
             "train::update::matching": None,
+            "reward_weight": 1.0,
+            "anchor": 3.0,
+            "detail_anchor": 300.0,
+            "faithfulness": 2.0,
             "train::handlers": [],
         }
     )

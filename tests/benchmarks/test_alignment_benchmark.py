@@ -59,7 +59,7 @@ def test_update_is_that_of_the_config(benchmark):
     moved = [not torch.equal(a, b) for a, b in zip(before, after, strict=True)]
     assert any(moved) and all(p.requires_grad for p, m in zip(after, moved, strict=True) if m)
     update = trainer._process_function
-    assert (update.scheme.method, update.anchor, update.guidance) == ("full", 0.1, 1.0)
+    assert (update.scheme.method, update.anchor, update.guidance) == ("full", 3.0, 1.0)
     assert {name.split("_")[0] for name in update.reward.terms} >= {"encoder", "colour"}
 
 
