@@ -140,6 +140,7 @@ def test_names_of_inputs_are_found_in_any_file(tmp_path):
     out.mkdir()
     for name in ("mueller_01", "0001", "123456789", "pair_00000"):
         (source / f"images/{name}.nii.gz").touch()
+    (source / "dataset.json").touch()  # every data set's name for its list, ours too
     names = names_of([str(source), None])
     assert names == {str(source), "mueller_01"}  # the others stand in files by chance
     (out / "provenance.json").write_text(json.dumps({"dataset_dir": str(source)}))
