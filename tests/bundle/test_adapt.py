@@ -304,6 +304,8 @@ def cross_validated(out, references):
             read(out / f"scores/folds/{k}/{arm}-0/scores.json") for arm in ("source", "adapted")
         ]
         source, ours = (arm["images"] for arm in arms)
+        state = read(out / f"state/score-source-0-folds-{k}.json")
+        assert "references" in state["parts"]  # other references are scored again
         assert source.keys() == ours.keys()
         assert not ours.keys() & {Path(case["image"]).name for case in listed}
         scored += list(ours)

@@ -358,9 +358,9 @@ class Adaptation:
         stated = {"labels": stated_labels(self.source), "modality": modality}
         stated = {key: value for key, value in stated.items() if value is not None}
         write_list(folders.validation, [{k: c[k] for k in CASE} for c in held_out], stated)
-        for number, (fitted, held_out) in enumerate(self._folds()):
+        for number, (fitted, scored) in enumerate(self._folds()):
             write_list(folders.fold(number, "fitted"), fitted, stated)
-            write_list(folders.fold(number, "held_out"), held_out, stated)
+            write_list(folders.fold(number, "held_out"), scored, stated)
 
     def _folds(self) -> list[tuple[list[Facts], list[Facts]]]:
         """Annotated references to fit and to score, where no labelled images are given."""
@@ -368,10 +368,9 @@ class Adaptation:
         cases = [{"image": i, "label": m, "group": i} for i, m in files if m is not None]
         if self.test is not None or len(cases) < FEWEST_TO_FOLD:
             return []
-        numbers = range(FOLDS)
         return [
             ([c for k, c in enumerate(cases) if k % FOLDS != number], cases[number::FOLDS])
-            for number in numbers
+            for number in range(FOLDS)
         ]
 
     def _plan_clock(self, plan: Plan) -> None:
@@ -390,8 +389,9 @@ class Adaptation:
         trained = {job.name for job in plan.jobs if job.stage == "segment"}
         seed = self.seeds[0]
         arms = [arm for arm in self.sections["arms"] if f"segmenters/{arm}-{seed}" in trained]
-        folds = len(self._folds())
-        found = judge(self.root, arms, self.seeds, self.hand_over, self.test, folds, self.trial)
+        found = judge(
+            self.root, arms, self.seeds, self.hand_over, self.test, plan.folds, self.trial
+        )
         name = f"{found['handed_over']}-{seed}"
         output = self.root / "segmenter"
         for path in (self.root / "segmenters" / name).glob("[!.]*"):  # a lock is hidden

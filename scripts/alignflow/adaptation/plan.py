@@ -92,6 +92,7 @@ class Plan:
         self.split = {
             key: value for key in SPLIT if (value := self.value("train", "train", key)) is not None
         } | {"split_seed": self.value("train", "train", "seed")}
+        self.folds = folds
         self.jobs: list[Job] = []
         train = self.train() if folders.model_dir is None else None
         aligned = self.rounds(rounds, train) if adapt else None
@@ -174,7 +175,7 @@ class Plan:
         source = next(job for job in self.jobs if job.name == f"segmenters/source-{seed}")
         held_out = self.folders.fold(number, "held_out")
         for arm, job in (("source", source), ("adapted", adapted)):
-            self.score(f"{arm}-{seed}", name, held_out, job)
+            self.score(f"{arm}-{seed}", name, held_out, job, "references")
 
     def align(
         self,
@@ -311,8 +312,8 @@ class Plan:
             )
         )
 
-    def score(self, name: str, where: str, directory: Path, segmenter: Job) -> Job:
-        """Dice of a segmenter on labelled images."""
+    def score(self, name: str, where: str, directory: Path, segmenter: Job, given: str = "") -> Job:
+        """Dice of a segmenter on labelled images, part of the input `given`, else `where`."""
         output = self.folders.root / "scores" / where / name
         get = overlaid(segmenter.config, segmenter.settings).__getitem__
         return self.add(
@@ -329,7 +330,7 @@ class Plan:
                     "test_dir": str(directory),
                     "output_dir": str(output),
                 },
-                inputs={k: h for k, h in self.folders.inputs.items() if k == where},
+                inputs={k: h for k, h in self.folders.inputs.items() if k == (given or where)},
                 after=[segmenter],
                 results=("scores.json",),
                 work={"scoring": 1},
