@@ -52,6 +52,7 @@ TINY_TRAINING = {
     "mlflow": False,
     "network_def::refine": 32,
     "time_mean": 1.2,
+    "mask_time_mean": 0.0,
     "time_std": 1.2,
     "time_uniform_share": 0.35,
     **{f"network_def::{key}": value for key, value in UNET.items()},

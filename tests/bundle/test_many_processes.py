@@ -309,7 +309,7 @@ def test_distillation_on_two_processes_is_that_on_one(
     for prefix in ("student", "mask_student"):
         ours, theirs = last_state(one, prefix), last_state(two, prefix)
         g = gradients(ours)
-        assert g.abs().max() > 1e-5
+        assert g.abs().max() > 1e-4
         assert (g - gradients(theirs)).abs().max() < 1e-4 * g.abs().max()
         assert distance(ours["network"], theirs["network"]) < 1e-5
 

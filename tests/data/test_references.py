@@ -35,6 +35,7 @@ def test_some_references_have_masks(site):
     "files",
     [
         ("images/a.png", "images/a.bmp", "masks/a.png"),
+        ("a.png", "a.bmp", "masks/a.png"),
         ("images/a.png", "masks/a.png", "masks/a.tif"),
     ],
 )
