@@ -261,7 +261,7 @@ def _from_folders(root: Path) -> list[Case]:
     return [{"image": str(images[s]), "label": str(masks[s])} for s in sorted(images)]
 
 
-def warn_of_masks_alone(images: Mapping[str, Path], masks: Mapping[str, Path]) -> None:
+def warn_of_masks_alone(images: Mapping[str, Path], masks: Mapping[str, Path | str]) -> None:
     """Name the masks, by stem, that have no image."""
     for stem in sorted(masks.keys() - images.keys()):
         warnings.warn(f"mask '{masks[stem]}': no image of this name; it is not used", stacklevel=3)

@@ -113,15 +113,14 @@ def listed_files(root: Path) -> list[tuple[str, str | None]]:
         return [(case["image"], case["label"]) for case in build_datalist(root)]
     folder = root / "images" if (root / "images").is_dir() else root
     mask_dirs = [root / name for name in ("masks", "labels") if (root / name).is_dir()]
-    masks = {stem: mask for one in mask_dirs for stem, mask in by_stem(one).items()}
-    if masks and folder != root:
+    masks = {stem: str(mask) for one in mask_dirs for stem, mask in by_stem(one).items()}
+    if masks:
         warn_of_masks_alone(by_stem(folder, with_folders=True), masks)
     aside = {root / "images", root / "masks", root / "labels"}
     images = [path for path in _listed(folder) if path not in aside]
     if not images:
         raise InputError(f"references '{folder}': no image in it; put the images there")
-    found = [(path, masks.get(split_suffix(path)[0])) for path in images]
-    return [(str(image), None if mask is None else str(mask)) for image, mask in found]
+    return [(str(path), masks.get(split_suffix(path)[0])) for path in images]
 
 
 def _listed(folder: Path) -> list[Path]:

@@ -19,7 +19,7 @@ from alignflow.data.dicom import SUFFIXES as DICOM_SUFFIXES
 from alignflow.data.formats import ITK_SUFFIXES, NIFTI_SUFFIXES, PIL_SUFFIXES, split_suffix
 
 LEAST_LETTERS = 6  # shorter names stand in files by chance
-OWN_NAME = re.compile(r"pair_\d+|dataset(\.json)?|index(\.csv)?")
+OWN_NAME = re.compile(r"pair_\d+|dataset\.json|index\.csv")
 TEXT = re.compile(rb"[ -~]{%d,}" % LEAST_LETTERS)
 OWN_UIDS = ("2.25.", "1.2.840.10008.", "1.2.826.0.1.3680043.8.498.")
 """Made from nothing but numbers; the standard's own; pydicom as the writing program."""

@@ -78,8 +78,8 @@ def read_labelled(cases: Sequence[Case], stage1: Stage1, size: Sequence[int]) ->
     Raises:
         InputError: whatever `SliceDataset` refuses: other channels, modality or label values.
     """
-    folders = [Path(case["image"]).parents[1] for case in cases[:1]]
-    generated = any((folder / "provenance.json").is_file() for folder in folders)
+    folder = Path(cases[0]["image"]).parents[1] if cases else Path()
+    generated = bool(cases) and (folder / "provenance.json").is_file()
     window = written_window(stage1) if generated else stage1.intensity
     return cast("list[Item]", read_slices(cases, stage1, size, window).data)
 
