@@ -1,8 +1,7 @@
-"""One (source, target) pair: its folders, generator, alignments, pairs and segmenters."""
+"""One (source, target) pair: its folders, and what the bundle's workflows make of them."""
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,9 +12,7 @@ from typing import Any
 import reading
 import splits
 from stages import Cache, Settings, config_hash, run_here, run_workflow
-
-from alignflow.errors import InputError
-from alignflow.stage1 import weight_hashes
+from to_source import score_carried
 
 
 @dataclass(frozen=True)
@@ -25,7 +22,6 @@ class Job:
     Attributes:
         pair: name of (source, target).
         arm: name in `arms.ARMS`.
-        labelled: labelled source images; None for all.
         references: their number; None for an arm that uses none.
         seed: of the segmenter.
         draw: which references; None for an arm that uses none.
@@ -33,7 +29,6 @@ class Job:
 
     pair: str
     arm: str
-    labelled: int | None
     references: int | None
     seed: int
     draw: int | None
@@ -41,9 +36,8 @@ class Job:
     @property
     def name(self) -> str:
         """Of the result's file, without suffix."""
-        labelled = "all" if self.labelled is None else self.labelled
         count = "" if self.references is None else f"-n{self.references}-draw{self.draw}"
-        return f"{self.arm}-{labelled}{count}-seed{self.seed}"
+        return f"{self.arm}{count}-seed{self.seed}"
 
 
 class Bench:
@@ -51,72 +45,38 @@ class Bench:
 
     Args:
         source, target: the sites.
-        labelled: labelled source images; None for all.
         cache: of stages.
         settings: overrides of each workflow, and the arms' own.
-        model_dir: a generator that has been trained on this split; None to train one.
 
     Raises:
-        InputError: a folder that cannot be read or split, a generator of another split.
+        InputError: a folder that cannot be read or split.
     """
 
     def __init__(
         self,
         source: splits.Site,
         target: splits.Site,
-        labelled: int | None,
         cache: Cache,
         settings: Mapping[str, Settings],
-        model_dir: Path | None = None,
     ) -> None:
         self.cache = cache
         self.settings = settings
-        share = settings["train"].get("validation_fraction", 0.1)
         self.source_site = source
-        self.labelled = labelled
-        self.source = splits.split_source(source.cases(), labelled, share)
+        self.source = splits.split_source(source.cases(), splits.VALIDATION_SHARE)
         self.target = splits.split_target(target.cases())
-        self.model_dir = model_dir
-        if model_dir is not None:
-            self.require_same_split(model_dir, share)
-
-    def require_same_split(self, model_dir: Path, share: float) -> None:
-        """Refuse a generator that may have been trained on our validation images."""
-        path = model_dir / "train_config.json"
-        if not path.is_file():
-            raise InputError(f"--model_dir '{model_dir}': no train_config.json; train it first")
-        config = json.loads(path.read_text())
-        if Path(config["dataset_dir"]).resolve() == self.source_dir.resolve():
-            return
-        site = self.source_site
-        ours = {
-            "validation_fraction": share,
-            "seed": splits.SPLIT_SEED,
-            "group_column": site.group_column,
-            "group_pattern": site.group_pattern,
-        }
-        same_folder = Path(config["dataset_dir"]).resolve() == site.directory.resolve()
-        same_split = {key: config.get(key) for key in ours} == ours
-        whole = self.labelled is None and site.column is None
-        if not (same_folder and same_split and whole):
-            raise InputError(
-                f"--model_dir '{model_dir}': trained neither on '{self.source_dir}' nor on all of "
-                f"'{site.directory}' with {ours}; leave it out to train one"
-            )
 
     # -- folders -----------------------------------------------------------------------------------
 
     @cached_property
     def source_dir(self) -> Path:
-        """Labelled source images, split as stage 1 does."""
+        """Labelled source images, with the split of stage 1."""
         train, validation = self.source.train, self.source.validation
         content = {"train": splits.fingerprint(train), "validation": splits.fingerprint(validation)}
+        like = self.source_site.directory
         return self.cache.make(
             "data",
             content,
-            lambda folder, _: splits.link_pairs(
-                folder, train, validation, self.source_site.directory
-            ),
+            lambda folder, _: splits.link_pairs(folder, train, validation, like),
             wait=True,
         )
 
@@ -126,30 +86,13 @@ class Bench:
         return self.linked(self.target.test)
 
     @cached_property
-    def test_images_dir(self) -> Path:
-        """The same without masks."""
-        return self.images(self.target.test)
-
-    @cached_property
     def train_dir(self) -> Path:
         """The source's training images without its validation images."""
         return self.linked(self.source.train)
 
     @cached_property
     def pool_dir(self) -> Path:
-        """Labelled target images of the oracle, a tenth of the groups for validation."""
-        train, validation = splits.split_by_group(self.target.pool, 0.1, splits.SPLIT_SEED)
-        content = {"train": splits.fingerprint(train), "validation": splits.fingerprint(validation)}
-        return self.cache.make(
-            "data",
-            content,
-            lambda folder, _: splits.link_pairs(folder, train, validation),
-            wait=True,
-        )
-
-    @cached_property
-    def pool_pairs_dir(self) -> Path:
-        """Labelled target images of the ceiling, as pairs."""
+        """All labelled target images that are no test images."""
         return self.linked(self.target.pool)
 
     def linked(self, cases: list[splits.Case]) -> Path:
@@ -166,18 +109,11 @@ class Bench:
             "data", content, lambda folder, _: splits.link_images(folder, cases), True
         )
 
-    def references(self, job: Job) -> list[splits.Case]:
-        """The references of a job."""
+    def references(self, job: Job, annotated: bool) -> Path:
+        """The references of a job, with their masks or without."""
         assert job.references is not None and job.draw is not None
-        return splits.references(self.target.pool, job.references, job.draw)
-
-    def reference_dir(self, job: Job) -> Path:
-        """The references of a job without their masks."""
-        return self.images(self.references(job))
-
-    def labelled_reference_dir(self, job: Job) -> Path:
-        """The references of a job with their masks."""
-        return self.linked(self.references(job))
+        drawn = splits.references(self.target.pool, job.references, job.draw)
+        return self.linked(drawn) if annotated else self.images(drawn)
 
     @cached_property
     def test_sha256(self) -> str:
@@ -195,67 +131,72 @@ class Bench:
 
     def generator(self) -> Path:
         """The stage-1 bundle of the source."""
-        if self.model_dir is not None:
-            return self.model_dir
         return self.stage("train", "training", {"dataset_dir": str(self.source_dir), "seed": 0})
 
-    def alignment(self, job: Job) -> Path:
-        """The bundle aligned to a job's references; the draw is its seed."""
-        model_dir = self.generator()
+    def alignment(self, job: Job, annotated: bool) -> Path:
+        """The bundle aligned to a job's references; the draw is the seed of all it rests on.
+
+        Without masks as `alignflow adapt` does it: a segmenter in the references' style predicts
+        them, then the one that has learned from the pairs of a first round.
+        """
+        references = self.references(job, annotated)
+        if annotated:
+            return self.aligned(job, references)
+        labeller = self.labeller(job, references)
+        pairs = self.pairs(self.aligned(job, references, labeller))
+        folders = {"pairs_dir": str(pairs), "reference_dir": str(references)}
+        labeller = self.segmenter(job.draw or 0, **folders)
+        return self.aligned(job, references, labeller)
+
+    def labeller(self, job: Job, references: Path) -> Path:
+        """The segmenter that predicts the references' first masks."""
+        styled = {"reference_dir": str(references)} | self.settings["labeller"]
+        return self.segmenter(job.draw or 0, **styled)
+
+    def aligned(self, job: Job, references: Path, labeller: Path | None = None) -> Path:
+        """The bundle after one alignment."""
         overrides = {
-            "model_dir": str(model_dir),
-            "reference_dir": str(self.reference_dir(job)),
+            "model_dir": str(self.generator()),
+            "reference_dir": str(references),
+            "labeller_dir": None if labeller is None else str(labeller),
             "seed": job.draw,
         }
-        return self.stage("align", "align", overrides, weights=weight_hashes(str(model_dir)))
+        return self.stage("align", "align", overrides)
 
-    def pairs(self, model_dir: Path, **overrides: Any) -> Path:
-        """Synthetic pairs of a bundle; the settings may take their masks from source or site."""
-        overrides = {"model_dir": str(model_dir), "seed": 0} | overrides
-        start_time = self.settings["inference"].get("start_time", 0)
-        if self.settings["pairs"].get("from_site"):
-            overrides["dataset_dir"] = str(self.pool_pairs_dir)
-        elif start_time or self.settings["pairs"]["from_source"]:
-            overrides["dataset_dir"] = str(self.train_dir)
-        return self.stage("inference", "infer", overrides, weights=weight_hashes(str(model_dir)))
+    def pairs(self, model_dir: Path) -> Path:
+        """Synthetic pairs of a bundle."""
+        return self.stage("inference", "infer", {"model_dir": str(model_dir), "seed": 0})
 
-    def segmenter(self, job: Job, **overrides: Any) -> Path:
+    def segmenter(self, seed: int, **overrides: Any) -> Path:
         """A segmenter trained on the source, with what the overrides add."""
-        model_dir = self.generator()
-        overrides = {
-            "model_dir": str(model_dir),
-            "dataset_dir": str(self.source_dir),
-            "seed": job.seed,
-            "mlflow": False,
-        } | overrides
-        weights = weight_hashes(str(model_dir))
-        return self.stage("segment", "segment", overrides, weights, here=True)
+        folders = {"model_dir": str(self.generator()), "dataset_dir": str(self.source_dir)}
+        return self.stage("segment", "segment", folders | {"seed": seed} | overrides, here=True)
 
-    def scores(self, segmenter_dir: Path) -> Path:
-        """Folder with `scores.json` of a segmenter on the target's test images."""
+    def scores(self, segmenter_dir: Path, carried: bool = False) -> Path:
+        """Folder with `scores.json` of a segmenter on the target's test images.
+
+        With `carried` the source's flow draws them anew first, see `to_source`.
+        """
         overrides = {
             "model_dir": str(self.generator()),
             "segmenter_dir": str(segmenter_dir),
             "test_dir": str(self.test_dir),
         }
+        if carried:
+            content = overrides | self.settings["to_source"]
+            return self.cache.make(
+                "carried", content, lambda folder, _: score_carried(folder, **content)
+            )
         return self.stage("segment", "test", overrides, here=True)
 
-    def stage(
-        self,
-        config: str,
-        run_id: str,
-        overrides: Settings,
-        weights: Mapping[str, str] | None = None,
-        here: bool = False,
-    ) -> Path:
+    def stage(self, config: str, run_id: str, overrides: Settings, here: bool = False) -> Path:
         """Result of a workflow: settings of its config, then `overrides`; kept by content.
 
-        Folders of the cache bear the hash of their content, so their paths stand for it; `weights`
-        are those of a bundle, which may be from elsewhere. `here` runs it in this process, which
-        reads images once.
+        Folders of the cache bear the hash of their content, so their paths stand for it. `here`
+        runs it in this process, which reads images once.
         """
-        overrides = dict(self.settings.get(config, {})) | overrides
-        content = {"config": config_hash(config), "overrides": overrides, "weights": weights}
+        overrides = dict(self.settings[config]) | overrides
+        content = {"config": config_hash(config), "overrides": overrides}
 
         def build(folder: Path, lock: int) -> None:
             arguments = overrides | {"output_dir": str(folder)}

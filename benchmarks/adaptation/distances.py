@@ -2,11 +2,11 @@
 
     python benchmarks/adaptation/distances.py, with the arguments of run.py
 
-For each number of references and draw, pairs of the source's generator and of the aligned one are
-compared with the target's test images in the held-out encoder; the former also with images of the
-source that the generator has not seen: that much of the distance is realism, and no matter of
-sites. What run.py has left in WORK is taken, the rest is made. Leaves
-RESULTS/NAME/distances/LABELLED-nN-drawD.json and prints a table of all that are there.
+For each pair, number of references and draw, and references with masks or without, pairs of the
+source's generator and of the aligned one are compared with the target's test images in the held-out
+encoder; the former also with images of the source that the generator has not seen: that much of the
+distance is realism, and no matter of sites. What run.py has left in WORK is taken, the rest is
+made. Leaves RESULTS/PAIR/distances/ARM-nN-drawD.json and prints a table of all that are there.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from pathlib import Path
 from typing import Any
 
 from bench import Bench, Job
-from run import arguments, labelled_count, make_bench, settings_of
+from run import arguments, make_bench
 from stages import Settings, say, write_json
 
 from alignflow.errors import print_input_errors_as_one_line
 
 KEPT = ("metrics", "fall", "copies", "masks", "faithfulness")
 HEAD = [
-    *["references, draw", "KID of source images", "unaligned", "aligned", "floor", "fall"],
+    *["run", "KID of source images", "unaligned", "aligned", "floor", "fall"],
     *["unaligned to source", "Dice, unaligned", "aligned"],
     *["spread", "coverage", "nearest reference"],
 ]
@@ -35,27 +35,27 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Measure what is missing, print all."""
     args = arguments(argv)
     logging.getLogger("monai.bundle.workflows").setLevel(logging.ERROR)
-    folder = args.results / args.name / "distances"
-    for labelled in map(labelled_count, args.labelled):
-        bench = make_bench(args, labelled, settings_of(args))
-        for n in args.references:
-            for draw in args.draws:
-                job = Job(args.name, "distances", labelled, n, 0, draw)
-                path = folder / f"{labelled or 'all'}-n{n}-draw{draw}.json"
-                if not path.is_file():
-                    write_json(path, measured(bench, job))
-                    say(str(path))
-    print("\n".join(table(folder)))
+    for pair in args.pairs:
+        bench, folder = make_bench(args, pair), args.results / pair / "distances"
+        for arm in ("aligned", "aligned_annotated"):
+            for n in args.references:
+                for draw in args.draws:
+                    path = folder / f"{arm}-n{n}-draw{draw}.json"
+                    if arm in args.arms and not path.is_file():
+                        write_json(path, measured(bench, Job(pair, arm, n, 0, draw)))
+                        say(str(path))
+        print("\n".join(table(folder)))
 
 
 def measured(bench: Bench, job: Job) -> dict[str, Any]:
     """What `run evaluate` finds on the pairs of a job's alignment."""
-    model_dir = bench.alignment(job)
+    annotated = job.arm == "aligned_annotated"
+    model_dir = bench.alignment(job, annotated)
     overrides = {
         "model_dir": str(model_dir),
         "pairs_dir": str(bench.pairs(model_dir)),
         "unaligned_dir": str(bench.pairs(bench.generator())),
-        "reference_dir": str(bench.reference_dir(job)),
+        "reference_dir": str(bench.references(job, annotated)),
         "target_dir": str(bench.test_dir),
         "dataset_dir": str(bench.train_dir),
     }
@@ -103,7 +103,7 @@ def row(found: dict[str, Any]) -> list[str]:
     """Its cells: values with their 95% intervals."""
     kid, dice = found["metrics"]["kid"], found["faithfulness"]["dice"]
     return [
-        f"{found['references']}, {found['draw']}",
+        f"{found['arm']}, n = {found['references']}, draw {found['draw']}",
         *(interval(kid[name]) for name in ("source", "unaligned", "aligned")),
         interval(kid["aligned"]["floor"]),
         interval(found["fall"]["kid"]),

@@ -7,7 +7,8 @@ from typing import Any
 
 from alignflow.segmentation import data
 
-IMPORTS = [f"$from {__name__} import read_{kind}" for kind in ("labelled", "pairs", "test")]
+KINDS = ("labelled", "pairs", "site", "test")
+IMPORTS = [f"$from {__name__} import read_{kind}" for kind in KINDS]
 """Behind the imports of segment.json: its functions by those here, of the same names."""
 
 _known: dict[str, Any] = {}
@@ -26,4 +27,5 @@ def _once(read: Callable[..., Any]) -> Callable[..., Any]:
 
 read_labelled = _once(data.read_labelled)
 read_pairs = _once(data.read_pairs)
+read_site = _once(data.read_site)
 read_test = _once(data.read_test)

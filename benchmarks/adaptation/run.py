@@ -1,14 +1,13 @@
 """What a few images of a new site are worth: segmenters of every arm on its unseen images.
 
-    python benchmarks/adaptation/run.py --source DIR --target DIR --name NAME --work DIR
-        --results DIR [--references 10] [--seeds 0 1 2] [--draws 0 1 2] [--labelled all]
+    ALIGNFLOW_DATA=DIR python benchmarks/adaptation/run.py --work DIR --results DIR
+        [--pairs wbc heart ...] [--arms aligned ...] [--references 10] [--seeds 0 1 2] [--draws 0 1]
 
-Both folders hold images and masks as stage 1 reads them. The target is split by group (a column of
-its index.csv; without one, single images): about a third is the pool that references are drawn
-from, the rest tests every arm. Generators, alignments, pairs and segmenters stay in WORK and are
-made once; each run of an arm leaves one JSON in RESULTS/NAME, and is skipped where that exists.
-Several such commands may share WORK and RESULTS; a command that was stopped is started again.
-table.py makes the table.
+Pairs of sites stand in pairs.json. The target is split by group: about a third is the pool that
+references are drawn from, the rest tests every arm. Generators, alignments, pairs and segmenters
+stay in WORK and are made once; each run of an arm leaves one JSON in RESULTS/PAIR, and is skipped
+where that exists. Several such commands may share WORK and RESULTS; a command that was stopped is
+started again. table.py makes the table.
 """
 
 from __future__ import annotations
@@ -16,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -26,12 +26,13 @@ from arms import ARMS
 from bench import Bench, Job
 from locks import Busy, locked
 from splits import Site
-from stages import Cache, Settings, StageFailed, read_settings, say, seconds_of, write_json
+from stages import Cache, Settings, StageFailed, read_settings, say, write_json
 
 from alignflow.errors import InputError, print_input_errors_as_one_line
 from alignflow.inference.writing import versions
 
 HERE = Path(__file__).resolve().parent
+METRICS = ("dice", "iou", "hd95")
 WAIT = 10.0  # seconds, before asking again for what other processes hold
 
 
@@ -58,28 +59,12 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--source", type=Path, required=True, help="folder of the source's images and masks")
-    add("--target", type=Path, required=True, help="folder of the target's")
-    add("--name", required=True, help="of the pair: the folder in RESULTS")
-    for site in ("source", "target"):
-        add(f"--{site}_column", help="column of index.csv that chooses rows")
-        add(f"--{site}_value", help="what the chosen rows have there")
-        add(f"--{site}_group_column", help="column of index.csv that splits keep whole")
-        add(f"--{site}_group_pattern", help="the same: regular expression on names, one group")
+    add("--pairs_file", type=Path, default=HERE / "pairs.json", help="pairs of sites")
+    add("--pairs", nargs="+", help="their names (default: all)")
     add("--references", type=int, nargs="+", default=[10], help="their numbers (default 10)")
     add("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of the segmenters")
-    add("--draws", type=int, nargs="+", default=[0, 1, 2], help="of references")
-    add(
-        "--all_draws",
-        nargs="*",
-        default=["aligned"],
-        metavar="ARM",
-        help="arms run on every draw; the others on the first (default: aligned)",
-    )
-    add("--labelled", nargs="+", default=["all"], help="labelled source images: all, or numbers")
+    add("--draws", type=int, nargs="+", default=[0, 1], help="of references")
     add("--arms", nargs="+", choices=list(ARMS), default=list(ARMS), help="default: all")
-    add("--model_dir", type=Path, help="a generator trained on this split of the source")
-    add("--mask_threshold", type=float, help="masks are foreground above it")
     add("--settings", type=Path, default=HERE / "settings.json", help="overrides of the workflows")
     add(
         "--set", nargs="+", action="extend", default=[], metavar="SECTION.KEY=JSON", help="in those"
@@ -89,38 +74,28 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--results", type=Path, required=True, help="folder for the results")
     add("--dry_run", action="store_true", help="list the runs and stop")
     args = parser.parse_args(argv)
-    for site in ("source", "target"):
-        if (getattr(args, f"{site}_column") is None) != (getattr(args, f"{site}_value") is None):
-            parser.error(f"--{site}_column and --{site}_value go together")
+    known = read_settings(args.pairs_file)
+    args.pairs = args.pairs or list(known)
+    if unknown := set(args.pairs) - set(known):
+        parser.error(f"--pairs {min(unknown)}: '{args.pairs_file}' has {', '.join(known)}")
+    args.sites = known
     args.work, args.results = args.work.resolve(), args.results.resolve()
     return args
 
 
 def list_jobs(args: argparse.Namespace) -> list[Job]:
     """All runs asked for; one for an arm and seed that no reference enters."""
-    jobs = []
-    for labelled in map(labelled_count, args.labelled):
+    jobs: dict[Job, None] = {}
+    for pair in args.pairs:
         for seed in args.seeds:
-            for name in args.arms:
-                cases: list[tuple[int | None, int | None]] = [(None, None)]
-                if ARMS[name].uses_references:
-                    draws = args.draws if name in args.all_draws else args.draws[:1]
-                    cases = [(n, draw) for n in args.references for draw in draws]
-                jobs += [Job(args.name, name, labelled, n, seed, draw) for n, draw in cases]
-    return jobs
-
-
-def labelled_count(text: str) -> int | None:
-    """None for "all".
-
-    Raises:
-        InputError: neither that nor a number.
-    """
-    if text == "all":
-        return None
-    if not text.isdigit():
-        raise InputError(f"--labelled {text}: give all or a number")
-    return int(text)
+            for draw in args.draws:
+                for name in args.arms:
+                    if ARMS[name].references:
+                        for n in args.references:
+                            jobs[Job(pair, name, n, seed, draw)] = None
+                    else:
+                        jobs[Job(pair, name, None, seed, None)] = None
+    return list(jobs)
 
 
 def result_path(args: argparse.Namespace, job: Job) -> Path:
@@ -128,16 +103,14 @@ def result_path(args: argparse.Namespace, job: Job) -> Path:
     return args.results / job.pair / f"{job.name}.json"
 
 
-def settings_of(args: argparse.Namespace) -> dict[str, Settings]:
-    """Those of the file, with what the command line says.
+def settings_of(args: argparse.Namespace, pair: str) -> dict[str, Settings]:
+    """Those of the file, with the pair's own and what the command line says.
 
     Raises:
         InputError: an unreadable file, an override that is none.
     """
     settings = read_settings(HERE / "quick.json" if args.quick else args.settings)
-    settings.setdefault("train", {})
-    if args.mask_threshold is not None:
-        settings["train"]["mask_threshold"] = args.mask_threshold
+    settings["train"] = settings["train"] | args.sites[pair].get("train", {})
     for text in args.set:
         section, key, value = override(text)
         settings.setdefault(section, {})[key] = value
@@ -162,18 +135,17 @@ def override(text: str) -> tuple[str, str, Any]:
 
 def work_through(args: argparse.Namespace, jobs: Sequence[Job]) -> dict[Job, str]:
     """Run jobs until each has a result or has failed; those of other processes are waited for."""
-    settings = settings_of(args)
-    benches: dict[int | None, Bench] = {}
+    benches: dict[str, Bench] = {}
     failed: dict[Job, str] = {}
     while waiting := [
         job for job in jobs if job not in failed and not result_path(args, job).is_file()
     ]:
         advanced = False
         for job in waiting:
-            if job.labelled not in benches:
-                benches[job.labelled] = make_bench(args, job.labelled, settings)
             try:
-                run_job(args, benches[job.labelled], job)
+                if job.pair not in benches:
+                    benches[job.pair] = make_bench(args, job.pair)
+                run_job(args, benches[job.pair], job)
             except Busy:
                 continue
             except (StageFailed, InputError) as error:
@@ -184,22 +156,19 @@ def work_through(args: argparse.Namespace, jobs: Sequence[Job]) -> dict[Job, str
     return failed
 
 
-def make_bench(
-    args: argparse.Namespace, labelled: int | None, settings: dict[str, Settings]
-) -> Bench:
-    """The pair with so many labelled source images."""
+def make_bench(args: argparse.Namespace, pair: str) -> Bench:
+    """A pair of sites, in the folder that ALIGNFLOW_DATA names.
+
+    Raises:
+        InputError: it names none, or a folder that cannot be read.
+    """
+    if not (data := os.environ.get("ALIGNFLOW_DATA")):
+        raise InputError("ALIGNFLOW_DATA: not set; set it to the folder of the data sets")
     sites = [
-        Site(
-            getattr(args, site).resolve(),
-            getattr(args, f"{site}_column"),
-            getattr(args, f"{site}_value"),
-            getattr(args, f"{site}_group_column"),
-            getattr(args, f"{site}_group_pattern"),
-        )
-        for site in ("source", "target")
+        Site(**site | {"directory": Path(data).resolve() / site["directory"]})
+        for site in (args.sites[pair]["source"], args.sites[pair]["target"])
     ]
-    model_dir = None if args.model_dir is None else args.model_dir.resolve()
-    return Bench(*sites, labelled, Cache(args.work), settings, model_dir)
+    return Bench(*sites, Cache(args.work), settings_of(args, pair))
 
 
 def run_job(args: argparse.Namespace, bench: Bench, job: Job) -> None:
@@ -212,16 +181,13 @@ def run_job(args: argparse.Namespace, bench: Bench, job: Job) -> None:
     with locked(args.work / "jobs" / job.pair / f"{job.name}.lock"):
         if path.is_file():
             return
-        segmenter = ARMS[job.arm].segmenter(bench, job)
-        scores = bench.scores(segmenter)
+        scores = ARMS[job.arm].scores(bench, job)
         content = json.loads((scores / "scores.json").read_text())
         write_test_set(path.with_name("test_set.json"), bench, list(content["images"]))
         result = {
             **vars(job),
             **read_scores(content),
             "test_sha256": bench.test_sha256,
-            "validation_dice": validation_dice(segmenter),
-            "seconds": {"segmenter": seconds_of(segmenter), "scoring": seconds_of(scores)},
             "settings": bench.settings,
             "versions": versions(),
         }
@@ -230,12 +196,12 @@ def run_job(args: argparse.Namespace, bench: Bench, job: Job) -> None:
 
 
 def read_scores(content: dict[str, Any]) -> dict[str, Any]:
-    """Dice and IoU from a scores.json: of each image (None without foreground), and their means.
+    """Scores of each image (None without foreground) from a scores.json, and their means.
 
     An image's score is the mean over the classes that it has.
     """
     found: dict[str, Any] = {}
-    for metric in ("dice", "iou"):
+    for metric in METRICS:
         images = [list(image[metric].values()) for image in content["images"].values()]
         scores = [image_score(classes) for classes in images]
         counted = [score for score in scores if score is not None]
@@ -248,13 +214,6 @@ def image_score(classes: list[float | None]) -> float | None:
     """Mean over the classes that are there; None without any."""
     present = [score for score in classes if score is not None]
     return sum(present) / len(present) if present else None
-
-
-def validation_dice(segmenter: Path) -> float | None:
-    """Mean Dice on the images that validated the training."""
-    record = json.loads((segmenter / "segmenter.json").read_text())
-    dice = record["validation"].get("dice", {}).get("mean")
-    return None if dice is None else round(dice, 5)
 
 
 def write_test_set(path: Path, bench: Bench, names: Sequence[str]) -> None:

@@ -16,6 +16,7 @@ from alignflow.data.formats import split_suffix
 from alignflow.errors import InputError
 from alignflow.files import replacing
 
+VALIDATION_SHARE = 0.1
 TEST_SHARE = 2 / 3
 SPLIT_SEED = 0
 
@@ -66,7 +67,7 @@ class SourceSplit:
 
 @dataclass(frozen=True)
 class TargetSplit:
-    """Pool (references, and the oracle's training images) and test cases of the target."""
+    """Pool (references, and the ceiling's training images) and test cases of the target."""
 
     pool: list[Case]
     test: list[Case]
@@ -94,18 +95,9 @@ def rows_with(table: Path, column: str, value: str | None) -> set[str]:
     return {row["stem"] for row in rows if row[column] == value}
 
 
-def split_source(cases: list[Case], labelled: int | None, validation_share: float) -> SourceSplit:
-    """The split of stage 1, with `labelled` of its training images (None for all).
-
-    Raises:
-        InputError: fewer training images than that.
-    """
-    train, validation = split_by_group(cases, validation_share, SPLIT_SEED)
-    if labelled is None:
-        return SourceSplit(train, validation)
-    if not 0 < labelled <= len(train):
-        raise InputError(f"--labelled {labelled}: the source has {len(train)} training images")
-    return SourceSplit(drawn(train, labelled, SPLIT_SEED), validation)
+def split_source(cases: list[Case], validation_share: float) -> SourceSplit:
+    """The split of stage 1."""
+    return SourceSplit(*split_by_group(cases, validation_share, SPLIT_SEED))
 
 
 def split_target(cases: list[Case]) -> TargetSplit:

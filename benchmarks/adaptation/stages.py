@@ -78,11 +78,6 @@ class Cache:
         return folder
 
 
-def seconds_of(folder: Path) -> float:
-    """How long the build of a cached folder took (its last part, if it was interrupted)."""
-    return float(json.loads((folder / DONE).read_text())["seconds"])
-
-
 def run_workflow(
     run_id: str, config: str, overrides: Mapping[str, Any], folder: Path, lock: int
 ) -> None:

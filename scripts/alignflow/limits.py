@@ -87,7 +87,6 @@ CHOICES = {
     "mask_solver": tuple(STEPS),
     "augmentation": ("plain", "strong"),
     "keep": ("last", "best"),
-    "init": ("random", "source"),
     "inferer_mode": ("resize", "sliding"),
     "backend_precision": ("fp32", "bf16", "fp16"),
 }

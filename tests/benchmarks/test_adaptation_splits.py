@@ -70,19 +70,14 @@ def test_few_references_are_among_many_and_draws_differ(splits, site):
         splits.references(pool, 13, 0)
 
 
-def test_source_split_is_that_of_stage_1_and_fewer_labelled_ones_are_of_its_training(splits, site):
+def test_source_split_is_that_of_stage_1(splits, site):
     cases = site.cases()
-    whole = splits.split_source(cases, None, 0.25)
+    whole = splits.split_source(cases, 0.25)
     assert (whole.train, whole.validation) == split_by_group(cases, 0.25, 0)
-    few = splits.split_source(cases, 4, 0.25)
-    assert few.validation == whole.validation and len(few.train) == 4
-    assert stems(splits, few.train) < stems(splits, whole.train)
-    with pytest.raises(InputError, match="--labelled 11"):
-        splits.split_source(cases, 11, 0.25)
 
 
 def test_linked_pairs_are_read_back_with_their_split(splits, site, tmp_path):
-    split = splits.split_source(site.cases(), None, 0.25)
+    split = splits.split_source(site.cases(), 0.25)
     folder = splits.link_pairs(tmp_path / "linked", split.train, split.validation, site.directory)
     splits.link_pairs(folder, split.train, split.validation, site.directory)  # again: no change
     train, validation = split_by_group(build_datalist(folder), 0.5, 7)

@@ -56,8 +56,11 @@ def test_weights_come_back(tmp_path):
     with torch.no_grad():
         torch.testing.assert_close(loaded(x), network.eval()(x), rtol=0, atol=0)
     assert not loaded.training and loaded(x).shape == (2, 3, 16, 16)
-    other = initialised(build_network(CONFIG, "here"), "source", tmp_path)
-    torch.testing.assert_close(other.state_dict(), network.state_dict(), rtol=0, atol=0)
+    for init, model_dir in (("source", tmp_path), (str(tmp_path), tmp_path / "bundle")):
+        other = initialised(build_network(CONFIG, "here"), init, model_dir)
+        torch.testing.assert_close(other.state_dict(), network.state_dict(), rtol=0, atol=0)
+    with pytest.raises(InputError, match='set "init" to random, source or'):
+        initialised(build_network(CONFIG, "here"), "sauce", tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -6,12 +6,21 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from scipy.ndimage import binary_erosion
+from scipy.spatial.distance import cdist
 from torch import nn
 
 from alignflow.errors import InputError
 from alignflow.segmentation.keep import KeepWeights
 from alignflow.segmentation.record import SegmenterRecord, require_finite
 from alignflow.segmentation.scoring import overlap_tables, predict
+
+
+def hd95(p, y):
+    """The larger of the 95th percentiles of distances from one outline to the other."""
+    edges = [np.argwhere(m & ~binary_erosion(m)) for m in (p.numpy(), y.numpy())]
+    distance = cdist(*edges)
+    return max(np.percentile(distance.min(axis=axis), 95) for axis in (0, 1))
 
 
 def test_tables_against_sets_of_pixels():
@@ -36,6 +45,7 @@ def test_tables_against_sets_of_pixels():
                 "iou": len(p & y) / len(p | y),
                 "sensitivity": len(p & y) / len(y),
                 "precision": len(p & y) / len(p) if p else 0,
+                "hd95": hd95(predicted[i, 0] == k, labels[i, 0] == k) if p else np.hypot(6, 5),
             }
             assert found == pytest.approx(expected, abs=1e-6)
 

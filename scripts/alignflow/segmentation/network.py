@@ -98,13 +98,20 @@ def load_weights(
 
 
 def initialised(network: nn.Module, init: str, model_dir: str | Path) -> nn.Module:
-    """The network with random weights ("random") or the bundle's own segmenter's ("source").
+    """The network with the weights to start from.
+
+    Args:
+        network: with random weights.
+        init: "random", "source" for the bundle's own segmenter, or a folder of `run segment`.
+        model_dir: of the bundle.
 
     Raises:
-        InputError: a network that those weights do not fit.
+        InputError: no such weights, or a network that they do not fit.
     """
-    if init == "source":
-        load_weights(network, Path(model_dir) / WEIGHTS["segmenter"])
+    if init != "random":
+        folder = Path(model_dir if init == "source" else init)
+        missing = 'set "init" to random, source or the folder of a trained segmenter'
+        load_weights(network, folder / WEIGHTS["segmenter"], missing)
     return network
 
 

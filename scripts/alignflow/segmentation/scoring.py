@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import json
 import logging
+import math
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import torch
-from monai.metrics import DiceMetric, MeanIoU, get_confusion_matrix
+from monai.metrics import (
+    DiceMetric,
+    MeanIoU,
+    compute_hausdorff_distance,
+    get_confusion_matrix,
+)
 from monai.networks.utils import one_hot
 from torch import Tensor, nn
 
@@ -41,10 +48,12 @@ def predict(segmenter: nn.Module, images: Tensor, inferer: Inferer, batch_size: 
 
 
 def overlap_tables(predicted: Tensor, labels: Tensor, num_classes: int) -> dict[str, Table]:
-    """Dice, IoU, sensitivity and precision (N, K-1) of each image and class.
+    """Dice, IoU, HD95, sensitivity and precision (N, K-1) of each image and class.
 
-    NaN where the reference lacks the class. Sensitivity below precision means that less is outlined
-    than was labelled: of a site that draws its outlines wider, for one.
+    NaN where the reference lacks the class. HD95, the 95th percentile of the distances between the
+    two outlines, is in pixels, and the image's diagonal where the class was not found. Sensitivity
+    below precision means that less is outlined than was labelled: of a site that draws its outlines
+    wider, for one.
 
     Args:
         predicted, labels: class indices (N, 1, X, Y).
@@ -56,17 +65,23 @@ def overlap_tables(predicted: Tensor, labels: Tensor, num_classes: int) -> dict[
         "ignore_empty": True,
     }
     metrics = {"dice": DiceMetric(**options), "iou": MeanIoU(**options)}
-    counts = []
+    counts, distances = [], []
     for p, y in zip(predicted.split(64), labels.split(64), strict=True):
         pair = one_hot(p, num_classes), one_hot(y, num_classes)
         for metric in metrics.values():
             metric(*pair)
         counts.append(get_confusion_matrix(*pair, include_background=False))
+        with warnings.catch_warnings():  # of images without a class, which are dealt with below
+            warnings.simplefilter("ignore")
+            distances.append(compute_hausdorff_distance(*pair, percentile=95))
     tables = {name: cast("Tensor", metric.aggregate()) for name, metric in metrics.items()}
     hits, false, _, missed = torch.cat(counts).double().unbind(dim=-1)
     tables["sensitivity"] = hits / (hits + missed)  # 0 / 0 is NaN
     precision = hits / (hits + false).clamp(min=1)  # 0 where nothing was predicted
     tables["precision"] = precision.where(hits + missed > 0, torch.nan)
+    distance = torch.cat(distances).double().nan_to_num(math.inf)
+    distance = distance.clamp(max=math.hypot(*labels.shape[2:]))
+    tables["hd95"] = distance.where(hits + missed > 0, torch.nan)
     return {name: table.double().numpy() for name, table in tables.items()}
 
 

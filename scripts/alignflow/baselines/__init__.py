@@ -1,1 +1,0 @@
-"""Cheap ways to adapt to a site, against which alignment is measured."""
