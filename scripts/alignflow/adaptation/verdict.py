@@ -225,7 +225,8 @@ def _third(result: Facts) -> str:
         grounds = f"{_images(gain, result['folds'])} and {_trainings(gain)}"
         if result["answer"] in ("better", "worse"):
             return f"This rests on {', and '.join([grounds, *_at_home(result)])}."
-        given, here = "", f"; this run had {grounds}"
+        given = given if result["folds"] else ""
+        here = f"; this run had {grounds}"
     return (
         f"About {result['images_needed']} independent labelled images{given} would show a gain of "
         f"{TARGET:g} points in 4 of 5 studies, assuming that the difference in Dice has a standard "
