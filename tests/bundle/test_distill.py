@@ -20,7 +20,6 @@ TINY = {
     "masks::max_attempts": 2,
     "student_steps": [2, 1],
     "student_epochs": [2, 1],
-    "finish_epochs": 1,
     "mask_student_steps": [2],
     "mask_student_epochs": [2],
     "steps_per_epoch": 2,

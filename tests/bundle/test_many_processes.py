@@ -72,7 +72,6 @@ DISTILLATION = {
     "masks::max_attempts": 2,
     "student_steps": [2],
     "student_epochs": [2],
-    "finish_epochs": 1,
     "mask_student_steps": [1],
     "mask_student_epochs": [1],
     "steps_per_epoch": 3,

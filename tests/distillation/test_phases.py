@@ -9,7 +9,7 @@ from torch import nn
 
 from alignflow.device import Precision
 from alignflow.distillation.loss import StudentLoss
-from alignflow.distillation.methods import Unrolled
+from alignflow.distillation.methods import Progressive
 from alignflow.distillation.phases import Phases, Students
 from alignflow.distillation.update import DistillUpdate
 from alignflow.errors import InputError
@@ -46,22 +46,20 @@ def test_weights_are_written_as_each_phase_ends(tmp_path):
     network = nn.Linear(2, 2)
     ema, seen = EMA(network, 0.5), []
     update = DistillUpdate(
-        method=Unrolled(), loss=StudentLoss(), precision=Precision("cpu", "fp32"), ema=ema
+        method=Progressive(network), loss=StudentLoss(), precision=Precision("cpu", "fp32"), ema=ema
     )
 
     def step(engine, batch):
-        seen.append((update.steps, update.finishing))
+        seen.append(update.steps)
         with torch.no_grad():
             network.weight.add_(1.0)
         ema.update_parameters(network)
 
     engine = Engine(step)
-    Students(Phases([2, 1], [1, 2], finish=1), update, ema, str(tmp_path / "student")).attach(
-        engine
-    )
+    Students(Phases([2, 1], [1, 2]), update, ema, str(tmp_path / "student")).attach(engine)
     start = network.weight.detach().clone()
     engine.run([0, 1], max_epochs=3)
-    assert seen == [(2, True)] * 2 + [(1, False)] * 2 + [(1, True)] * 2
+    assert seen == [2] * 2 + [1] * 4
     two, one = (torch.load(tmp_path / f"student_{n}.pt", weights_only=True) for n in (2, 1))
     assert sorted(p.name for p in tmp_path.iterdir()) == ["student_1.pt", "student_2.pt"]
     # d = min(.5, (1 + n) / (10 + n)) after the first update, which copies

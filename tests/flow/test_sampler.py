@@ -30,7 +30,7 @@ def inputs():
 @torch.no_grad()
 def test_flow_sampler_integrates_the_guided_velocity(network, inputs):
     noise, condition = inputs
-    options = {"steps": 3, "method": "midpoint", "shift": 2.0, "final_euler": False}
+    options = {"steps": 3, "method": "midpoint", "start": 0.2, "final_euler": False}
 
     def velocity(x, t):
         given, dropped = network(x, t, condition), network(x, t, torch.zeros_like(condition))

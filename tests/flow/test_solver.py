@@ -13,8 +13,6 @@ from alignflow.flow.solver import integrate, time_grid, trajectory
 METHODS = {"euler": 1, "midpoint": 2, "heun": 2}
 MEAN, SPREAD = 1.5, 0.3
 
-shifts = st.floats(0.05, 20)
-
 
 def spread(t):
     return ((1 - t) ** 2 + (t * SPREAD) ** 2) ** 0.5
@@ -44,73 +42,62 @@ class SmallNetwork(nn.Module):
         return self.outer(torch.tanh(self.inner(torch.cat([x, t], dim=1))))
 
 
-@given(st.integers(1, 1000), shifts)
-def test_grid_runs_from_exactly_0_to_exactly_1(steps, shift):
-    grid = time_grid(steps, shift)
+@given(st.integers(1, 1000), st.floats(0, 0.99))
+def test_grid_runs_evenly_from_exactly_start_to_exactly_1(steps, start):
+    grid = time_grid(steps, start)
     assert len(grid) == steps + 1
-    assert (grid[0], grid[-1]) == (0.0, 1.0)
-    assert all(end > start for start, end in pairwise(grid))
-    assert abs(sum(end - start for start, end in pairwise(grid)) - 1) < 1e-15 * steps
+    assert (grid[0], grid[-1]) == (start, 1.0)
+    assert all(end > begin for begin, end in pairwise(grid))
+    np.testing.assert_allclose(grid, np.linspace(start, 1, steps + 1), atol=1e-15)
 
 
-@pytest.mark.parametrize("shift", [0.3, 1, 3])
-def test_steps_add_up_to_1_for_all_counts(shift):
+def test_steps_add_up_to_1_for_all_counts():
     for steps in range(1, 1001):
-        lengths = np.diff(np.array(time_grid(steps, shift), dtype=np.longdouble))
+        lengths = np.diff(np.array(time_grid(steps), dtype=np.longdouble))
         assert abs(lengths.sum() - 1) < 1e-15
 
 
-@given(st.integers(1, 50), shifts)
-def test_shift_is_that_of_esser_et_al(steps, shift):
-    """Their t is noise at 1, and maps by eq. 23 with sqrt(m/n) = shift."""
-    theirs = np.linspace(1, 0, steps + 1)
-    shifted = shift * theirs / (1 + (shift - 1) * theirs)
-    np.testing.assert_allclose(time_grid(steps, shift), 1 - shifted, atol=1e-12)
+@pytest.mark.parametrize(("steps", "start"), [(0, 0), (-1, 0), (5, 1), (5, -0.1)])
+def test_impossible_grids(steps, start):
+    with pytest.raises(ValueError, match="steps >= 1 and start"):
+        time_grid(steps, start)
 
 
-@pytest.mark.parametrize(("steps", "shift"), [(0, 1), (-1, 1), (5, 0), (5, -2)])
-def test_impossible_grids(steps, shift):
-    with pytest.raises(ValueError, match="steps >= 1, shift > 0"):
-        time_grid(steps, shift)
-
-
-def fitted_order(velocity, exact, method, shift):
+def fitted_order(velocity, exact, method):
     x, counts = noise(), [128, 256, 512, 1024]
-    ends = [integrate(velocity, x, steps=n, method=method, shift=shift) for n in counts]
+    ends = [integrate(velocity, x, steps=n, method=method) for n in counts]
     errors = [(end - exact).square().mean().sqrt().item() for end in ends]
     return -np.polyfit(np.log(counts), np.log(errors), 1)[0]
 
 
-@pytest.mark.parametrize("shift", [1.0, 3.0])
 @pytest.mark.parametrize(("method", "order"), [("euler", 1), ("midpoint", 3), ("heun", 2)])
-def test_order_on_the_flow_between_gaussians(method, order, shift):
+def test_order_on_the_flow_between_gaussians(method, order):
     """Midpoint's leading error, x''' / 24 + dv/dx x'' / 8, vanishes on this path.
 
     With x = t m + sqrt(q(t)) x_0 and q quadratic, x'' ~ q^(-3/2) and dv/dx = q' / 2q, so that
     x''' = -3 dv/dx x''.
     """
     exact = MEAN + SPREAD * noise()
-    assert fitted_order(gaussian_velocity, exact, method, shift) == pytest.approx(order, abs=0.1)
+    assert fitted_order(gaussian_velocity, exact, method) == pytest.approx(order, abs=0.1)
 
 
-@pytest.mark.parametrize("shift", [1.0, 3.0])
 @pytest.mark.parametrize(("method", "order"), METHODS.items())
-def test_order_on_another_equation(method, order, shift):
+def test_order_on_another_equation(method, order):
     """x' = t x moves x_0 to x_0 exp(t^2 / 2)."""
     exact = noise() * np.exp(0.5)
-    found = fitted_order(lambda x, t: x * t.view(-1, 1, 1, 1), exact, method, shift)
+    found = fitted_order(lambda x, t: x * t.view(-1, 1, 1, 1), exact, method)
     assert found == pytest.approx(order, abs=0.1)
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_trajectory_follows_the_closed_form(method):
     x = noise()
-    states = trajectory(gaussian_velocity, x, steps=200, method=method, shift=2.0)
+    states = trajectory(gaussian_velocity, x, steps=200, method=method)
     assert len(states) == 201
     assert states[0] is x
-    for t, state in list(zip(time_grid(200, 2.0), states, strict=True))[::40]:
+    for t, state in list(zip(time_grid(200), states, strict=True))[::40]:
         torch.testing.assert_close(state, t * MEAN + spread(t) * x, atol=0.02, rtol=0)
-    end = integrate(gaussian_velocity, x, steps=200, method=method, shift=2.0)
+    end = integrate(gaussian_velocity, x, steps=200, method=method)
     assert torch.equal(states[-1], end)
 
 

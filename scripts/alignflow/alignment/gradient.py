@@ -80,7 +80,6 @@ class GradientScheme:
         late_bias: step i of surrogate is drawn with probability proportional to
             ((i + 1) / N)^late_bias: late steps paint appearance.
         bridge: alpha of two_leap.
-        shift: of `time_grid`.
 
     Raises:
         InputError: an unknown method, or K outside 1 to N.
@@ -94,13 +93,12 @@ class GradientScheme:
         active: int = 2,
         late_bias: float = 1.0,
         bridge: float = 0.3,
-        shift: float = 1.0,
     ) -> None:
         if method not in METHODS:
             raise InputError(f"gradient: method {method!r}; set one of {', '.join(METHODS)}")
         if not 1 <= active <= steps or (method == "two_leap" and steps < 2):
             raise InputError(f"gradient: {active} active of {steps} steps; set 1 to {steps}")
-        self.times = time_grid(steps, shift)
+        self.times = time_grid(steps)
         self.method = method
         self.active = active
         self.late_bias = late_bias

@@ -1,7 +1,7 @@
-"""What a student of few steps is trained on: the teacher's end points, or shorter steps.
+"""What a student of few steps is trained on, and what it is judged by.
 
-Each method gives, for a batch of the coupling, what the student makes of a state and what it should
-have made. Both are modules, so that a checkpoint holds what they keep between steps.
+Both give, for a batch of the coupling, what the student makes of a state and what it should have
+made.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 
 from alignflow.distributed import share, world
-from alignflow.errors import InputError
 from alignflow.flow.guidance import Condition, guided_velocity
 from alignflow.flow.path import linear_path
 from alignflow.flow.sampler import FlowSampler
@@ -22,22 +21,15 @@ Lesson = tuple[Tensor, Tensor, Tensor | float]
 """Made and wanted data (B, C, X, Y) in float32, and the scale of errors, see `StudentLoss`."""
 
 
-class Unrolled(nn.Module):
-    """Euler steps, unrolled, against what the teacher made of the same noise.
+def unrolled(
+    network: nn.Module, noise: Tensor, data: Tensor, condition: Condition, steps: int
+) -> Lesson:
+    """What the student makes of the coupling's noise by Euler's steps, and the coupling's data.
 
-    Both ends of the coupling are given, so that this is plain regression (Luhman and Luhman, arXiv
-    2101.02388; InstaFlow, Liu et al., arXiv 2309.06380, eq. 5).
+    It judges students: what they are trained on has no such end (see `Progressive`).
     """
-
-    def begin(self, steps: int, student: nn.Module) -> None:
-        """A phase begins; nothing is kept of the one before."""
-
-    def forward(
-        self, network: nn.Module, noise: Tensor, data: Tensor, condition: Condition, steps: int
-    ) -> Lesson:
-        """What the student makes of the coupling's noise, and the coupling's data."""
-        made = FlowSampler(network, steps=steps, method="euler")(noise, **condition)
-        return made.float(), data, 1.0
+    made = FlowSampler(network, steps=steps, method="euler")(noise, **condition)
+    return made.float(), data, 1.0
 
 
 class Progressive(nn.Module):
@@ -46,7 +38,7 @@ class Progressive(nn.Module):
     From a state of the path, x_t = (1 - t) x_0 + t x_1 with t on the student's grid, noise that is
     new each time and data of the coupling, the student's one step is to end where the shorter ones
     do (Salimans and Ho, arXiv 2202.00512, alg. 2, for the linear path). Errors in pixels are those
-    of the velocity.
+    of the velocity. A module, so that a checkpoint holds the student before.
 
     Args:
         teacher: velocity network.
@@ -110,18 +102,3 @@ class Progressive(nn.Module):
         self.guidance = state["guidance"]
         self.student_steps = state["student_steps"]
         self.generator.set_state(state["generator"].cpu())
-
-
-def method_named(
-    name: str, teacher: nn.Module, steps: int, guidance: float = 1.0, seed: int = 0
-) -> Unrolled | Progressive:
-    """The method of that name; the other arguments are those of `Progressive`.
-
-    Raises:
-        InputError: an unknown name.
-    """
-    if name == "unrolled":
-        return Unrolled()
-    if name == "progressive":
-        return Progressive(teacher, steps, guidance, seed)
-    raise InputError(f'config "method": {name!r}; set "progressive" or "unrolled"')

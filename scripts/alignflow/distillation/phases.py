@@ -20,13 +20,12 @@ class Phases:
     Args:
         steps: solver steps of each student, falling: [4, 2, 1].
         epochs: of each phase.
-        finish: how many of these, the last ones, finish it, see `DistillUpdate`.
 
     Raises:
         InputError: lists of unequal length, or steps that do not fall.
     """
 
-    def __init__(self, steps: Sequence[int], epochs: Sequence[int], finish: int = 0) -> None:
+    def __init__(self, steps: Sequence[int], epochs: Sequence[int]) -> None:
         if len(steps) != len(epochs) or not steps or min(*steps, *epochs) < 1:
             raise InputError(
                 f"students: steps {list(steps)} and epochs {list(epochs)}; give two lists of equal "
@@ -36,7 +35,6 @@ class Phases:
             raise InputError(f"students: steps {list(steps)} do not fall; give them as [4, 2, 1]")
         self.steps = list(steps)
         self.epochs = list(epochs)
-        self.finish = finish
 
     @property
     def total(self) -> int:
@@ -90,9 +88,8 @@ class Students:
         engine.add_event_handler(Events.EPOCH_COMPLETED, self.end)
 
     def begin(self, engine: Engine) -> None:
-        """Choose the steps of the epoch, and whether it finishes a phase."""
-        self.update.steps, first, last = self.phases.phase(engine.state.epoch)
-        self.update.finishing = engine.state.epoch > last - self.phases.finish
+        """Choose the steps of the epoch."""
+        self.update.steps, first, _ = self.phases.phase(engine.state.epoch)
         if engine.state.epoch == first:
             self.update.begin(self.update.steps)
 

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from monai.engines import SupervisedEvaluator, SupervisedTrainer
 from torch import Tensor, nn
 
-from alignflow.alignment.reward import SetReward
 from alignflow.device import Precision
 from alignflow.distillation.loss import StudentLoss
-from alignflow.distillation.methods import Lesson, Progressive, Unrolled
-from alignflow.distributed import world
+from alignflow.distillation.methods import Lesson, Progressive, unrolled
 from alignflow.flow.ema import EMA
 
 Batch = dict[str, Tensor]
@@ -20,43 +19,34 @@ Batch = dict[str, Tensor]
 
 
 class DistillUpdate:
-    """A student of a few Euler steps learns by one of the methods.
+    """A student of a few Euler steps learns from shorter ones.
 
     Args:
-        method: what is made and wanted, see `alignflow.distillation.methods`.
+        method: what is made and wanted.
         loss: between the two.
         precision: autocast and loss scaling.
         ema: average of the trained network's weights, updated after each step.
-        reward: distance to the set of the teacher's images, which joins the loss of the unrolled
-            steps while a phase finishes; or None.
-        reward_weight: of it.
         clip: largest norm of the gradient.
 
     Attributes:
         steps: of the student; set by `Students`.
-        finishing: whether the phase is in its last epochs; set by `Students`.
     """
 
     def __init__(
         self,
         *,
-        method: Unrolled | Progressive,
+        method: Progressive,
         loss: StudentLoss,
         precision: Precision,
         ema: EMA,
-        reward: SetReward | None = None,
-        reward_weight: float = 1.0,
         clip: float = 1.0,
     ) -> None:
         self.method = method
         self.loss = loss
         self.precision = precision
         self.ema = ema
-        self.reward = reward
-        self.reward_weight = reward_weight
         self.clip = clip
         self.steps = 1
-        self.finishing = False
 
     def begin(self, steps: int) -> None:
         """A phase begins, of a student of so many steps, from the average of the last one."""
@@ -64,23 +54,17 @@ class DistillUpdate:
         self.ema.n_averaged.zero_()  # the first update copies the weights
 
     def __call__(self, engine: SupervisedTrainer, batch: Batch) -> dict[str, float]:
-        """Train on one batch; returns {"loss", "pixels", "features", "set"}."""
+        """Train on one batch; returns {"loss", "pixels", "features"}."""
         engine.network.train()
-        method = Unrolled() if self.finishing else self.method
-        made, wanted, scale = self.lesson(method, engine.network, batch, engine.state.device)
-        loss, values = self.loss(made, wanted, scale)
-        if self.finishing and self.reward is not None:
-            distance, terms = self.reward(made)
-            # it is that of the whole batch, where the other losses are means of a process's share
-            loss = loss + self.reward_weight * world() * distance
-            values["set"] = self.reward.total(terms)
+        lesson = self.lesson(self.method, engine.network, batch, engine.state.device)
+        loss, values = self.loss(*lesson)
         self.precision.optimiser_step(loss, engine.network, engine.optimizer, self.clip)
         self.ema.update_parameters(engine.network)
         return values
 
     def lesson(
         self,
-        method: Unrolled | Progressive,
+        method: Callable[..., Lesson],
         network: nn.Module,
         batch: Batch,
         device: torch.device | str,
@@ -96,22 +80,16 @@ class DistillUpdate:
         self, network: nn.Module, batch: Batch, device: torch.device | str
     ) -> dict[str, float]:
         """Losses of the unrolled student with `network` against the teacher."""
-        return self.loss(*self.lesson(Unrolled(), network, batch, device))[1]
+        return self.loss(*self.lesson(unrolled, network, batch, device))[1]
 
     def state_dict(self) -> dict[str, Any]:
-        """Loss scaling, and what method and reward keep; the steps follow from the epoch."""
-        return {
-            "precision": self.precision.state_dict(),
-            "method": self.method.state_dict(),
-            "reward": self.reward.state_dict() if self.reward else {},
-        }
+        """Loss scaling, and what the method keeps; the steps follow from the epoch."""
+        return {"precision": self.precision.state_dict(), "method": self.method.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take it up where a checkpoint left it."""
         self.precision.load_state_dict(state["precision"])
         self.method.load_state_dict(state["method"])
-        if self.reward:
-            self.reward.load_state_dict(state["reward"])
 
 
 class DistillValidation:

@@ -17,7 +17,6 @@ class FlowSampler(nn.Module):
         steps: solver steps (Heun and midpoint evaluate the network twice in each).
         method: euler, midpoint or heun.
         guidance: weight of classifier-free guidance, 1 for none.
-        shift: > 1 puts more steps near the noise, see `time_grid`.
         start: time of the state it is given: 0 for noise; later for noisy images, see `linear_path`
             (SDEdit, Meng et al., arXiv 2108.01073).
         final_euler: the last step is Euler's, see `trajectory`.
@@ -30,7 +29,6 @@ class FlowSampler(nn.Module):
         steps: int,
         method: str = "heun",
         guidance: float = 1.0,
-        shift: float = 1.0,
         start: float = 0.0,
         final_euler: bool = True,
     ) -> None:
@@ -39,7 +37,6 @@ class FlowSampler(nn.Module):
         self.steps = steps
         self.method = method
         self.guidance = guidance
-        self.shift = shift
         self.start = start
         self.final_euler = final_euler
 
@@ -51,7 +48,6 @@ class FlowSampler(nn.Module):
             noise,
             steps=self.steps,
             method=self.method,
-            shift=self.shift,
             start=self.start,
             final_euler=self.final_euler,
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import pairwise
+from typing import Any
 
 from torch import Tensor
 
@@ -11,19 +12,11 @@ Velocity = Callable[[Tensor, Tensor], Tensor]
 """v(x, t) with x (B, C, X, Y) and t (B,) gives (B, C, X, Y)."""
 
 
-def time_grid(steps: int, shift: float = 1.0, start: float = 0.0) -> list[float]:
-    """`steps` + 1 times from `start` to 1; `shift` > 1 puts more of them near the noise.
-
-    t = u / (shift - (shift - 1) u) with u evenly spaced (Esser et al., arXiv 2403.03206, eq. 23, in
-    our direction of time). Both ends are exact, so the steps add up to 1 - `start`.
-    """
-    if steps < 1 or shift <= 0 or not 0 <= start < 1:
-        raise ValueError(
-            f"need steps >= 1, shift > 0 and start in [0, 1), got {steps}, {shift} and {start}"
-        )
-    even = [i / steps for i in range(steps)]
-    warped = [u / (shift - (shift - 1) * u) for u in even]
-    return [*(start + (1 - start) * w for w in warped), 1.0]
+def time_grid(steps: int, start: float = 0.0) -> list[float]:
+    """`steps` + 1 evenly spaced times from `start` to 1, both ends exact."""
+    if steps < 1 or not 0 <= start < 1:
+        raise ValueError(f"need steps >= 1 and start in [0, 1), got {steps} and {start}")
+    return [*(start + (1 - start) * i / steps for i in range(steps)), 1.0]
 
 
 def euler_step(velocity: Velocity, x: Tensor, t: float, dt: float) -> Tensor:
@@ -53,21 +46,17 @@ def integrate(
     *,
     steps: int,
     method: str = "heun",
-    shift: float = 1.0,
     start: float = 0.0,
     final_euler: bool = False,
 ) -> Tensor:
     """Carry the state `x` (B, C, X, Y) at `start`, noise at 0, to data; differentiable."""
-    states = trajectory(
-        velocity,
-        x,
-        steps=steps,
-        method=method,
-        shift=shift,
-        start=start,
-        final_euler=final_euler,
-    )
-    return states[-1]
+    options: dict[str, Any] = {
+        "steps": steps,
+        "method": method,
+        "start": start,
+        "final_euler": final_euler,
+    }
+    return trajectory(velocity, x, **options)[-1]
 
 
 def trajectory(
@@ -76,7 +65,6 @@ def trajectory(
     *,
     steps: int,
     method: str = "heun",
-    shift: float = 1.0,
     start: float = 0.0,
     final_euler: bool = False,
 ) -> list[Tensor]:
@@ -92,7 +80,7 @@ def trajectory(
     if method not in STEPS:
         raise ValueError(f"solver {method!r} unknown; choose one of {', '.join(STEPS)}")
     states = [x]
-    for t, end in pairwise(time_grid(steps, shift, start)):
+    for t, end in pairwise(time_grid(steps, start)):
         step = euler_step if final_euler and end == 1 else STEPS[method]
         states.append(step(velocity, states[-1], t, end - t))
     return states
