@@ -188,6 +188,7 @@ def run_job(args: argparse.Namespace, bench: Bench, job: Job) -> None:
             **vars(job),
             **read_scores(content),
             "test_sha256": bench.test_sha256,
+            "pool": len(bench.target.pool),
             "settings": bench.settings,
             "versions": versions(),
         }

@@ -46,6 +46,7 @@ TITLES = {
 }
 BASE, CEILING = "strong_aug", "ceiling"
 OURS = ("aligned", "aligned_annotated")
+ANNOTATED = {"annotated_in_batch", "annotated_finetuned"}
 Array = NDArray[np.float64]
 Scores = dict[tuple[int, int | None], Array]
 """Dice in points of each test image, by (seed, draw); draw is None where no reference enters."""
@@ -60,6 +61,11 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         for path in args.results.glob("*/test_set.json")
     }
     summary = {pair: summarise(results, pair, groups[pair], args.references) for pair in groups}
+    for pair, arms in summary.items():
+        if {BASE, CEILING} < arms.keys() and arms.keys() & ANNOTATED:
+            saved = labels_needed(results, pair, groups[pair], args.references)
+            for arm, needed in saved.items():
+                arms[arm]["labels_needed"] = needed
     text = "\n".join(markdown(summary, args.references))
     print(text)
     with replacing(args.output / "table.md") as temporary:
@@ -163,6 +169,56 @@ def gain(ours: Scores, other: Scores, groups: Sequence[str]) -> dict[str, float]
     return {key: found[key] for key in ("value", "low", "high")} | {"runs": len(common)}
 
 
+def labels_needed(
+    results: Sequence[dict[str, Any]], pair: str, groups: Sequence[str], n: int
+) -> dict[str, dict[str, float | None]]:
+    """Annotated references that the best arm without us needs for the Dice of ours with n.
+
+    Its curve is piecewise linear through 0 annotated (strong augmentation), every number that was
+    run (the better of in the batch and fine-tuned) and the whole pool; it counts as rising. The
+    interval resamples groups. None: more than the pool has.
+    """
+    curve = annotated_curve(results, pair)
+    ours = {arm: runs for arm, runs in scores_of(results, pair, n).items() if arm in OURS}
+    numbers = np.unique(np.array(groups), return_inverse=True)[1]
+    rng = np.random.default_rng(0)
+    draws = [np.ones(numbers.max() + 1, int)]
+    draws += [np.bincount(rng.integers(d, size=d), minlength=d) for d in [len(draws[0])] * 1000]
+    found = {}
+    for arm, runs in ours.items():
+        needed = [needed_for(runs, curve, draw[numbers]) for draw in draws]
+        low, high = np.percentile(needed[1:], [2.5, 97.5], method="nearest")
+        ends = {"value": needed[0], "low": low, "high": high}
+        found[arm] = {key: float(v) if np.isfinite(v) else None for key, v in ends.items()}
+    return found
+
+
+def annotated_curve(results: Sequence[dict[str, Any]], pair: str) -> dict[int, list[Scores]]:
+    """Annotated images -> runs of each arm that learns from so many, without us."""
+    counts = {r["references"] for r in results if r["pair"] == pair} - {None}
+    curve: dict[int, list[Scores]] = {}
+    for n in sorted(counts):
+        arms = scores_of(results, pair, n)
+        curve[0] = [arms[BASE]]
+        if known := [arms[arm] for arm in sorted(ANNOTATED & arms.keys())]:
+            curve[n] = known
+    pool = next(r["pool"] for r in results if r["pair"] == pair)
+    return curve | {pool: [scores_of(results, pair, 0)[CEILING]]}
+
+
+def needed_for(ours: Scores, curve: dict[int, list[Scores]], weights: NDArray[Any]) -> float:
+    """Where the curve reaches ours, images counted with these weights; infinity if it does not."""
+    aim = mean(ours, weights)
+    before, reached = 0, -np.inf
+    for n, arms in curve.items():
+        dice = max(mean(runs, weights) for runs in arms)
+        if dice >= aim:
+            share = (aim - reached) / (dice - reached) if np.isfinite(reached) else 1.0
+            return before + share * (n - before)
+        before, reached = n, max(dice, reached)
+    return float("inf")
+
+
 # -- output ----------------------------------------------------------------------------------------
 
 
@@ -181,6 +237,9 @@ def markdown(summary: dict[str, dict[str, Any]], n: int) -> list[str]:
             cells = [summary[p].get(ours, {"less": {}})["less"].get(arm) for p in pairs]
             if any(cells):
                 lines.append(row([title, *map(signed, cells)]))
+        cells = [summary[pair].get(ours, {}).get("labels_needed") for pair in pairs]
+        if any(cells):
+            lines.append(row(["annotated images that the best other needs", *map(count, cells)]))
     return lines
 
 
@@ -201,6 +260,14 @@ def signed(found: dict[str, float] | None) -> str:
     if found is None:
         return ""
     return f"{found['value']:+.1f} ({found['low']:+.1f} to {found['high']:+.1f})"
+
+
+def count(found: dict[str, float | None] | None) -> str:
+    """A number of images with its interval."""
+    if found is None:
+        return ""
+    value, low, high = ("more than all" if n is None else f"{n:.0f}" for n in found.values())
+    return f"{value} ({low} to {high})"
 
 
 def draw_gains(summary: dict[str, dict[str, Any]], path: Path) -> None:
@@ -257,9 +324,11 @@ def draw_curves(results: Sequence[dict[str, Any]], path: Path) -> None:
     save(figure, path)
 
 
-def mean(runs: Scores) -> float:
-    """Over images and runs."""
-    return float(np.mean([np.nanmean(scores) for scores in runs.values()]))
+def mean(runs: Scores, weights: NDArray[Any] | None = None) -> float:
+    """Over images, counted with these weights, and runs."""
+    table = np.mean(list(runs.values()), axis=0)
+    counted = np.isfinite(table)
+    return float(np.average(table[counted], weights=None if weights is None else weights[counted]))
 
 
 def save(figure: Any, path: Path) -> None:

@@ -20,7 +20,7 @@ def write(folder, pair, arm, scores, seed=0, draw=None, n=None, test="t"):
     """A result file as run.py writes it."""
     content = {"pair": pair, "arm": arm, "references": n, "seed": seed, "draw": draw}
     content["dice"] = [None if np.isnan(s) else round(float(s), 4) for s in scores]
-    content |= {"hd95_mean": 4.0 + seed, "test_sha256": test}
+    content |= {"hd95_mean": 4.0 + seed, "test_sha256": test, "pool": 50}
     path = folder / pair / f"{arm}-{n}-{seed}-{draw}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(content))
@@ -80,6 +80,27 @@ def test_only_runs_of_both_arms_are_compared(table, results, tmp_path):
     assert summary["a_b"]["aligned"]["less"]["fda"]["runs"] == 6
     alone = {(7, 0): np.ones(4)}
     assert table.gain(alone, {(0, None): np.ones(4)}, [0, 1, 2, 3]) is None
+
+
+def test_labels_needed_lie_where_the_curve_of_the_others_reaches_ours(table, tmp_path):
+    """Dice .5 with none, .6 with 10, .7 with all 50 annotated, .65 with 20 fine-tuned."""
+    images = np.r_[np.nan, np.full(IMAGES - 1, 0.5)]
+    root = tmp_path / "results"
+    write(root, "a_b", "strong_aug", images)
+    write(root, "a_b", "ceiling", images + 0.2)
+    write(root, "a_b", "annotated_in_batch", images + 0.1, 0, 0, 10)
+    write(root, "a_b", "annotated_in_batch", images + 0.12, 0, 0, 20)
+    write(root, "a_b", "annotated_finetuned", images + 0.15, 0, 0, 20)
+    write(root, "a_b", "aligned", images + 0.13, 0, 0, 10)
+    write(root, "a_b", "aligned_annotated", images + 0.3, 0, 0, 10)
+    (root / "a_b/test_set.json").write_text(json.dumps({"groups": GROUPS}))
+    found = table.main(["--results", str(root), "--output", str(tmp_path / "out")])["a_b"]
+    needed = found["aligned"]["labels_needed"]
+    assert needed == {key: pytest.approx(16) for key in ("value", "low", "high")}
+    assert set(found["aligned_annotated"]["labels_needed"].values()) == {None}
+    text = (tmp_path / "out/table.md").read_text()
+    assert "| annotated images that the best other needs | 16 (16 to 16) |" in text
+    assert "more than all (more than all to more than all)" in text
 
 
 def test_curve_is_drawn_where_there_are_several_counts(table, results, tmp_path):
