@@ -18,10 +18,11 @@ from alignflow.label.work import Work
 
 
 class AlignFlowApp(MONAILabelApp):
-    """Started by start.py with the settings `models` (a bundle) and `work` (a folder to write)."""
+    """Started by start.py with the settings `models`, `work` and `segmenter`, see `Work`."""
 
     def __init__(self, app_dir: str, studies: str, conf: dict[str, str]) -> None:
-        self.work = Work(Path(conf["work"]), Path(conf["models"]))
+        start = Path(conf["segmenter"]) if conf.get("segmenter") else None
+        self.work = Work(Path(conf["work"]), Path(conf["models"]), start)
         self.device = conf.get("device") or default_device()
         require_device(self.device)
         super().__init__(

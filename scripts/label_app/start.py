@@ -19,6 +19,7 @@ sys.path[:0] = [str(APP.parent), str(APP)]
 
 from alignflow.errors import InputError  # noqa: E402
 from alignflow.label.access import require_token  # noqa: E402
+from alignflow.label.work import Work, parts_of  # noqa: E402
 from alignflow.stage1 import Stage1  # noqa: E402
 
 TOKEN = "ALIGNFLOW_LABEL_TOKEN"
@@ -31,12 +32,22 @@ def arguments() -> tuple[argparse.Namespace, list[str]]:
     )
     add = parser.add_argument
     add("--studies", required=True, help="folder of images, or URL of a DICOMweb server")
-    add("--models", type=Path, required=True, help="bundle of training, align or distill")
+    add("--models", type=Path, required=True, help="bundle, or folder of adapt")
     add("--work", type=Path, required=True, help="folder for what is learnt here")
     add("--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1)")
     add("--port", type=int, default=8000, help="default 8000")
     add("--device", default="", help="default: a GPU if there is one")
     return parser.parse_known_args()
+
+
+def require_studies(studies: str) -> None:
+    """Refuse a folder that is not there; MONAI Label would create it.
+
+    Raises:
+        InputError: neither a URL nor a folder.
+    """
+    if "://" not in studies and not Path(studies).is_dir():
+        raise InputError(f"STUDIES '{studies}': no such folder; correct it, or give a URL")
 
 
 def settings(args: argparse.Namespace, stage1: Stage1) -> dict[str, str]:
@@ -59,11 +70,14 @@ def main() -> int:
     args, rest = arguments()
     try:
         require_token(args.host, os.environ.get(TOKEN) or None)
+        require_studies(args.studies)
+        args.models, segmenter = parts_of(args.models.resolve())
+        args.work = args.work.resolve()
+        Work(args.work, args.models, segmenter).require_same_bundle()
         stage1 = Stage1.load(str(args.models))
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    args.models, args.work = args.models.resolve(), args.work.resolve()
     args.work.mkdir(parents=True, exist_ok=True)
     for name, value in settings(args, stage1).items():
         os.environ.setdefault(name, value)
@@ -79,6 +93,7 @@ def main() -> int:
     line += ["--host", args.host, "--port", str(args.port), "--uvicorn_app", "server:app"]
     for key in ("models", "work", "device"):
         line += ["--conf", key, str(getattr(args, key))]
+    line += ["--conf", "segmenter", str(segmenter or "")]
     served.action_start_server(served.args_parser().parse_args([*line, *rest]))
     return 0
 

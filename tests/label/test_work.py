@@ -6,25 +6,64 @@ import pytest
 import torch
 
 from alignflow.errors import InputError
-from alignflow.label.work import Work
+from alignflow.label.work import Work, parts_of
 from alignflow.label.workflow import reason, run_workflow
 
 
-def test_a_result_counts_once_it_is_put_in_use_and_the_former_stays(tmp_path):
-    work = Work(tmp_path / "work", tmp_path / "models")
-    assert work.bundle() == tmp_path / "models" and work.current("aligned") is None
+def bundle(folder, weights):
+    folder.mkdir()
+    for name in ("model.pt", "mask_model.pt", "segmenter.pt", "stage1.json"):
+        (folder / name).write_text(weights)
+    return folder
+
+
+@pytest.fixture
+def work(tmp_path):
+    return Work(tmp_path / "work", bundle(tmp_path / "models", "0"))
+
+
+def test_a_result_counts_once_it_is_put_in_use_and_the_former_stays(work):
+    assert work.bundle() == work.models and work.current("aligned") is None
     first = work.new_folder("aligned")
-    (first / "model.pt").write_text("1")
-    assert work.bundle() == tmp_path / "models", "a run that has not ended is not in use"
+    (first / "stage1.json").write_text("1")
+    assert work.bundle() == work.models, "a run that has not ended is not in use"
     before = work.version()
     work.replace("aligned", first)
     assert work.bundle() == first and work.version() != before
     abandoned = work.new_folder("aligned")
     second = work.new_folder("aligned")
     assert len({first, abandoned, second}) == 3
+    (second / "stage1.json").write_text("2")
     work.replace("aligned", second)
-    assert work.bundle() == second and (first / "model.pt").read_text() == "1"
+    assert work.bundle() == second and (first / "stage1.json").read_text() == "1"
     assert work.current("segmenter") is None, "kinds are replaced one by one"
+    work.replace("aligned", abandoned)
+    with pytest.raises(InputError, match="current.json', field 'aligned': 'aligned/0002' is not a"):
+        work.bundle()
+
+
+def test_what_was_learnt_with_another_bundle_is_refused(work, tmp_path):
+    work.require_same_bundle()
+    work.replace("aligned", work.new_folder("aligned"))
+    work.require_same_bundle()
+    copy = bundle(tmp_path / "copy", "0")
+    Work(work.folder, copy).require_same_bundle()
+    other = Work(work.folder, bundle(tmp_path / "other", "1"))
+    with pytest.raises(InputError, match="belongs to another bundle than .*other'; set another"):
+        other.require_same_bundle()
+
+
+def test_a_folder_of_adapt_gives_generator_and_segmenter(tmp_path):
+    models = bundle(tmp_path / "models", "0")
+    assert parts_of(models) == (models, None)
+    with pytest.raises(InputError, match="neither a bundle"):
+        parts_of(tmp_path)
+    segmenter = tmp_path / "segmenter"
+    segmenter.mkdir()
+    (segmenter / "segmenter.json").touch()
+    assert parts_of(tmp_path) == (models, segmenter)
+    aligned = bundle(tmp_path / "aligned", "1")
+    assert parts_of(tmp_path) == (aligned, segmenter)
 
 
 def test_a_damaged_record_is_named(tmp_path):

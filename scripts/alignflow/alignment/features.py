@@ -69,15 +69,15 @@ class EncoderFeatures(nn.Module):
             if level < max(down, default=0):
                 break
             down[level] = layer
-        missing = [level for level in self.levels if level not in down]
-        if missing:
+        used = [min((k for k in down if k >= n), default=max(down)) for n in self.levels]
+        if used != self.levels:
             logger.warning(
-                "encoder_levels %s: the network has the levels %s; the next deeper one stands in",
-                missing,
+                "encoder_levels %s: the network has the levels %s; using %s",
+                self.levels,
                 sorted(down),
+                used,
             )
-        deeper = [[k for k in sorted(down) if k >= level] or [max(down)] for level in self.levels]
-        return [down[levels[0]] for levels in deeper]
+        return [down[level] for level in used]
 
 
 def _level(output: Tensor, images: Tensor) -> int | None:

@@ -169,6 +169,8 @@ class Monitor:
         self.sampler.load_state_dict(self.best_weights)
         best = {k: f"{v:.3f}" for k, v in self.curve[self.best_epoch].items()}
         logger.info("kept the weights of epoch %d: %s", self.best_epoch, best)
+        if self.best_epoch == 0:
+            logger.warning("these are the weights before alignment: it changed nothing")
 
     def state_dict(self) -> dict[str, Any]:
         """Curve and best weights."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,11 +12,14 @@ from torch import nn
 from alignflow.errors import InputError
 from alignflow.files import replacing
 from alignflow.segmentation.network import load_segmenter
+from alignflow.segmentation.record import FILE as SEGMENTER
 from alignflow.segmentation.record import SegmenterRecord
-from alignflow.stage1 import Stage1
+from alignflow.stage1 import FILE as STAGE1
+from alignflow.stage1 import Stage1, weight_hashes
 
 FILE = "current.json"
-KINDS = ("aligned", "segmenter")
+KINDS = {"aligned": STAGE1, "segmenter": SEGMENTER}
+"""Kinds of results, and the file that a run writes last."""
 
 
 @dataclass(frozen=True)
@@ -29,10 +33,25 @@ class Work:
     Attributes:
         folder: receives `aligned/0001`, `segmenter/0001`, ... and `current.json`.
         models: the bundle to start from, which is only read.
+        start: the segmenter to start from, a folder of `run segment`; None for the bundle's own.
     """
 
     folder: Path
     models: Path
+    start: Path | None = None
+
+    def require_same_bundle(self) -> None:
+        """Refuse what was learnt with another bundle.
+
+        Raises:
+            InputError: this folder was used with other `models`.
+        """
+        used = self._read().get("bundle")
+        if used not in (None, self._fingerprint()):
+            raise InputError(
+                f"'{self.folder}': what was learnt there belongs to another bundle than "
+                f"'{self.models}'; set another WORK"
+            )
 
     def bundle(self) -> Path:
         """The bundle in use: the last aligned one, else that to start from."""
@@ -40,7 +59,7 @@ class Work:
 
     def segmenter(self, device: str) -> nn.Module:
         """The segmenter in use, on the device: the last one trained, else the bundle's own."""
-        folder = self.current("segmenter")
+        folder = self.current("segmenter") or self.start
         if folder is not None:
             return SegmenterRecord.load(folder).build(folder, device)
         return load_segmenter(Stage1.load(str(self.models)), self.models, device)
@@ -59,14 +78,26 @@ class Work:
 
     def replace(self, kind: str, folder: Path) -> None:
         """Put a result in use; the former ones stay where they are."""
-        content = self._read() | {kind: str(folder.relative_to(self.folder))}
+        named = {"bundle": self._fingerprint(), kind: str(folder.relative_to(self.folder))}
+        content = self._read() | named
         with replacing(self.folder / FILE) as temporary:
             temporary.write_text(json.dumps(content, indent=1) + "\n")
 
     def current(self, kind: str) -> Path | None:
         """The folder in use of this kind, None before the first."""
         name = self._read().get(kind)
-        return None if name is None else self.folder / name
+        if name is None:
+            return None
+        if not (self.folder / name / KINDS[kind]).is_file():
+            raise InputError(
+                f"'{self.folder / FILE}', field '{kind}': '{name}' is not a finished result; "
+                "name another, or remove the field"
+            )
+        return self.folder / name
+
+    def _fingerprint(self) -> str:
+        hashes = json.dumps(weight_hashes(str(self.models)), sort_keys=True)
+        return hashlib.sha256(hashes.encode()).hexdigest()
 
     def _read(self) -> dict[str, str]:
         path = self.folder / FILE
@@ -77,3 +108,22 @@ class Work:
         except ValueError as error:
             raise InputError(f"'{path}': not valid JSON ({error}); correct or remove it") from error
         return dict(content)
+
+
+def parts_of(folder: Path) -> tuple[Path, Path | None]:
+    """Bundle and segmenter of what MODELS names: a bundle, or a folder that `adapt` wrote.
+
+    Of the latter the distilled generator, else the aligned one, else the source's, and the
+    segmenter that was handed over.
+
+    Raises:
+        InputError: neither.
+    """
+    if (folder / STAGE1).is_file():
+        return folder, None
+    for name in ("distilled", "aligned", "models"):
+        if (folder / name / STAGE1).is_file() and (folder / "segmenter" / SEGMENTER).is_file():
+            return folder / name, folder / "segmenter"
+    raise InputError(
+        f"'{folder}': neither a bundle ({STAGE1}) nor a folder of adapt; set MODELS to one"
+    )

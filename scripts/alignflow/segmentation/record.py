@@ -75,7 +75,7 @@ class SegmenterRecord:
         with replacing(weights.with_name(FILE)) as temporary:
             temporary.write_text(json.dumps(asdict(self), indent=1) + "\n")
         logger.info(
-            "wrote %s and %s to '%s'; Dice on the source's validation split %.3f",
+            "wrote %s and %s to '%s'; Dice on the validation images %.3f",
             WEIGHTS,
             FILE,
             directory,

@@ -15,6 +15,7 @@ from alignflow.label.synthesize import best_student
 from alignflow.label.work import Work
 from alignflow.label.workflow import run_workflow
 from alignflow.segmentation.network import without_pretrained
+from alignflow.segmentation.record import SegmenterRecord
 from alignflow.stage1 import Stage1
 from lib.settings import ALIGN, CONFIGS, SEGMENT, chosen, environment
 from lib.studies import image_path, labelled
@@ -61,8 +62,8 @@ class Align(TrainTask):
 class TrainSegmenter(TrainTask):
     """`run infer`, then `run segment`: the masks so far, and synthetic pairs of the site.
 
-    It starts from the bundle's own segmenter, whatever was trained here before, so that early masks
-    do not count more often than late ones.
+    It starts from the segmenter that the server was given, whatever was trained here before, so
+    that early masks do not count more often than late ones.
     """
 
     def __init__(self, work: Work, device: str) -> None:
@@ -90,16 +91,18 @@ class TrainSegmenter(TrainTask):
         settings = chosen(request, SEGMENT)
         count = settings.pop("num_pairs")
         with_pairs = count > 0 and settings["synthetic_share"] > 0
-        folder = self.work.new_folder("segmenter")
+        folder, start = self.work.new_folder("segmenter"), self.work.start
+        network = stage1.segmenter if start is None else SegmenterRecord.load(start).network
         overrides = {
             "model_dir": str(model_dir),
             "dataset_dir": str(link_site(folder / "site", images, masks, stage1)),
             "pairs_dir": self.draw_pairs(model_dir, folder, count) if with_pairs else None,
             "output_dir": str(folder),
             "device": self.device,
-            "network_def": without_pretrained(stage1.segmenter),
-            "init": "source",
+            "network_def": without_pretrained(network),
+            "init": str(start or "source"),
             "validation_fraction": 0,
+            "mlflow": False,
             **settings,
         }
         run_workflow("segment", CONFIGS / "segment.json", overrides, folder, environment())
