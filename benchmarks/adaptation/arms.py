@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from bench import Bench, Job
 
@@ -64,11 +65,35 @@ def unaligned(bench: Bench, job: Job) -> Path:
     return bench.scores(bench.segmenter(job.seed, pairs_dir=pairs))
 
 
-def aligned(bench: Bench, job: Job, annotated: bool = False) -> Path:
-    """Styled source images, pairs of the aligned generator, and annotated references."""
-    pairs = bench.pairs(bench.alignment(job, annotated))
-    folders = {"pairs_dir": str(pairs), "reference_dir": str(bench.references(job, annotated))}
-    return bench.scores(bench.segmenter(job.seed, **folders))
+def aligned(
+    bench: Bench,
+    job: Job,
+    annotated: bool = False,
+    in_batch: bool = True,
+    segment: Mapping[str, Any] | None = None,
+    **alignment: Any,
+) -> Path:
+    """Styled source images, pairs of the aligned generator, and annotated references.
+
+    Args:
+        bench, job: pair and run.
+        annotated: whether the references have their masks.
+        in_batch: whether these are among the segmenter's images too.
+        segment: overrides of its config.
+        alignment: rounds, and overrides of alignment's config.
+    """
+    model_dir, _ = bench.alignment(job, annotated, **alignment)
+    folders = {
+        "pairs_dir": str(bench.pairs(model_dir)),
+        "reference_dir": str(bench.references(job, annotated and in_batch)),
+    }
+    return bench.scores(bench.segmenter(job.seed, **folders | dict(segment or {})))
+
+
+def pseudo_in_batch(bench: Bench, job: Job) -> Path:
+    """As `aligned`, and the references with the masks that alignment had in the batch."""
+    _, labeller = bench.alignment(job, annotated=False)
+    return aligned(bench, job, segment={"labeller_dir": str(labeller)})
 
 
 def in_batch(bench: Bench, job: Job, everything: bool = False) -> Path:
@@ -104,3 +129,15 @@ ARMS = {
     "aligned_annotated": Arm(partial(aligned, annotated=True), labels=True),
     "ceiling": Arm(partial(in_batch, everything=True), references=False, labels=True),
 }
+
+DISTANCE = {"matching": 0, "reward_weight": 1, "anchor": 0.1, "detail_anchor": 10}
+ABLATION = {
+    "one_round": Arm(partial(aligned, rounds=1)),
+    "true_masks": Arm(partial(aligned, annotated=True, in_batch=False), labels=True),
+    "pseudo_in_batch": Arm(pseudo_in_batch),
+    "no_style": Arm(partial(aligned, segment={"style_prob": 0})),
+    "no_confidence": Arm(partial(aligned, weigh_confidence=False)),
+    "with_distance": Arm(partial(aligned, reward_weight=1)),
+    "distance_alone": Arm(partial(aligned, rounds=1, learning_rate=0.001, **DISTANCE)),
+}
+"""Changes to `aligned`, one at a time; run.py runs them where --arms names them."""

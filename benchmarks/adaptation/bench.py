@@ -133,35 +133,38 @@ class Bench:
         """The stage-1 bundle of the source."""
         return self.stage("train", "training", {"dataset_dir": str(self.source_dir), "seed": 0})
 
-    def alignment(self, job: Job, annotated: bool) -> Path:
-        """The bundle aligned to a job's references; the draw is the seed of all it rests on.
+    def alignment(
+        self, job: Job, annotated: bool, rounds: int = 2, **overrides: Any
+    ) -> tuple[Path, Path | None]:
+        """The bundle aligned to a job's references, and the segmenter that predicted their masks.
 
         Without masks as `alignflow adapt` does it: a segmenter in the references' style predicts
-        them, then the one that has learned from the pairs of a first round.
+        them, then the one that has learned from the pairs of the round before. The draw is the seed
+        of all that this rests on.
         """
         references = self.references(job, annotated)
         if annotated:
-            return self.aligned(job, references)
+            return self.aligned(job, references, None, **overrides), None
         labeller = self.labeller(job, references)
-        pairs = self.pairs(self.aligned(job, references, labeller))
-        folders = {"pairs_dir": str(pairs), "reference_dir": str(references)}
-        labeller = self.segmenter(job.draw or 0, **folders)
-        return self.aligned(job, references, labeller)
+        for _ in range(rounds - 1):
+            pairs = self.pairs(self.aligned(job, references, labeller, **overrides))
+            folders = {"pairs_dir": str(pairs), "reference_dir": str(references)}
+            labeller = self.segmenter(job.draw or 0, **folders)
+        return self.aligned(job, references, labeller, **overrides), labeller
 
     def labeller(self, job: Job, references: Path) -> Path:
         """The segmenter that predicts the references' first masks."""
         styled = {"reference_dir": str(references)} | self.settings["labeller"]
         return self.segmenter(job.draw or 0, **styled)
 
-    def aligned(self, job: Job, references: Path, labeller: Path | None = None) -> Path:
+    def aligned(self, job: Job, references: Path, labeller: Path | None, **overrides: Any) -> Path:
         """The bundle after one alignment."""
-        overrides = {
+        folders = {
             "model_dir": str(self.generator()),
             "reference_dir": str(references),
             "labeller_dir": None if labeller is None else str(labeller),
-            "seed": job.draw,
         }
-        return self.stage("align", "align", overrides)
+        return self.stage("align", "align", folders | {"seed": job.draw} | overrides)
 
     def pairs(self, model_dir: Path) -> Path:
         """Synthetic pairs of a bundle."""

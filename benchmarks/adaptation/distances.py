@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 def measured(bench: Bench, job: Job) -> dict[str, Any]:
     """What `run evaluate` finds on the pairs of a job's alignment."""
     annotated = job.arm == "aligned_annotated"
-    model_dir = bench.alignment(job, annotated)
+    model_dir, _ = bench.alignment(job, annotated)
     overrides = {
         "model_dir": str(model_dir),
         "pairs_dir": str(bench.pairs(model_dir)),

@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from arms import ARMS
+from arms import ABLATION, ARMS
 from bench import Bench, Job
 from locks import Busy, locked
 from splits import Site
@@ -32,6 +32,7 @@ from alignflow.errors import InputError, print_input_errors_as_one_line
 from alignflow.inference.writing import versions
 
 HERE = Path(__file__).resolve().parent
+KNOWN = ARMS | ABLATION
 METRICS = ("dice", "iou", "hd95")
 WAIT = 10.0  # seconds, before asking again for what other processes hold
 
@@ -64,7 +65,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--references", type=int, nargs="+", default=[10], help="their numbers (default 10)")
     add("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of the segmenters")
     add("--draws", type=int, nargs="+", default=[0, 1], help="of references")
-    add("--arms", nargs="+", choices=list(ARMS), default=list(ARMS), help="default: all")
+    add("--arms", nargs="+", choices=list(KNOWN), default=list(ARMS), help="default: all")
     add("--settings", type=Path, default=HERE / "settings.json", help="overrides of the workflows")
     add(
         "--set", nargs="+", action="extend", default=[], metavar="SECTION.KEY=JSON", help="in those"
@@ -90,7 +91,7 @@ def list_jobs(args: argparse.Namespace) -> list[Job]:
         for seed in args.seeds:
             for draw in args.draws:
                 for name in args.arms:
-                    if ARMS[name].references:
+                    if KNOWN[name].references:
                         for n in args.references:
                             jobs[Job(pair, name, n, seed, draw)] = None
                     else:
@@ -181,7 +182,7 @@ def run_job(args: argparse.Namespace, bench: Bench, job: Job) -> None:
     with locked(args.work / "jobs" / job.pair / f"{job.name}.lock"):
         if path.is_file():
             return
-        scores = ARMS[job.arm].scores(bench, job)
+        scores = KNOWN[job.arm].scores(bench, job)
         content = json.loads((scores / "scores.json").read_text())
         write_test_set(path.with_name("test_set.json"), bench, list(content["images"]))
         result = {

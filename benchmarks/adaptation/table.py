@@ -20,7 +20,7 @@ from typing import Any
 
 import matplotlib
 import numpy as np
-from arms import ARMS
+from arms import ABLATION, ARMS
 from numpy.typing import NDArray
 
 from alignflow.errors import InputError, print_input_errors_as_one_line
@@ -43,6 +43,15 @@ TITLES = {
     "annotated_finetuned": "fine-tuned on annotated references",
     "aligned_annotated": "**ours, annotated references**",
     "ceiling": "all annotated images of the pool",
+}
+CHANGES = {
+    "one_round": "one round",
+    "true_masks": "true masks of the references in alignment",
+    "pseudo_in_batch": "references with predicted masks in the batch",
+    "no_style": "source images not styled",
+    "no_confidence": "unsure pixels count fully",
+    "with_distance": "with the distance",
+    "distance_alone": "the distance alone",
 }
 BASE, CEILING = "strong_aug", "ceiling"
 OURS = ("aligned", "aligned_annotated")
@@ -112,7 +121,7 @@ def read_results(folder: Path) -> list[dict[str, Any]]:
 def scores_of(results: Sequence[dict[str, Any]], pair: str, n: int) -> dict[str, Scores]:
     """Arms of a pair with n references, and those that use none, in the order of the table."""
     found: dict[str, Scores] = {}
-    for arm in ARMS:
+    for arm in (*ARMS, *ABLATION):
         runs = {
             (r["seed"], r["draw"]): 100 * np.array(r["dice"], dtype=float)  # None becomes NaN
             for r in results
@@ -145,10 +154,17 @@ def summarise(
             "less": {
                 other: gain(runs, arms[other], groups)
                 for other in arms
-                if other != arm and (other == BASE or arm in OURS)
+                if other != arm and compared(arm, other)
             },
         }
     return found
+
+
+def compared(arm: str, other: str) -> bool:
+    """Whether the difference of two arms is reported."""
+    if arm in ABLATION:
+        return other == OURS[0]
+    return other not in ABLATION and (other == BASE or arm in OURS)
 
 
 def gain(ours: Scores, other: Scores, groups: Sequence[str]) -> dict[str, float] | None:
@@ -240,6 +256,12 @@ def markdown(summary: dict[str, dict[str, Any]], n: int) -> list[str]:
         cells = [summary[pair].get(ours, {}).get("labels_needed") for pair in pairs]
         if any(cells):
             lines.append(row(["annotated images that the best other needs", *map(count, cells)]))
+    if any(arm in summary[pair] for arm in CHANGES for pair in pairs):
+        lines += ["", "ours, no label of the site, with one change: Dice less that without it", ""]
+        lines += [row(["", *pairs]), "|---" * (len(pairs) + 1) + "|"]
+        for arm, title in CHANGES.items():
+            cells = [summary[p].get(arm, {"less": {}})["less"].get(OURS[0]) for p in pairs]
+            lines.append(row([title, *map(signed, cells)]))
     return lines
 
 

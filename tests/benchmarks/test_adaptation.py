@@ -130,11 +130,13 @@ def test_carried_images_are_where_the_flow_ends(load_adaptation):
 
 @pytest.mark.slow
 def test_every_arm_from_the_source_to_the_table(run, call, tmp_path, load_adaptation, capsys):
-    options = ["--pairs", "a_b", "--references", "2", "--seeds", "0", "--draws", "0"]
+    options = ["--pairs", "a_b", "--references", "2", "--seeds", "0", "--draws", "0", "--arms"]
+    changes = {"one_round", "true_masks", "pseudo_in_batch", "no_style", "distance_alone"}
+    options += [*run.ARMS, *changes]
     assert run.main(call(*options)) == 0
     results = tmp_path / "results"
     found = {path.stem: json.loads(path.read_text()) for path in (results / "a_b").glob("*-*.json")}
-    assert {result["arm"] for result in found.values()} == set(run.ARMS)
+    assert {result["arm"] for result in found.values()} == set(run.ARMS) | changes
     for result in found.values():
         assert len(result["dice"]) == len(result["hd95"]) == 9
         assert 0 <= result["dice_mean"] <= 1
@@ -143,7 +145,7 @@ def test_every_arm_from_the_source_to_the_table(run, call, tmp_path, load_adapta
     assert capsys.readouterr().out == ""  # nothing was left to do
     table = load_adaptation("table")
     places = ["--results", str(results), "--output", str(tmp_path / "table"), "--references", "2"]
-    assert set(table.main(places)["a_b"]) == set(run.ARMS)
+    assert set(table.main(places)["a_b"]) == set(run.ARMS) | changes
     distances = load_adaptation("distances")
     distances.main(call("--pairs", "a_b", "--references", "2", "--draws", "0"))
     measured = json.loads((results / "a_b/distances/aligned-n2-draw0.json").read_text())

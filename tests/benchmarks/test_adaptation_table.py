@@ -73,6 +73,16 @@ def test_means_and_gains_are_those_of_the_files(table, results, tmp_path):
     assert (out / "gain.png").stat().st_size > 1000
 
 
+def test_a_change_is_compared_with_ours_alone(table, results, tmp_path):
+    base = json.loads((results / "a_b/aligned-10-1-1.json").read_text())["dice"]
+    write(results, "a_b", "one_round", np.array(base, float) - 0.03, 1, 1, 10)
+    summary = table.main(["--results", str(results), "--output", str(tmp_path / "out")])
+    less = summary["a_b"]["one_round"]["less"]
+    assert list(less) == ["aligned"] and less["aligned"]["value"] == pytest.approx(-3, abs=0.01)
+    assert "one_round" not in summary["a_b"]["aligned"]["less"]
+    assert "| one round | -3.0 (-3.0 to -3.0) |" in (tmp_path / "out/table.md").read_text()
+
+
 def test_only_runs_of_both_arms_are_compared(table, results, tmp_path):
     write(results, "a_b", "aligned", np.r_[np.nan, np.ones(IMAGES - 1)], 7, 0, 10)
     summary = table.main(["--results", str(results), "--output", str(tmp_path / "out")])
