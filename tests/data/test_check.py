@@ -92,6 +92,10 @@ def test_constant_image():
     refuse("image 'a.nii.gz': every pixel is 0", image() * 0, label())
 
 
+def test_whole_numbers_that_a_scale_factor_shifted():
+    refuse("values such as 1.992, .* round them and save", image(), label() * 0.996)
+
+
 def test_fractions_in_the_mask():
     refuse("mask 'm.nii.gz': fractions, .* set mask_threshold", image(), label() * 0.3)
     check_pair(image(), label() * 0.3, integer_label=False)

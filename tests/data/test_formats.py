@@ -1,6 +1,8 @@
 """Each format against the library that wrote it."""
 
 import shutil
+import struct
+import zlib
 
 import nibabel as nib
 import nrrd
@@ -74,6 +76,36 @@ def test_palette_mask_keeps_indices(tmp_path):
     mask.save(tmp_path / "m.png")
     np.testing.assert_array_equal(load(tmp_path / "m.png", is_mask=True)[0], indices.T)
     np.testing.assert_array_equal(load(tmp_path / "m.png")[0], 255 * (indices.T == 1))
+
+
+def test_gray_palette_whose_first_entry_is_white_is_read_by_its_levels(tmp_path):
+    indices = np.array([[0, 1, 2], [2, 1, 0]], dtype=np.uint8)
+    mask = Image.fromarray(indices, mode="P")
+    mask.putpalette([255, 255, 255, 0, 0, 0, 128, 128, 128])
+    mask.save(tmp_path / "m.png")
+    levels = np.array([255, 0, 128])[indices.T]
+    np.testing.assert_array_equal(load(tmp_path / "m.png", is_mask=True)[0], levels)
+    mask.putpalette([255, 0, 0, 0, 0, 0, 0, 255, 0])
+    mask.save(tmp_path / "c.png")
+    with pytest.raises(InputError, match="c.png': black is entry 1 of its palette, not entry 0"):
+        load(tmp_path / "c.png", is_mask=True)
+
+
+@pytest.mark.parametrize(("colour_type", "channels"), [(2, 3), (4, 2), (6, 4)])
+def test_16_bit_png_of_several_channels_is_refused(tmp_path, colour_type, channels):
+    """Pillow would read its high bytes; it cannot write one, so the chunks are written here."""
+
+    def chunk(name, content):
+        crc = zlib.crc32(name + content).to_bytes(4, "big")
+        return len(content).to_bytes(4, "big") + name + content + crc
+
+    row = b"\0" + bytes(range(2 * channels)) * 2
+    header = struct.pack(">IIBBBBB", 2, 2, 16, colour_type, 0, 0, 0)
+    content = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header)
+    content += chunk(b"IDAT", zlib.compress(row * 2)) + chunk(b"IEND", b"")
+    (tmp_path / "a.png").write_bytes(content)
+    with pytest.raises(InputError, match="16 bits a channel in colour or with alpha"):
+        load(tmp_path / "a.png")
 
 
 def test_photograph_is_upright(tmp_path):

@@ -13,7 +13,7 @@ from alignflow.errors import InputError
 @settings(deadline=None)
 @given(st.lists(st.integers(0, 60000), min_size=2, max_size=16, unique=True), st.data())
 def test_round_trip(values, data):
-    labels = find_labels({"a": values})
+    labels = find_labels({"a": values}, {f"class{value}": value for value in values})
     picked = data.draw(st.lists(st.sampled_from(values), min_size=1))
     native = torch.tensor(picked, dtype=torch.float32)
     index = to_index(native, labels)
@@ -82,3 +82,23 @@ def test_unknown_values_name_file_and_value():
 def test_bad_labels(values, stated, match):
     with pytest.raises(InputError, match=match):
         find_labels(values, stated)
+
+
+@pytest.mark.parametrize(
+    ("values", "match"),
+    [
+        ({"a.png": [0, 1, 254, 255]}, "after JPEG compression; set mask_threshold to 127"),
+        ({"a.png": [0, 255], "b.png": [0, 3, 251]}, "after JPEG compression"),
+        ({"a.png": [0, 1], "b.png": [0, 255]}, "1 in 'a.png' and 255 in 'b.png', never in one"),
+    ],
+)
+def test_one_class_written_in_two_ways_is_refused(values, match):
+    with pytest.raises(InputError, match=match):
+        find_labels(values)
+    stated = {f"class{v}": float(v) for found in values.values() for v in found if v}
+    assert set(find_labels(values, stated).values()) == {0.0, *stated.values()}
+
+
+def test_255_beside_small_classes_in_one_mask_is_a_class():
+    assert list(find_labels({"a.png": [0, 1, 255], "b.png": [0, 1]}).values()) == [0, 1, 255]
+    assert list(find_labels({"a.png": [0, 255], "b.png": [0, 255]}).values()) == [0, 255]

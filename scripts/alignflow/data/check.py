@@ -13,6 +13,8 @@ from alignflow.errors import InputError
 
 AFFINE_TOLERANCE = 0.05  # of a voxel, at the corners: far above rounding, far below a shift
 
+NEARLY_WHOLE = 0.02  # nibabel's slope for integers leaves 0.996 of a 1
+
 
 def check_pair(image: MetaTensor, label: MetaTensor, integer_label: bool = True) -> None:
     """Refuse a pair that cannot be one image and its mask.
@@ -84,10 +86,18 @@ def _check_label_values(label: MetaTensor, integer_label: bool) -> None:
     values = label.as_tensor()
     if not torch.isfinite(values).all():
         raise InputError(f"mask '{_name(label)}': NaN or infinite values; repair or remove it")
-    if integer_label and not torch.equal(values, values.round()):
+    off = (values - values.round()).abs()
+    if not integer_label or not off.any():
+        return
+    if off.max() < NEARLY_WHOLE:
+        example = float(values[off == off.max()][0])
         raise InputError(
-            f"mask '{_name(label)}': fractions, so it looks like a soft mask; set mask_threshold"
+            f"mask '{_name(label)}': values such as {example:.4g}, whole numbers shifted by a "
+            "scale factor; round them and save the mask as integers"
         )
+    raise InputError(
+        f"mask '{_name(label)}': fractions, so it looks like a soft mask; set mask_threshold"
+    )
 
 
 def raise_problems(lines: list[str], shown: int = 10) -> None:

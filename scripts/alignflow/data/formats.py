@@ -153,10 +153,13 @@ def _read_pil(path: Path, is_mask: bool) -> tuple[np.ndarray, dict[str, Any]]:
             raise InputError(f"image '{path}': {pages} pages; save each as its own file")
         # Viewers and annotation tools show a photograph upright, so masks are drawn on it upright.
         image = ImageOps.exif_transpose(image)
-        return image.convert(_plain_mode(image.mode, is_mask))
+        if image.mode == "P" and is_mask:
+            return _mask_of_palette(image, path)
+        return image.convert(_plain_mode(image.mode))
 
     if path.suffix.lower() == ".png":
         require_whole_png(path)
+        _require_8_bit_colour(path)
     if path.suffix.lower() == ".bmp":
         require_sound_bmp(path)
     if path.suffix.lower() in (".tif", ".tiff"):
@@ -175,6 +178,20 @@ def _read_pil(path: Path, is_mask: bool) -> tuple[np.ndarray, dict[str, Any]]:
     return array, meta
 
 
+def _require_8_bit_colour(path: Path) -> None:
+    """Refuse a PNG of which Pillow would read the high bytes alone.
+
+    Raises:
+        InputError: 16 bits a channel, in colour or with alpha.
+    """
+    depth, colour_type = path.read_bytes()[24:26]  # IHDR, PNG specification, section 11.2.2
+    if depth == 16 and colour_type != 0:
+        raise InputError(
+            f"image '{path}': 16 bits a channel in colour or with alpha; save it as 16-bit gray "
+            "without alpha, or as 8-bit colour"
+        )
+
+
 def _compare_decoders(path: Path, array: np.ndarray) -> None:
     with Image.open(path) as image:
         is_plain = image.mode in ("L", "RGB") and image.getexif().get(EXIF_ORIENTATION, 1) == 1
@@ -190,7 +207,7 @@ def _compare_tiff(path: Path, array: np.ndarray) -> None:
         tags, mode, width = image.tag_v2, image.mode, image.width
         is_jpeg = image.info.get("compression") == "jpeg"
     if mode not in (*COMPARED_MODES, *OTHER_MODES):
-        raise InputError(f"image '{path}': pixels of kind {mode}; save it as gray or RGB, or PNG")
+        raise InputError(f"image '{path}': pixels of kind {mode}; save it as gray or 8-bit RGB")
     if is_jpeg:
         require_tiff_size(path, tags.get(TILE_WIDTH) or width)
         require_sound_jpeg(path, array, _read_itk(str(path))[0][..., 0])
@@ -205,10 +222,27 @@ def _compare_tiff(path: Path, array: np.ndarray) -> None:
             )
 
 
-def _plain_mode(mode: str, is_mask: bool) -> str:
+def _mask_of_palette(image: Image.Image, path: Path) -> Image.Image:
+    """Indices of the palette as classes; gray levels where black, the background, is not entry 0.
+
+    Raises:
+        InputError: black is another entry than 0 of a palette of colours.
+    """
+    colours = np.array(image.getpalette("RGB")).reshape(-1, 3)
+    used = np.unique(np.asarray(image))
+    black = [int(k) for k in used if not colours[k].any()]
+    if not black or black[0] == 0:
+        return image
+    if (colours[used] == colours[used, :1]).all():
+        return image.convert("L")
+    raise InputError(
+        f"mask '{path}': black is entry {black[0]} of its palette, not entry 0, so the "
+        "background is unclear; save it as gray, 0 for background"
+    )
+
+
+def _plain_mode(mode: str) -> str:
     """The mode of Pillow that holds an image's own values: 8-bit gray or RGB, 16-bit, float."""
-    if mode == "P" and is_mask:
-        return "P"
     if mode in ("1", "L", "LA", "La"):
         return "L"
     return mode if mode == "F" or mode.startswith("I") else "RGB"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -91,6 +91,7 @@ def _count_labels(by_file: Mapping[str, list[float]]) -> Labels:
                 f"mask '{file}': {len(found)} values in a JPEG-compressed mask; set mask_threshold"
             )
     values = sorted(set().union(*by_file.values()))
+    _require_no_disguise(by_file, values)
     if len(values) > MOST_VALUES:
         raise InputError(
             f"masks: {len(values)} different values (most in '{_richest(by_file)}'), which looks "
@@ -99,6 +100,28 @@ def _count_labels(by_file: Mapping[str, list[float]]) -> Labels:
     background = 0.0 if 0.0 in values else values[0]
     foreground = [value for value in values if value != background]
     return {"background": background} | {f"class{i}": v for i, v in enumerate(foreground, start=1)}
+
+
+def _require_no_disguise(by_file: Mapping[str, list[float]], values: Sequence[float]) -> None:
+    """Refuse values that look like classes and are one structure, written in two ways.
+
+    Raises:
+        InputError: values around 0 and 255, as JPEG leaves them; or 1 in some masks and 255 in
+            others, never in one.
+    """
+    around = all(value <= 10 or value >= 245 for value in values)
+    high = [value for value in values if value >= 245]
+    if around and len(high) > 1:
+        raise InputError(
+            f"masks: values {', '.join(f'{v:g}' for v in values[:6])}, which look like a binary "
+            "mask after JPEG compression; set mask_threshold to 127, or labels if they are classes"
+        )
+    if values == [0, 1, 255] and not any({1, 255} <= set(found) for found in by_file.values()):
+        ones, others = (next(f for f, found in by_file.items() if v in found) for v in (1, 255))
+        raise InputError(
+            f"masks: 1 in '{ones}' and 255 in '{others}', never in one mask, which look like one "
+            "class written in two ways; set mask_threshold to 0, or labels if they are classes"
+        )
 
 
 def _richest(by_file: Mapping[str, list[float]]) -> str:

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from alignflow.alignment.gap import appearance
 from alignflow.data.datalist import Case, build_datalist, split_by_group, stated_labels
-from alignflow.data.dataset import SliceDataset
+from alignflow.data.dataset import BINARY, SliceDataset
+from alignflow.data.labels import find_labels
 from alignflow.data.references import References, listed_files, load_references
 from alignflow.data.spec import SourceSpec
 from alignflow.errors import InputError
@@ -57,7 +58,7 @@ class Check:
         self._usable(files)
         split = self._split(cases)
         self._duplicates(files, split)
-        self._masks(files)
+        self._masks(files, directory)
         held_out = {case["image"] for case in split[1]}
         seen = [f for f in files if f.image in held_out and f.shares and not f.is_empty]
         # a volume has more than one slice with foreground, as a rule
@@ -216,26 +217,17 @@ class Check:
             kind = "a copy" if exact else "nearly a copy"
             self.warnings.append(words.format(f"'{files[i].name}'", kind, f"'{others[j].name}'"))
 
-    def _masks(self, files: list[FileFacts]) -> None:
+    def _masks(self, files: list[FileFacts], directory: str | Path) -> None:
         """Label values as training would take them, and masks without foreground."""
         masked = [f for f in files if f.shares]
-        stated = self.reading.labels
-        if masked and stated is not None and self.reading.facts["mask_threshold"] is None:
-            for f in masked:
-                unknown = sorted(set(f.shares) - {float(v) for v in stated.values()} - {0.0})
-                if unknown:
-                    self.problems.append(
-                        f"mask of '{f.name}': value {unknown[0]:g} is not in labels {stated}; "
-                        "correct the mask or labels"
-                    )
-        values = {value for f in masked for value in f.shares}
-        if len(values) > 32:
-            self.problems.append(
-                f"masks: {len(values)} different values, so they look soft or compressed; "
-                "set mask_threshold"
-            )
-        if masked and not values - {0.0}:
-            self.problems.append("masks: no foreground in any of them; give the right masks")
+        stated = self.reading.labels or stated_labels(directory)
+        if self.reading.facts["mask_threshold"] is not None:
+            stated = BINARY
+        try:
+            if masked:
+                find_labels({str(f.label): f.shares for f in masked}, stated)
+        except InputError as error:
+            self.problems += str(error).splitlines()
         empty = [f for f in masked if f.is_empty]
         if empty and len(empty) < len(masked):
             self.warnings.append(
