@@ -20,6 +20,7 @@ TRAIN = {
     "percentile_scope": "volume",
     "labels": "$stated_labels(@dataset_dir)",
     "mask_threshold": None,
+    "mask_scheme": "disjoint",
     "slice_axis": 2,
     "foreground_only": True,
     "group_pattern": None,

@@ -16,7 +16,7 @@ from torch import Tensor
 from alignflow.alignment.gap import appearance
 from alignflow.data.datalist import Case, build_datalist, split_by_group, stated_labels
 from alignflow.data.dataset import BINARY, SliceDataset
-from alignflow.data.labels import find_labels
+from alignflow.data.labels import Labels, find_labels, overlap_of
 from alignflow.data.references import References, listed_files, load_references
 from alignflow.data.spec import SourceSpec
 from alignflow.errors import InputError
@@ -54,11 +54,12 @@ class Check:
     def source(self, directory: str | Path) -> list[FileFacts]:
         """Check images and masks that a model is to be trained on."""
         cases = self._datalist(directory)
-        files = read_facts(cases, self.reading.facts["mask_threshold"], "source")
+        stated = self.reading.labels or stated_labels(directory)
+        files = self._read(cases, "source", stated)
         self._usable(files)
         split = self._split(cases)
         self._duplicates(files, split)
-        self._masks(files, directory)
+        self._masks(files, stated)
         held_out = {case["image"] for case in split[1]}
         seen = [f for f in files if f.image in held_out and f.shares and not f.is_empty]
         # a volume has more than one slice with foreground, as a rule
@@ -80,7 +81,7 @@ class Check:
             self.problems.append(str(error).replace("references '", f"{name} '", 1))
             return []
         cases = [{"image": i} | ({} if m is None else {"label": m}) for i, m in found]
-        files = read_facts(cases, self.reading.facts["mask_threshold"], name)
+        files = self._read(cases, name, self.reading.labels)
         self._usable(files)
         for file in files if name == "test" else []:
             if file.label is None:
@@ -217,10 +218,14 @@ class Check:
             kind = "a copy" if exact else "nearly a copy"
             self.warnings.append(words.format(f"'{files[i].name}'", kind, f"'{others[j].name}'"))
 
-    def _masks(self, files: list[FileFacts], directory: str | Path) -> None:
+    def _read(self, cases: list[Case], name: str, stated: Labels | None) -> list[FileFacts]:
+        """Facts of files, masks read as training would read them."""
+        overlap = overlap_of(self.reading.scheme, stated)
+        return read_facts(cases, self.reading.facts["mask_threshold"], name, overlap)
+
+    def _masks(self, files: list[FileFacts], stated: Labels | None) -> None:
         """Label values as training would take them, and masks without foreground."""
         masked = [f for f in files if f.shares]
-        stated = self.reading.labels or stated_labels(directory)
         if self.reading.facts["mask_threshold"] is not None:
             stated = BINARY
         try:

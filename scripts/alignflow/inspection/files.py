@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -68,7 +68,10 @@ class FileFacts:
 
 
 def read_facts(
-    cases: Iterable[dict[str, str]], mask_threshold: float | None, name: str
+    cases: Iterable[dict[str, str]],
+    mask_threshold: float | None,
+    name: str,
+    overlap: Sequence[float] | None = None,
 ) -> list[FileFacts]:
     """Facts of all files; what cannot be read becomes a problem of its entry.
 
@@ -76,15 +79,18 @@ def read_facts(
         cases: "image", and optionally "label", "group" and "modality".
         mask_threshold: foreground is what lies above it; None: masks hold class values.
         name: shown before the progress bar.
+        overlap: of regions of a mask, as `formats.load` takes it.
     """
     cases = list(cases)
     return [
-        facts_of(case, mask_threshold)
+        facts_of(case, mask_threshold, overlap)
         for case in tqdm(cases, desc=f"checking {name}", unit="file", disable=None)
     ]
 
 
-def facts_of(case: dict[str, str], mask_threshold: float | None) -> FileFacts:
+def facts_of(
+    case: dict[str, str], mask_threshold: float | None, overlap: Sequence[float] | None = None
+) -> FileFacts:
     """Read one image and its mask."""
     stem = split_suffix(case["image"])[0]
     facts = FileFacts(case["image"], case.get("label"), case.get("group", stem))
@@ -94,7 +100,7 @@ def facts_of(case: dict[str, str], mask_threshold: float | None) -> FileFacts:
         facts.modality = str(image.meta["modality"] or case.get("modality", ""))
         _require_values(facts, image)
         if facts.label is not None:
-            mask = load(facts.label, is_mask=True, image=image)
+            mask = load(facts.label, is_mask=True, image=image, overlap=overlap)
             _describe_mask(facts, mask, mask_threshold)
             check_pair(image, mask, integer_label=mask_threshold is None)
     except InputError as error:

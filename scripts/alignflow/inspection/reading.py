@@ -9,6 +9,7 @@ from typing import Any
 from alignflow.data.intensity import IntensityWindow
 from alignflow.data.labels import Labels
 from alignflow.data.spec import SourceSpec
+from alignflow.masks.class_index import Scheme
 from alignflow.stage1 import Stage1
 
 
@@ -20,6 +21,7 @@ class Reading:
         image_size: [X, Y] of the generator, pixels.
         facts: as `Stage1.reading`: percentiles, scope, window, modality, slice_axis,
             foreground_only, mask_threshold.
+        scheme: of the classes, "disjoint" or "nested".
         labels: {name: native value}; None: those of `dataset.json`, else every value that occurs.
         group_pattern, group_column: of `build_datalist`.
         validation_fraction, seed: of `split_by_group`.
@@ -28,6 +30,7 @@ class Reading:
 
     image_size: list[int]
     facts: dict[str, Any]
+    scheme: Scheme
     labels: Labels | None
     group_pattern: str | None
     group_column: str | None
@@ -51,6 +54,7 @@ class Reading:
         return cls(
             image_size=list(train["image_size"] if bundle is None else bundle.image_size),
             facts=facts if bundle is None else bundle.reading,
+            scheme=train["mask_scheme"] if bundle is None else bundle.scheme,
             labels=(None if isinstance(stated, str) else stated)
             if bundle is None
             else bundle.source.labels,
