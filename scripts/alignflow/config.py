@@ -78,7 +78,7 @@ def written_folder(config: Mapping[str, Any]) -> str | None:
 
 
 def explained(error: BaseException, config: Mapping[str, Any], folder: str) -> InputError | None:
-    """What a user can mend, as one line: input, disk, memory; None for everything else."""
+    """What a user can fix, as one line: input, disk, memory; None for everything else."""
     return find_input_error(error) or storage_error(error, folder) or out_of_memory(error, config)
 
 

@@ -8,7 +8,7 @@ from types import TracebackType
 
 
 class InputError(ValueError):
-    """Bad input of the user: one line that names the file or field and the mend.
+    """User error: one line that names the file or field and how to fix it.
 
     Control characters, which names of files may hold, are shown as escapes.
 

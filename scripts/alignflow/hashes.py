@@ -181,8 +181,8 @@ def _is_code(name: str) -> bool:
 
 def _refuse(bundle: str | Path, problems: Iterable[tuple[str, str]]) -> None:
     for name, problem in problems:
-        mend = "remove it" if problem == "not listed" else "unpack it again"
-        raise InputError(f"packed bundle '{bundle}': {name!r} is {problem} ({SUMS}); {mend}")
+        fix = "remove it" if problem == "not listed" else "unpack it again"
+        raise InputError(f"packed bundle '{bundle}': {name!r} is {problem} ({SUMS}); {fix}")
 
 
 def _require_signature(

@@ -13,7 +13,7 @@ from alignflow.label.access import Gate
 
 
 async def one_line(request: Request, error: Exception) -> JSONResponse:
-    """400 with the line that names field and mend."""
+    """400 with the line that names the field and the fix."""
     return JSONResponse({"detail": str(error)}, status_code=400)
 
 

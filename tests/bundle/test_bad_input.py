@@ -1,4 +1,4 @@
-"""Bad input ends a training before its first step, with one line that names file and mend."""
+"""Bad input ends a training before its first step, with one line: the file and the fix."""
 
 import json
 import re
@@ -114,7 +114,7 @@ def test_a_constant_image(assert_refused, png_dataset):
 
 def test_a_label_that_the_config_does_not_know(assert_refused, nifti_dataset):
     respoil(nifti_dataset / "labels/case1.nii.gz", lambda voxels: np.where(voxels == 2, 9, voxels))
-    assert_refused(["case1.nii.gz", "value 9", "ring=1", "mend the mask"], nifti_dataset)
+    assert_refused(["case1.nii.gz", "value 9", "ring=1", "correct the mask"], nifti_dataset)
 
 
 def test_masks_without_foreground(assert_refused, png_dataset):

@@ -206,7 +206,7 @@ class Adaptation:
             with replacing(path) as temporary:
                 temporary.write_text(json.dumps(found, indent=1) + "\n")
             if found["problems"]:
-                raise NotReady(f"{len(found['problems'])} problems in the data; mend them first")
+                raise NotReady(f"{len(found['problems'])} problems in the data; fix them first")
             self._write_parts(folders, train)
             self.state.finish(job, time.monotonic() - start)
         self._log_prepare(found, path)

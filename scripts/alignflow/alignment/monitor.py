@@ -182,7 +182,7 @@ class Monitor:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up what a checkpoint holds."""
+        """Restore the state of a checkpoint."""
         self.own_spread = state["own_spread"]
         self.curve, self.best_epoch = state["curve"], state["best_epoch"]
         self.best_weights = state["best_weights"]

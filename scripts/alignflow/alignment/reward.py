@@ -184,7 +184,7 @@ class SetReward:
         return {name: term.queue.content for name, term in self.terms.items()}
 
     def load_state_dict(self, state: Mapping[str, Tensor | None]) -> None:
-        """Take it up; the terms themselves are fitted anew."""
+        """Restore the queues; the terms themselves are fitted again."""
         for name, content in state.items():
             term = self.terms[name]
             term.queue.content = None if content is None else content.to(term.centre.device)

@@ -244,7 +244,7 @@ class AlignUpdate:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up what a checkpoint holds."""
+        """Restore the state of a checkpoint."""
         self.generator.set_state(state["generator"].cpu())
         self.precision.load_state_dict(state["precision"])
         self.reward.load_state_dict(state["queues"])

@@ -204,7 +204,7 @@ def _one_line_errors(url: str) -> Iterator[None]:
         yield
     except requests.RequestException as error:
         line = str(error).splitlines()[0][:200]
-        mend = f"correct the URL, or set {TOKEN} in the environment where the server asks for one"
+        fix = f"correct the URL, or set {TOKEN} in the environment where the server asks for one"
         if _may_pass(error):
-            mend = "correct the URL, or give the same command again later: it goes on where it was"
-        raise InputError(f"dicomweb '{url}': {type(error).__name__}: {line}; {mend}") from error
+            fix = "correct the URL, or give the same command again later: it goes on where it was"
+        raise InputError(f"dicomweb '{url}': {type(error).__name__}: {line}; {fix}") from error

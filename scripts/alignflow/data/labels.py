@@ -139,7 +139,9 @@ def _unknown(file: str, found: Iterable[float], labels: Labels) -> list[str]:
         return []
     listed = ", ".join(f"{value:g}" for value in unknown[:5])
     known = ", ".join(f"{name}={value:g}" for name, value in labels.items())
-    return [f"mask '{file}': value {listed} is not in labels ({known}); add it or mend the mask"]
+    return [
+        f"mask '{file}': value {listed} is not in labels ({known}); add it, or correct the mask"
+    ]
 
 
 def to_index(label: torch.Tensor, labels: Labels) -> torch.Tensor:

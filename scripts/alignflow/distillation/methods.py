@@ -97,7 +97,7 @@ class Progressive(nn.Module):
         }
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Take it up."""
+        """Restore the state."""
         self.before_steps = state["before_steps"]
         self.guidance = state["guidance"]
         self.student_steps = state["student_steps"]

@@ -87,7 +87,7 @@ class DistillUpdate:
         return {"precision": self.precision.state_dict(), "method": self.method.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take it up where a checkpoint left it."""
+        """Restore the state of a checkpoint."""
         self.precision.load_state_dict(state["precision"])
         self.method.load_state_dict(state["method"])
 

@@ -40,7 +40,7 @@ class Check:
         reading: how images are read.
 
     Attributes:
-        problems: what stops training or alignment, each with its mend.
+        problems: what stops training or alignment, each with its fix.
         warnings: what a person should look at first.
         result: what `check.json` holds.
     """

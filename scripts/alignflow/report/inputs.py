@@ -16,30 +16,30 @@ ANSWERS = ("better", "worse", "unclear", "unknown", "no_gap", "nothing_found")
 """Of `run adapt`: whether the segmenter got better at the site, or that nothing was adapted."""
 
 
-def read_json(path: Path, key: str, needed: tuple[str, ...], mend: str) -> dict[str, Any]:
+def read_json(path: Path, key: str, needed: tuple[str, ...], fix: str) -> dict[str, Any]:
     """The object in a JSON file.
 
     Args:
         path: of the file.
         key: of the config that led to it, named in the errors.
         needed: fields that it must have.
-        mend: command that writes it, named in the errors.
+        fix: command that writes it, named in the errors.
 
     Raises:
         InputError: no such file, no JSON object, or a field is missing.
     """
     if not path.is_file():
-        raise InputError(f"{key}: no file '{path}'; {mend}")
+        raise InputError(f"{key}: no file '{path}'; {fix}")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise InputError(f"{key} '{path}': not valid JSON ({error}); {mend} again") from error
+        raise InputError(f"{key} '{path}': not valid JSON ({error}); {fix} again") from error
     known = content if isinstance(content, dict) else {}
     for field in needed:
         if field not in known:
-            raise InputError(f"{key} '{path}': no field '{field}'; {mend} again")
+            raise InputError(f"{key} '{path}': no field '{field}'; {fix} again")
     if not isinstance(content, dict):
-        raise InputError(f"{key} '{path}': no JSON object; {mend} again")
+        raise InputError(f"{key} '{path}': no JSON object; {fix} again")
     return content
 
 

@@ -48,5 +48,5 @@ class SegmentationUpdate:
         return self.precision.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take it up where a checkpoint left it."""
+        """Restore the state of a checkpoint."""
         self.precision.load_state_dict(state)
