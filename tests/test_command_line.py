@@ -74,11 +74,11 @@ def test_check_tells_and_counts(png_dataset, tmp_path, capsys):
     assert main(line) == 0
     printed = capsys.readouterr().out
     assert "source: 6 images (6 .png) of 6 groups, 4 for training and 2" in printed
-    assert "training can start" in printed and "would take about" in printed
+    assert "training can start" in printed and "of disk" in printed
     assert main([*line, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["source"]["images"] == 6 and found["problems"] == []
-    assert found["cost"]["seconds"] > 0 and 0 < found["cost"]["bytes"] < found["cost"]["free"]
+    assert 0 < found["disk"]["bytes"] < found["disk"]["free"]
 
 
 def test_check_of_a_broken_data_set(png_dataset, capsys):

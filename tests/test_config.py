@@ -28,7 +28,7 @@ WORKFLOWS = {
     "evaluate": ["evaluate"],
     "adapt": [
         *["adapt", "train", "align", "distill", "infer", "segment", "labeller"],
-        *["evaluate", "report", "arms", "costs"],
+        *["evaluate", "report", "arms"],
     ],
 }
 # They pass what they do not know to a class that refuses it.

@@ -118,7 +118,6 @@ def parser() -> argparse.ArgumentParser:
     add("--test", metavar="DIR", help="labelled images of the site")
     add("--model_dir", metavar="DIR", help="read images as this trained bundle does")
     add("--out", default=".", metavar="DIR", help="folder whose disk is looked at (default: .)")
-    add("--device", help="to time a training step on")
     add("--json", action="store_true", help="print JSON instead of text")
     _add_settings(check)
     return top
@@ -179,7 +178,6 @@ def run_check(args: argparse.Namespace) -> int:
     """`alignflow check`."""
     from alignflow.adaptation.jobs import overlaid
     from alignflow.adaptation.readiness import inspect
-    from alignflow.device import default_device
     from alignflow.errors import InputError
     from alignflow.inspection.text import lines
     from alignflow.stage1 import Stage1
@@ -195,13 +193,9 @@ def run_check(args: argparse.Namespace) -> int:
         test=args.test and Path(args.test),
         train=overlaid(configs / "train.json", content["train"]),
         bundle=None if args.model_dir is None else Stage1.load(args.model_dir),
-        device=args.device or default_device(),
         output=Path(args.out).resolve(),
         sections=content,
-        costs=content["costs"],
         configs=configs,
-        seeds=content["seeds"] if args.test else 1,
-        rounds=content["rounds"],
     )
     print(json.dumps(result, indent=1) if args.json else "\n".join(lines(result)))
     return PROBLEMS if result["problems"] else OK

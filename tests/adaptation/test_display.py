@@ -1,9 +1,10 @@
 import io
+import re
 
 import pytest
+from tqdm import tqdm
 
-from alignflow.adaptation.clock import Clock
-from alignflow.adaptation.display import Display
+from alignflow.adaptation.display import Display, progress
 from alignflow.inspection.text import duration
 
 
@@ -12,25 +13,20 @@ class Terminal(io.StringIO):
         return True
 
 
-def shown(stream, step_seconds):
-    clock = Clock({"image flow": 1.0, "pairs": 2.0}, step_seconds)
-    clock.plan("train", {"image flow": 600})
-    clock.plan("infer", {"pairs": 300})
-    display = Display(clock, ["prepare", "train", "infer"], stream)
-    display.start("train", ["train"])
-    return display
-
-
-def test_a_stage_begins_with_its_number_and_the_time_left():
+def bar(total):
+    """What tqdm writes at every step."""
     stream = io.StringIO()
-    shown(stream, 1.0)
-    assert stream.getvalue() == "stage 2 of 3: train (about 10 min; 20 min left in all)\n"
+    with tqdm(range(total), desc="image flow", file=stream, mininterval=0) as steps:
+        for _ in steps:
+            pass
+    return [line for line in re.split(r"[\r\n]", stream.getvalue()) if line.strip()]
 
 
-def test_a_time_that_nobody_measured_is_not_told():
-    stream = io.StringIO()
-    shown(stream, None)
-    assert "time left unknown until something has been measured" in stream.getvalue()
+def test_progress_is_read_from_tqdm_and_other_lines_are_none():
+    lines = bar(3)
+    assert progress(lines[-1]) == "image flow 3/3, 00:00 left"
+    assert progress(lines[0]) == "image flow 0/3, ? left"
+    assert progress("22:10:03 INFO wrote model.pt | 3/4 [x") is None
 
 
 def test_a_terminal_sees_one_line_move_and_a_log_few(monkeypatch):
@@ -38,13 +34,15 @@ def test_a_terminal_sees_one_line_move_and_a_log_few(monkeypatch):
     monkeypatch.setattr("time.monotonic", lambda: now[0])
     for stream, lines in ((Terminal(), 120), (io.StringIO(), 2)):
         now[0] = 0.0
-        display = shown(stream, 1.0)
-        for _ in range(120):
+        display = Display(["prepare", "train", "infer"], stream)
+        display.start("train")
+        for k in range(120):
             now[0] += 1
-            display.move("train")
+            display.move("train", f"image flow {k}/120, 00:10 left")
         display.say("done")
         text = stream.getvalue()
-        assert text.count("stage 2 of 3: train: ") == lines
+        assert text.startswith("stage 2 of 3: train\n")
+        assert text.count("stage 2 of 3: train: image flow ") == lines
         assert text.count("\n") == (2 if stream.isatty() else 4)
         assert text.endswith("done\n")
 

@@ -11,8 +11,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from alignflow.adaptation.clock import Clock
-from alignflow.adaptation.display import Display
+from alignflow.adaptation.display import Display, progress
 from alignflow.adaptation.jobs import Facts, Job, State, bundle_hash, folder_hash, overlaid
 from alignflow.adaptation.picture import save_picture
 from alignflow.adaptation.plan import STAGES, Folders, Plan
@@ -95,7 +94,6 @@ class Adaptation:
     ) -> None:
         config = running_config()
         self.sections: Facts = {name: config[name] for name in (*SECTIONS, "arms")}
-        self.costs: dict[str, float] = config["costs"]
         for name, path in (("source", source), ("references", references), ("test", test)):
             if path is not None and not (path and Path(path).is_dir()):
                 raise InputError(f"config \"{name}\": '{path}' is no folder; give --{name} DIR")
@@ -133,13 +131,10 @@ class Adaptation:
         self.root.mkdir(parents=True, exist_ok=True)
         started = time.monotonic()
         folders = self._folders()
-        self.clock = Clock(self.costs)
-        self.display = Display(self.clock, STAGES)
+        self.display = Display(STAGES)
         self.runs = self._tracked(folders)
         checked = self._prepare(folders)
         plan = self._plan(folders, checked, self._gap(checked))
-        self.clock.step_seconds = checked.get("cost", {}).get("step_seconds")
-        self._plan_clock(plan)
         if self.model_dir is not None:
             self.display.say(
                 f"{self.display.title_of('train')}: bundle '{self.model_dir}' is given, skipped"
@@ -193,13 +188,9 @@ class Adaptation:
                 test=self.test,
                 train=train,
                 bundle=self.bundle,
-                device=self.device,
                 output=self.root,
                 sections=self.sections,
-                costs=self.costs,
                 configs=self.configs,
-                seeds=len(self.seeds),
-                rounds=self.rounds,
             )
             for line in lines(found):
                 self.display.say(f"  {line}")
@@ -264,7 +255,7 @@ class Adaptation:
             return
         for job in waiting:
             self._say_changes(job)
-        self.display.start(stage, [job.name for job in waiting])
+        self.display.start(stage)
         start = time.monotonic()
         settings = self.sections[stage]
         with self._tracked_stage(stage, settings):
@@ -287,10 +278,10 @@ class Adaptation:
         self.state.start(job)
 
         def on_line(line: str) -> bool:
-            is_bar = self.clock.see(job.name, line)
-            if is_bar:
-                self.display.move(job.name)
-            return is_bar
+            bar = progress(line)
+            if bar is not None:
+                self.display.move(job.name, bar)
+            return bar is not None
 
         try:
             run_workflow(job, self._overrides(job), log, on_line)
@@ -301,9 +292,7 @@ class Adaptation:
         if job.run_id == "test":  # scores tell of what they scored
             record = Path(str(job.paths["segmenter_dir"])) / "segmenter.json"
             _copy(record, job.folder / record.name)
-        seconds = time.monotonic() - start
-        self.state.finish(job, seconds)
-        self.clock.finish(job.name, seconds)
+        self.state.finish(job, time.monotonic() - start)
 
     def _overrides(self, job: Job) -> Facts:
         """What every workflow of this adaptation is told, and what only earlier stages know."""
@@ -372,11 +361,6 @@ class Adaptation:
             ([c for k, c in enumerate(cases) if k % FOLDS != number], cases[number::FOLDS])
             for number in range(FOLDS)
         ]
-
-    def _plan_clock(self, plan: Plan) -> None:
-        for job in plan.jobs:
-            if not self.state.finished(job):
-                self.clock.plan(job.name, job.work)
 
     def _say_changes(self, job: Job) -> None:
         """Why a job that ran before runs again."""

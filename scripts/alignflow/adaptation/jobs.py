@@ -32,7 +32,6 @@ class Job:
         inputs: name -> hash of what comes from outside.
         after: jobs whose results it reads.
         results: files in `folder` that make it complete.
-        work: progress bar -> planned units.
     """
 
     name: str
@@ -45,7 +44,6 @@ class Job:
     inputs: dict[str, str]
     after: list[Job] = field(default_factory=list)
     results: tuple[str, ...] = ()
-    work: dict[str, float] = field(default_factory=dict)
 
     @property
     def parts(self) -> dict[str, str]:

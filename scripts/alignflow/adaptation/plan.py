@@ -143,8 +143,6 @@ class Plan:
     def train(self) -> Job:
         """Stage 1 on the source."""
         folders, settings = self.folders, self.sections["train"]
-        get = overlaid(self.config("train"), settings).__getitem__
-        steps = get("steps_per_epoch")
         return self.add(
             Job(
                 name="train",
@@ -156,11 +154,6 @@ class Plan:
                 paths={"dataset_dir": str(folders.source), "output_dir": str(folders.models)},
                 inputs={"source": folders.inputs["source"]},
                 results=BUNDLE_FILES,
-                work={
-                    "image flow": get("image_epochs") * steps,
-                    "mask flow": get("mask_epochs") * steps,
-                    "segmenter": get("segmenter_epochs") * steps,
-                },
             )
         )
 
@@ -187,7 +180,6 @@ class Plan:
     ) -> Job:
         """The image flow fitted to the references, in the folder of this name."""
         folders, settings = self.folders, self.sections["align"]
-        get = overlaid(self.config("align"), settings).__getitem__
         output = folders.root / name
         return self.add(
             Job(
@@ -206,18 +198,13 @@ class Plan:
                 inputs={"references": folders.inputs["references"]},
                 after=[job for job in (train, labeller) if job is not None],
                 results=(*BUNDLE_FILES, "align.json"),
-                work={
-                    "drawing masks": -(-get("num_masks") // 32),
-                    "alignment": get("epochs") * get("steps_per_epoch"),
-                },
             )
         )
 
     def distill(self, align: Job) -> Job:
         """Students of the aligned flows."""
         settings = self.sections["distill"]
-        get = overlaid(self.config("distill"), settings).__getitem__
-        steps, output = get("steps_per_epoch"), self.folders.root / "distilled"
+        output = self.folders.root / "distilled"
         return self.add(
             Job(
                 name="distill",
@@ -233,10 +220,6 @@ class Plan:
                 inputs={},
                 after=[align],
                 results=(*BUNDLE_FILES, "distill.json"),
-                work={
-                    "image student": sum(get("student_epochs")) * steps,
-                    "mask student": sum(get("mask_student_epochs")) * steps,
-                },
             )
         )
 
@@ -256,7 +239,6 @@ class Plan:
                 inputs={},
                 after=[] if generator is None else [generator],
                 results=("provenance.json", "dataset.json"),
-                work={"pairs": overlaid(self.config("inference"), settings)["num_pairs"]},
             )
         )
 
@@ -281,7 +263,6 @@ class Plan:
         folders = self.folders
         own = self.sections["labeller"] if arm == "labeller" else self.sections["arms"][arm]
         settings = self.sections["segment"] | own | self.split
-        get = overlaid(self.config("segment"), settings).__getitem__
         pairs = pairs if reads_pairs(settings) else None
         given = {"source": folders.inputs["source"]}
         if "reference_dir" not in settings:
@@ -308,7 +289,6 @@ class Plan:
                 inputs=given,
                 after=[job for job in (train, pairs) if job is not None],
                 results=("segmenter.json", "segmenter.pt"),
-                work={"segmenter": get("epochs") * get("steps_per_epoch")},
             )
         )
 
@@ -333,7 +313,6 @@ class Plan:
                 inputs={k: h for k, h in self.folders.inputs.items() if k == (given or where)},
                 after=[segmenter],
                 results=("scores.json",),
-                work={"scoring": 1},
             )
         )
 
@@ -361,7 +340,6 @@ class Plan:
                 inputs={k: folders.inputs[k] for k in ("source", "references")} | test,
                 after=[job for job in (train, pairs, unaligned) if job is not None],
                 results=("evaluation.json",),
-                work={"evaluation": 1},
             )
         )
 
@@ -394,7 +372,6 @@ class Plan:
                 inputs={k: folders.inputs[k] for k in ("source", "references")},
                 after=after,
                 results=("report.html",),
-                work={"report": 1},
             )
         )
 

@@ -20,8 +20,9 @@ def lines(result: dict[str, Any]) -> list[str]:
         )
     if "separation" in result:
         found += _separation_lines(result["separation"])
-    if "cost" in result:
-        found += _cost_lines(result["cost"])
+    if "disk" in result:
+        needed, free = (size(result["disk"][key]) for key in ("bytes", "free"))
+        found.append(f"`alignflow adapt` needs about {needed} of disk; {free} are free")
     found += [f"warning: {text}" for text in result["warnings"]]
     found += [f"problem: {text}" for text in result["problems"]]
     problems, warnings = len(result["problems"]), len(result["warnings"])
@@ -89,15 +90,6 @@ def _separation_lines(found: dict[str, Any]) -> list[str]:
         )
     result.append("  apart: align" if found["apart"] else "  at the floor: nothing to align")
     return result
-
-
-def _cost_lines(cost: dict[str, Any]) -> list[str]:
-    seconds = cost["seconds"]
-    text = f"`alignflow adapt` would take about {duration(seconds)}"
-    if cost["step_seconds"] is not None:
-        text += f" here ({cost['step_seconds']:.3g} s measured per training step)"
-    text += f" and {size(cost['bytes'])} of disk; {size(cost['free'])} are free"
-    return [text]
 
 
 def _spread(found: dict[str, Any] | None) -> str:
