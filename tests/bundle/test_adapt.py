@@ -74,7 +74,7 @@ def test_from_the_command_to_the_verdict(adapted):
     out, printed = adapted
     for number, stage in enumerate(STAGES, start=1):
         assert re.search(rf"^stage {number} of \d: {stage}", printed, re.MULTILINE), printed
-    assert "left in all" in printed and "apart: align" in printed
+    assert "apart: align" in printed
     verdict = read(out / "verdict.json")
     assert verdict["labelled"] and verdict["site"]["dice"].keys() == {"source", "adapted"}
     gain = verdict["site"]["gains"]["adapted - source"]
