@@ -91,6 +91,15 @@ def test_a_segmentation_of_some_slices_only(series, write_seg):
     np.testing.assert_array_equal(load(path, is_mask=True, image=series[1])[0], expected)
 
 
+def test_values_bear_the_names_of_their_structures(series, write_seg, write_rtstruct):
+    path = write_seg(boxes().transpose(2, 1, 0), ("liver", "spleen"))
+    mask = load(path, is_mask=True, image=series[1])
+    assert mask.meta["names"] == {1.0: "liver", 2.0: "spleen"}
+    drawn = write_rtstruct({"organ": [box((2, 10), (3, 11), 1)], "empty": []})
+    assert load(drawn, is_mask=True, image=series[1]).meta["names"] == {1.0: "organ"}
+    assert series[1].meta["names"] == {}
+
+
 def test_overlap_is_refused(series, write_seg):
     both = np.stack([boxes() > 0, boxes() == 2], axis=-1).astype(np.uint8)
     path = write_seg(both.transpose(2, 1, 0, 3), ("liver", "lesion"))

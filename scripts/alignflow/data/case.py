@@ -46,6 +46,7 @@ class LoadedCase:
     modality: str
     window: Window
     label_values: list[float]
+    label_names: dict[float, str]
     label_maximum: float
     suffix: str
     image_dtype: str
@@ -89,6 +90,7 @@ def load_case(
         modality=modality,
         window=intensity.window_of(image, modality),
         label_values=values.unique().tolist(),
+        label_names=label.meta["names"],
         label_maximum=maximum,
         suffix=image.meta["suffix"],
         image_dtype=image.meta["native_dtype"],

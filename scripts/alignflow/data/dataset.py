@@ -24,6 +24,7 @@ from alignflow.data.labels import (
     complete_labels,
     find_labels,
     overlap_of,
+    require_one_name,
     to_index,
 )
 from alignflow.data.slices import unique_geometries
@@ -227,6 +228,7 @@ def _spec(cases: list[LoadedCase], labels: Labels) -> SourceSpec:
 
 def _labels(cases: list[LoadedCase], labels: Labels | None, threshold: float | None) -> Labels:
     values = {case.label_path: case.label_values for case in cases}
+    require_one_name({case.label_path: case.label_names for case in cases})
     if threshold is None:
         return find_labels(values, labels)
     find_labels(values, BINARY)  # raises where no mask has foreground

@@ -41,6 +41,17 @@ def is_dicom_mask(path: Path) -> bool:
     return header.get("Modality") in KINDS
 
 
+def names_of(path: Path) -> dict[float, str]:
+    """Names of the values that `read_mask` gives: segment labels, or names of structures."""
+    header = pydicom.dcmread(path, stop_before_pixels=True)
+    if header.Modality == "SEG":
+        segmentation, numbers = _open(path)
+        labels = [segmentation.get_segment_description(n).segment_label for n in numbers]
+        return dict(zip(_values(segmentation, numbers), map(str, labels), strict=True))
+    structures = header.get("StructureSetROISequence", [])
+    return {float(roi.ROINumber): str(roi.get("ROIName", "")) for roi in structures}
+
+
 def require_highdicom() -> Any:
     """The package highdicom.
 

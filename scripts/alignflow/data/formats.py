@@ -18,7 +18,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 from alignflow.data import dicom
 from alignflow.data.bmp import require_sound_bmp
 from alignflow.data.dicom_check import place_of, require_sound
-from alignflow.data.dicom_masks import is_dicom_mask, read_mask
+from alignflow.data.dicom_masks import is_dicom_mask, names_of, read_mask
 from alignflow.data.dicom_pixels import require_same_pixels
 from alignflow.data.dicom_planes import irregularity
 from alignflow.data.integrity import (
@@ -85,7 +85,8 @@ def load(
 
     Returns:
         float32 tensor; `meta` has `affine` (RAS, mm; identity for PNG and its like), `native_dtype`
-        (a NumPy name), `suffix`, `modality` (DICOM (0008,0060), else ""), `filename_or_obj`.
+        (a NumPy name), `suffix`, `modality` (DICOM (0008,0060), else ""), `filename_or_obj`, and
+        `names` of a DICOM mask's values, else empty.
 
     Raises:
         InputError: the file is missing, empty, truncated, unreadable or of no known format.
@@ -111,7 +112,7 @@ def load(
         raise InputError(f"{what} '{path}': its affine is no place in space; correct the header")
     array = _one_channel(array, path) if is_mask else array
     values = _as_float32(array, meta["native_dtype"], path, what)
-    meta |= {"suffix": suffix, "filename_or_obj": str(path), "modality": meta.get("modality", "")}
+    meta = {"modality": "", "names": {}} | meta | {"suffix": suffix, "filename_or_obj": str(path)}
     return MetaTensor(torch.from_numpy(values), meta=meta)
 
 
@@ -291,7 +292,10 @@ def _read_dicom_mask(
     grid = None if image is None else image.affine.numpy()
     array, affine = read_mask(path, shape, grid, overlap)
     is_small = array.min() >= 0 and array.max() < 256 and (array == array.round()).all()
-    return array, {"affine": affine, "native_dtype": "uint8" if is_small else "float32"}
+    drawn = set(np.unique(array).tolist())
+    names = {value: name for value, name in names_of(path).items() if value in drawn}
+    dtype = "uint8" if is_small else "float32"
+    return array, {"affine": affine, "native_dtype": dtype, "names": names}
 
 
 def _read_itk(files: str | list[str]) -> tuple[np.ndarray, dict[str, Any]]:

@@ -45,6 +45,27 @@ def find_labels(values: Mapping[str, Iterable[float]], stated: Labels | None = N
     return labels
 
 
+def require_one_name(names: Mapping[str, Mapping[float, str]]) -> None:
+    """Refuse masks that call one value by two names: numbers of structures are those of a file.
+
+    Args:
+        names: native value -> name of each mask, by file name; empty where a format has no names.
+
+    Raises:
+        InputError: one value, two names (DICOM PS3.3, C.8.8.5: an ROI Number is unique within one
+            structure set only; so are segment numbers).
+    """
+    first: dict[float, tuple[str, str]] = {}
+    for file, found in names.items():
+        for value, name in found.items():
+            known, where = first.setdefault(value, (name, file))
+            if known.strip().casefold() != name.strip().casefold():
+                raise InputError(
+                    f"masks: {value:g} is '{known}' in '{where}' and '{name}' in '{file}'; number "
+                    "structures alike in all files, or save each mask with one value for a class"
+                )
+
+
 def complete_labels(stated: Mapping[str, float]) -> Labels:
     """Stated labels with the background in front; the others keep their order.
 

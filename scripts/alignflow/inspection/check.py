@@ -16,7 +16,7 @@ from torch import Tensor
 from alignflow.alignment.gap import appearance
 from alignflow.data.datalist import Case, build_datalist, split_by_group, stated_labels
 from alignflow.data.dataset import BINARY, SliceDataset
-from alignflow.data.labels import Labels, find_labels, overlap_of
+from alignflow.data.labels import Labels, find_labels, overlap_of, require_one_name
 from alignflow.data.references import References, listed_files, load_references
 from alignflow.data.spec import SourceSpec
 from alignflow.errors import InputError
@@ -229,6 +229,7 @@ class Check:
         if self.reading.facts["mask_threshold"] is not None:
             stated = BINARY
         try:
+            require_one_name({str(f.label): f.names for f in masked})
             if masked:
                 find_labels({str(f.label): f.shares for f in masked}, stated)
         except InputError as error:

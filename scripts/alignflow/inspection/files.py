@@ -36,6 +36,7 @@ class FileFacts:
         modality: of the file or of `dataset.json`, "" where neither states one.
         channels: C.
         intensity: (low, mean, high) of each channel, native units.
+        names: of native mask values, where the format has them.
         shares: native mask value -> share of the pixels.
         digest, thumbnail: of the image; (D,) float32, mean 0 and norm 1.
         mask_digest: of the mask.
@@ -51,6 +52,7 @@ class FileFacts:
     modality: str = ""
     channels: int = 0
     intensity: list[tuple[float, float, float]] = field(default_factory=list)
+    names: dict[float, str] = field(default_factory=dict)
     shares: dict[float, float] = field(default_factory=dict)
     digest: str = ""
     thumbnail: Tensor | None = None
@@ -133,6 +135,7 @@ def _require_values(facts: FileFacts, image: MetaTensor) -> None:
 def _describe_mask(facts: FileFacts, mask: MetaTensor, mask_threshold: float | None) -> None:
     values = mask.as_tensor()
     facts.mask_digest = _digest(values)
+    facts.names = mask.meta["names"]
     if mask_threshold is not None:
         values = (values > mask_threshold).float()
     found, counts = values.unique(return_counts=True)
