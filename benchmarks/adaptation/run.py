@@ -13,12 +13,13 @@ started again. table.py makes the table.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import logging
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ from alignflow.inference.writing import versions
 
 HERE = Path(__file__).resolve().parent
 KNOWN = ARMS | ABLATION
-METRICS = ("dice", "iou", "hd95")
+METRICS = ("dice", "hd95")
 WAIT = 10.0  # seconds, before asking again for what other processes hold
 
 
@@ -190,11 +191,16 @@ def run_job(args: argparse.Namespace, bench: Bench, job: Job) -> None:
             **read_scores(content),
             "test_sha256": bench.test_sha256,
             "pool": len(bench.target.pool),
-            "settings": bench.settings,
-            "versions": versions(),
+            "settings_sha256": fingerprint(bench.settings),
+            "commit": versions()["commit"],
         }
         write_json(path, result)
         say(f"{job.pair}/{job.name}: Dice {100 * result['dice_mean']:.1f}")
+
+
+def fingerprint(settings: Mapping[str, Settings]) -> str:
+    """SHA-256 of settings: runs of one table should have one."""
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
 
 def read_scores(content: dict[str, Any]) -> dict[str, Any]:

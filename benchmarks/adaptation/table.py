@@ -102,19 +102,21 @@ def read_results(folder: Path) -> list[dict[str, Any]]:
     """All results.
 
     Raises:
-        InputError: none there, or results of one pair on different test images.
+        InputError: none there, or results of one pair on other test images or settings.
     """
     paths = sorted(path for path in folder.glob("*/*.json") if path.name != "test_set.json")
     if not paths:
         raise InputError(f"--results '{folder}': no results; run run.py first")
     results = [json.loads(path.read_text()) for path in paths]
-    tests: dict[str, str] = {}
+    first: dict[str, dict[str, Any]] = {}
     for path, result in zip(paths, results, strict=True):
-        if tests.setdefault(result["pair"], result["test_sha256"]) != result["test_sha256"]:
-            raise InputError(
-                f"'{path}': scored on other test images than the first result of "
-                f"'{result['pair']}'; remove those of one run"
-            )
+        known = first.setdefault(result["pair"], result)
+        for key, what in (("test_sha256", "test images"), ("settings_sha256", "settings")):
+            if known[key] != result[key]:
+                raise InputError(
+                    f"'{path}': other {what} than the first result of '{result['pair']}'; "
+                    "remove those of one run"
+                )
     return results
 
 

@@ -93,15 +93,14 @@ def test_single_settings_are_set(run, call):
 
 def test_scores_are_means_over_the_classes_of_an_image(run):
     images = {
-        "a": {"dice": {"disc": 0.5, "cup": 0.7}, "iou": {"disc": 0.25, "cup": 0.35}},
-        "b": {"dice": {"disc": 0.8, "cup": None}, "iou": {"disc": 0.5, "cup": None}},
-        "c": {"dice": {"disc": None, "cup": None}, "iou": {"disc": None, "cup": None}},
+        "a": {"dice": {"disc": 0.5, "cup": 0.7}, "hd95": {"disc": 2.0, "cup": 4.0}},
+        "b": {"dice": {"disc": 0.8, "cup": None}, "hd95": {"disc": 5.0, "cup": None}},
+        "c": {"dice": {"disc": None, "cup": None}, "hd95": {"disc": None, "cup": None}},
     }
-    images = {name: scores | {"hd95": scores["dice"]} for name, scores in images.items()}
     found = run.read_scores({"images": images})
     assert found["dice"] == [pytest.approx(0.6), 0.8, None]
     assert found["dice_mean"] == pytest.approx(0.7)
-    assert found["iou_mean"] == pytest.approx(0.4)
+    assert found["hd95"] == [3.0, 5.0, None] and found["hd95_mean"] == 4.0
 
 
 def test_without_the_data_it_says_where_to_name_it(run, call, monkeypatch):

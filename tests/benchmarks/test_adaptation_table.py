@@ -16,11 +16,12 @@ def table(load_adaptation):
     return load_adaptation("table")
 
 
-def write(folder, pair, arm, scores, seed=0, draw=None, n=None, test="t"):
+def write(folder, pair, arm, scores, seed=0, draw=None, n=None, test="t", settings="s"):
     """A result file as run.py writes it."""
     content = {"pair": pair, "arm": arm, "references": n, "seed": seed, "draw": draw}
     content["dice"] = [None if np.isnan(s) else round(float(s), 4) for s in scores]
     content |= {"hd95_mean": 4.0 + seed, "test_sha256": test, "pool": 50}
+    content["settings_sha256"] = settings
     path = folder / pair / f"{arm}-{n}-{seed}-{draw}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(content))
@@ -128,6 +129,9 @@ def test_curve_is_drawn_where_there_are_several_counts(table, results, tmp_path)
 def test_bad_results_are_refused(table, results, tmp_path):
     write(results, "a_b", "gin", np.zeros(IMAGES), test="other")
     with pytest.raises(InputError, match="other test images"):
+        table.read_results(results)
+    write(results, "a_b", "gin", np.zeros(IMAGES), settings="other")
+    with pytest.raises(InputError, match="other settings"):
         table.read_results(results)
     with pytest.raises(InputError, match="no results"):
         table.read_results(tmp_path / "nothing")
