@@ -44,6 +44,15 @@ TITLES = {
     "aligned_annotated": "**ours, annotated references**",
     "ceiling": "all annotated images of the pool",
 }
+PAIRS = {
+    "wbc": "blood cells",
+    "heart": "heart, cine to LGE",
+    "dsb18": "nuclei, fluorescence to H&E",
+    "polypgen_c2": "polyps, Kvasir to C2",
+    "clinic_kvasir": "polyps, ClinicDB to Kvasir",
+    "rim_drishti": "discs (control)",
+    "he_he": "nuclei, H&E (control)",
+}
 CHANGES = {
     "one_round": "one round",
     "true_masks": "true masks of the references in alignment",
@@ -244,13 +253,14 @@ def markdown(summary: dict[str, dict[str, Any]], n: int) -> list[str]:
     """The table of Dice, then ours less every other arm."""
     pairs = list(summary)
     lines = [f"Dice on unseen images of the site, {n} references (95% interval; runs)", ""]
-    lines += [row(["", *pairs]), "|---" * (len(pairs) + 1) + "|"]
+    head = [row(["", *(PAIRS.get(pair, pair) for pair in pairs)]), "|---" * (len(pairs) + 1) + "|"]
+    lines += head
     for arm, title in TITLES.items():
         if any(arm in summary[pair] for pair in pairs):
             lines.append(row([title, *(cell(summary[pair].get(arm)) for pair in pairs)]))
     for ours in OURS:
         lines += ["", f"{TITLES[ours].strip('*')}: Dice less that of", ""]
-        lines += [row(["", *pairs]), "|---" * (len(pairs) + 1) + "|"]
+        lines += head
         for arm, title in TITLES.items():
             cells = [summary[p].get(ours, {"less": {}})["less"].get(arm) for p in pairs]
             if any(cells):
@@ -260,7 +270,7 @@ def markdown(summary: dict[str, dict[str, Any]], n: int) -> list[str]:
             lines.append(row(["annotated images that the best other needs", *map(count, cells)]))
     if any(arm in summary[pair] for arm in CHANGES for pair in pairs):
         lines += ["", "ours, no label of the site, with one change: Dice less that without it", ""]
-        lines += [row(["", *pairs]), "|---" * (len(pairs) + 1) + "|"]
+        lines += head
         for arm, title in CHANGES.items():
             cells = [summary[p].get(arm, {"less": {}})["less"].get(OURS[0]) for p in pairs]
             lines.append(row([title, *map(signed, cells)]))
@@ -306,7 +316,7 @@ def draw_gains(summary: dict[str, dict[str, Any]], path: Path) -> None:
                 dice, low, high = (found[arm][key] for key in ("dice", "low", "high"))
                 error = [[dice - low], [high - dice]]
                 axis.barh(place, dice, xerr=error, color=colour(arm), capsize=2)
-        axis.set(title=pair, xlabel="Dice, points")
+        axis.set(title=PAIRS.get(pair, pair), xlabel="Dice, points")
         bounds = [found[arm][key] for arm in found for key in ("low", "high")]
         axis.set_xlim(max(0, min(bounds) - 5), min(100, max(bounds) + 3))
     axes[0, 0].set_yticks(range(len(arms)), [TITLES[arm].strip("*") for arm in arms])
@@ -343,7 +353,7 @@ def draw_curves(results: Sequence[dict[str, Any]], path: Path) -> None:
         axis.set_xscale("log")
         axis.set_xticks(counts, [str(n) for n in counts])
         axis.minorticks_off()
-        axis.set(xlabel="references", ylabel="Dice, points", title=pair)
+        axis.set(xlabel="references", ylabel="Dice, points", title=PAIRS.get(pair, pair))
         axis.legend(fontsize=7)
     save(figure, path)
 
