@@ -78,7 +78,9 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         path.parent.name: json.loads(path.read_text())["groups"]
         for path in args.results.glob("*/test_set.json")
     }
-    summary = {pair: summarise(results, pair, groups[pair], args.references) for pair in groups}
+    places = {pair: place for place, pair in enumerate(PAIRS)}
+    pairs = sorted(groups, key=lambda pair: (places.get(pair, len(places)), pair))
+    summary = {pair: summarise(results, pair, groups[pair], args.references) for pair in pairs}
     for pair, arms in summary.items():
         if {BASE, CEILING} < arms.keys() and arms.keys() & ANNOTATED:
             saved = labels_needed(results, pair, groups[pair], args.references)
