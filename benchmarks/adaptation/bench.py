@@ -92,7 +92,7 @@ class Bench:
 
     @cached_property
     def pool_dir(self) -> Path:
-        """All labelled target images that are no test images."""
+        """All labelled target images except the test images."""
         return self.linked(self.target.pool)
 
     def linked(self, cases: list[splits.Case]) -> Path:

@@ -67,9 +67,14 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of the segmenters")
     add("--draws", type=int, nargs="+", default=[0, 1], help="of references")
     add("--arms", nargs="+", choices=list(KNOWN), default=list(ARMS), help="default: all")
-    add("--settings", type=Path, default=HERE / "settings.json", help="overrides of the workflows")
+    add("--settings", type=Path, help="overrides of the workflows, over settings.json")
     add(
-        "--set", nargs="+", action="extend", default=[], metavar="SECTION.KEY=JSON", help="in those"
+        "--set",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="SECTION.KEY=JSON",
+        help="over both",
     )
     add("--quick", action="store_true", help="settings of a few steps, to try the benchmark itself")
     add("--work", type=Path, required=True, help="folder for generators, pairs, segmenters")
@@ -111,7 +116,9 @@ def settings_of(args: argparse.Namespace, pair: str) -> dict[str, Settings]:
     Raises:
         InputError: an unreadable file, an override that is none.
     """
-    settings = read_settings(HERE / "quick.json" if args.quick else args.settings)
+    settings = read_settings(HERE / ("quick.json" if args.quick else "settings.json"))
+    for section, values in read_settings(args.settings).items() if args.settings else ():
+        settings[section] = settings.get(section, {}) | values
     settings["train"] = settings["train"] | args.sites[pair].get("train", {})
     for text in args.set:
         section, key, value = override(text)

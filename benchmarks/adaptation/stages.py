@@ -165,9 +165,9 @@ def read_settings(path: Path) -> dict[str, Settings]:
     try:
         content = json.loads(path.read_text())
     except (OSError, ValueError) as error:
-        raise InputError(f"--settings '{path}': {error}; give a JSON file") from error
+        raise InputError(f"'{path}': {error}; give a JSON file") from error
     if not isinstance(content, dict):
-        raise InputError(f"--settings '{path}': not a JSON object")
+        raise InputError(f"'{path}': not a JSON object")
     return content
 
 

@@ -133,31 +133,32 @@ def read_results(folder: Path) -> list[dict[str, Any]]:
 
 def scores_of(results: Sequence[dict[str, Any]], pair: str, n: int) -> dict[str, Scores]:
     """Arms of a pair with n references, and those that use none, in the order of the table."""
-    found: dict[str, Scores] = {}
-    for arm in (*ARMS, *ABLATION):
-        runs = {
+    return {
+        arm: {
             (r["seed"], r["draw"]): 100 * np.array(r["dice"], dtype=float)  # None becomes NaN
-            for r in results
-            if (r["pair"], r["arm"]) == (pair, arm) and r["references"] in (n, None)
+            for r in runs
         }
-        if runs:
-            found[arm] = runs
-    return found
+        for arm in (*ARMS, *ABLATION)
+        if (runs := runs_of(results, pair, arm, n))
+    }
+
+
+def runs_of(results: Sequence[dict[str, Any]], pair: str, arm: str, n: int) -> list[dict[str, Any]]:
+    """Results of an arm of a pair with n references, or with none."""
+    return [
+        r for r in results if (r["pair"], r["arm"]) == (pair, arm) and r["references"] in (n, None)
+    ]
 
 
 def summarise(
     results: Sequence[dict[str, Any]], pair: str, groups: Sequence[str], n: int
 ) -> dict[str, dict[str, Any]]:
-    """{arm: {"dice", "low", "high", "hd95", "runs", "gain": less strong augmentation, ...}}."""
+    """{arm: {"dice", "low", "high", "hd95", "runs", "less": {other: difference}}}."""
     arms, found = scores_of(results, pair, n), {}
     for arm, runs in arms.items():
         table = np.stack(list(runs.values()))
         dice = paired_gain(table, np.zeros_like(table), groups)
-        distances = [
-            r["hd95_mean"]
-            for r in results
-            if (r["pair"], r["arm"]) == (pair, arm) and r["references"] in (n, None)
-        ]
+        distances = [r["hd95_mean"] for r in runs_of(results, pair, arm, n)]
         found[arm] = {
             "dice": dice["value"],
             "low": dice["low"],
@@ -186,11 +187,11 @@ def gain(ours: Scores, other: Scores, groups: Sequence[str]) -> dict[str, float]
     A run without references is compared with each draw of its seed.
     """
     common = [
-        (run, match)
-        for run in ours
-        for match in ((run[0], run[1]), (run[0], None))
-        if match in other
-    ] or [((seed, None), run) for run in other for seed in [run[0]] if (seed, None) in ours]
+        (a, b)
+        for a in ours
+        for b in other
+        if a[0] == b[0] and (a[1] == b[1] or None in (a[1], b[1]))
+    ]
     if not common:
         return None
     tables = [np.stack([ours[a] for a, _ in common]), np.stack([other[b] for _, b in common])]
@@ -210,9 +211,9 @@ def labels_needed(
     curve = annotated_curve(results, pair)
     ours = {arm: runs for arm, runs in scores_of(results, pair, n).items() if arm in OURS}
     numbers = np.unique(np.array(groups), return_inverse=True)[1]
-    rng = np.random.default_rng(0)
-    draws = [np.ones(numbers.max() + 1, int)]
-    draws += [np.bincount(rng.integers(d, size=d), minlength=d) for d in [len(draws[0])] * 1000]
+    size, rng = numbers.max() + 1, np.random.default_rng(0)
+    draws = [np.ones(size, int)]
+    draws += [np.bincount(rng.integers(size, size=size), minlength=size) for _ in range(1000)]
     found = {}
     for arm, runs in ours.items():
         needed = [needed_for(runs, curve, draw[numbers]) for draw in draws]

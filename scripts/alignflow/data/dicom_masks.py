@@ -41,17 +41,6 @@ def is_dicom_mask(path: Path) -> bool:
     return header.get("Modality") in KINDS
 
 
-def names_of(path: Path) -> dict[float, str]:
-    """Names of the values that `read_mask` gives: segment labels, or names of structures."""
-    header = pydicom.dcmread(path, stop_before_pixels=True)
-    if header.Modality == "SEG":
-        segmentation, numbers = _open(path)
-        labels = [segmentation.get_segment_description(n).segment_label for n in numbers]
-        return dict(zip(_values(segmentation, numbers), map(str, labels), strict=True))
-    structures = header.get("StructureSetROISequence", [])
-    return {float(roi.ROINumber): str(roi.get("ROIName", "")) for roi in structures}
-
-
 def require_highdicom() -> Any:
     """The package highdicom.
 
@@ -71,7 +60,7 @@ def read_mask(
     shape: tuple[int, ...] | None,
     affine: np.ndarray | None,
     overlap: Sequence[float] | None = None,
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[np.ndarray, np.ndarray, dict[float, str]]:
     """One array of label values from all regions of a file.
 
     Segments have the values that `dicom_seg` wrote them with, else their numbers; structures have
@@ -84,7 +73,7 @@ def read_mask(
         overlap: as `combine` has it.
 
     Returns:
-        (1, X, Y, Z) and its affine.
+        (1, X, Y, Z), its affine, and the names of its values (labels of segments, structures).
 
     Raises:
         InputError: highdicom is missing, regions that overlap, that lie beside the image or on
@@ -98,7 +87,8 @@ def read_mask(
         raise InputError(f"mask '{path}': a structure set has no grid of its own; give its image")
     else:
         found = list(_structures(header, path, shape[:2], Planes.of_grid(affine, shape[2])))
-    return combine(found, path, overlap)[None], affine
+    names = {region.value: region.name for region in found if region.inside.any()}
+    return combine(found, path, overlap)[None], affine, names
 
 
 def read_mask_on_planes(

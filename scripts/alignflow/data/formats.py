@@ -18,7 +18,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 from alignflow.data import dicom
 from alignflow.data.bmp import require_sound_bmp
 from alignflow.data.dicom_check import place_of, require_sound
-from alignflow.data.dicom_masks import is_dicom_mask, names_of, read_mask
+from alignflow.data.dicom_masks import is_dicom_mask, read_mask
 from alignflow.data.dicom_pixels import require_same_pixels
 from alignflow.data.dicom_planes import irregularity
 from alignflow.data.integrity import (
@@ -185,7 +185,8 @@ def _require_8_bit_colour(path: Path) -> None:
     Raises:
         InputError: 16 bits a channel, in colour or with alpha.
     """
-    depth, colour_type = path.read_bytes()[24:26]  # IHDR, PNG specification, section 11.2.2
+    with path.open("rb") as file:
+        depth, colour_type = file.read(26)[24:]  # IHDR, PNG specification, section 11.2.2
     if depth == 16 and colour_type != 0:
         raise InputError(
             f"image '{path}': 16 bits a channel in colour or with alpha; save it as 16-bit gray "
@@ -290,10 +291,8 @@ def _read_dicom_mask(
 ) -> tuple[np.ndarray, dict[str, Any]]:
     shape = None if image is None else (*image.shape[1:], 1)[:3]
     grid = None if image is None else image.affine.numpy()
-    array, affine = read_mask(path, shape, grid, overlap)
+    array, affine, names = read_mask(path, shape, grid, overlap)
     is_small = array.min() >= 0 and array.max() < 256 and (array == array.round()).all()
-    drawn = set(np.unique(array).tolist())
-    names = {value: name for value, name in names_of(path).items() if value in drawn}
     dtype = "uint8" if is_small else "float32"
     return array, {"affine": affine, "native_dtype": dtype, "names": names}
 

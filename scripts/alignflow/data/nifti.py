@@ -76,9 +76,7 @@ def _affine(image: nibabel.Nifti1Image, path: Path) -> np.ndarray:
     # An axis of one voxel has no step to contradict.
     sizes = np.abs(stored["pixdim"][1:4].astype(float))
     axes = [a for a, n in enumerate(image.shape[:3]) if n > 1]
-    if (
-        stored["pixdim"][1:4][axes] <= 0
-    ).any():  # nifti1.h: positive; readers repair it in two ways
+    if (stored["pixdim"][1:4][axes] <= 0).any():  # nifti1.h: positive; readers repair it otherwise
         raise InputError(f"{what}: pixdim {_text(stored['pixdim'][1:4])}; correct the header")
     if codes[0] > 0:
         _require_right_angles(affine, what)

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
 
 from torch import nn
 
+from alignflow.adaptation.jobs import bundle_hash
 from alignflow.errors import InputError
 from alignflow.files import replacing
 from alignflow.segmentation.network import load_segmenter
 from alignflow.segmentation.record import FILE as SEGMENTER
 from alignflow.segmentation.record import SegmenterRecord
 from alignflow.stage1 import FILE as STAGE1
-from alignflow.stage1 import Stage1, weight_hashes
+from alignflow.stage1 import Stage1
 
 FILE = "current.json"
 KINDS = {"aligned": STAGE1, "segmenter": SEGMENTER}
@@ -47,7 +47,7 @@ class Work:
             InputError: this folder was used with other `models`.
         """
         used = self._read().get("bundle")
-        if used not in (None, self._fingerprint()):
+        if used not in (None, bundle_hash(self.models)):
             raise InputError(
                 f"'{self.folder}': what was learnt there belongs to another bundle than "
                 f"'{self.models}'; set another WORK"
@@ -78,7 +78,7 @@ class Work:
 
     def replace(self, kind: str, folder: Path) -> None:
         """Put a result in use; the former ones stay where they are."""
-        named = {"bundle": self._fingerprint(), kind: str(folder.relative_to(self.folder))}
+        named = {"bundle": bundle_hash(self.models), kind: str(folder.relative_to(self.folder))}
         content = self._read() | named
         with replacing(self.folder / FILE) as temporary:
             temporary.write_text(json.dumps(content, indent=1) + "\n")
@@ -94,10 +94,6 @@ class Work:
                 "name another, or remove the field"
             )
         return self.folder / name
-
-    def _fingerprint(self) -> str:
-        hashes = json.dumps(weight_hashes(str(self.models)), sort_keys=True)
-        return hashlib.sha256(hashes.encode()).hexdigest()
 
     def _read(self) -> dict[str, str]:
         path = self.folder / FILE
