@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 import pandas
+from alignflow.data.integrity import BLOCK_TOLERANCE, block_means
 
 from alignflow.data.datalist import build_datalist, dataset_json
 from alignflow.data.formats import load
-from alignflow.data.integrity import BLOCK_TOLERANCE, block_means
 from alignflow.errors import InputError
 from fuzzing.corpus import Seed
 from fuzzing.independent import READERS, Reading

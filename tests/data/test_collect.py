@@ -1,5 +1,6 @@
 """Exports of a hospital, sorted."""
 
+import csv
 import json
 from pathlib import Path
 
@@ -219,3 +220,27 @@ def test_a_dicomdir_that_leads_out_of_its_folder(tmp_path, write_series, names):
     with pytest.raises(InputError, match="which is not below its folder; give the folder"):
         collect(str(tmp_path / "medium/DICOMDIR"), str(tmp_path / "out"))
     assert not (tmp_path / "out").exists()
+
+
+def test_slices_that_share_an_instance_uid_are_kept(tmp_path, write_series):
+    for path in write_series(tmp_path / "export", VOLUME):
+        header = pydicom.dcmread(path)
+        header.SOPInstanceUID = header.file_meta.MediaStorageSOPInstanceUID = "1.2.3.4.5"
+        header.save_as(path)
+    collect(str(tmp_path / "export"), str(tmp_path / "out"))
+    np.testing.assert_array_equal(load(tmp_path / "out/images/series_001")[0], VOLUME)
+    assert report(tmp_path / "out")["left_out"] == {}
+
+
+def test_patients_are_numbered_and_not_named(tmp_path, write_series):
+    owners = {5: "Smith-B", 6: "Smith-A", 7: "Smith-B"}
+    for value, name in owners.items():
+        write_series(tmp_path / f"export/{value}", np.full((6, 5, 2), value), PatientID=name)
+    collect(str(tmp_path / "export"), str(tmp_path / "out"))
+    text = (tmp_path / "out/index.csv").read_text()
+    found = {}
+    for row in csv.DictReader(text.splitlines()):
+        value = int(load(tmp_path / "out/images" / row["stem"]).max())
+        found[owners[value]] = {row["patient"]} | found.get(owners[value], set())
+    assert found == {"Smith-B": {"patient_001"}, "Smith-A": {"patient_002"}}
+    assert "Smith" not in text + (tmp_path / "out/collection.json").read_text()

@@ -6,7 +6,7 @@ import pytest
 import SimpleITK as sitk
 from pydicom.data import get_testdata_file
 
-from alignflow.data.formats import load
+from alignflow.data.formats import has_geometry, load
 from alignflow.errors import InputError
 
 VOLUME = np.random.default_rng(0).integers(-500, 900, (6, 5, 4)).astype(np.int16)
@@ -184,3 +184,116 @@ def test_a_series_of_colour_slices(tmp_path, write_series):
     np.testing.assert_array_equal(image, rgb)
     write_series(tmp_path / "gray", VOLUME)
     np.testing.assert_allclose(image.affine, load(tmp_path / "gray").affine, atol=1e-5)
+
+
+@pytest.mark.parametrize("value", [0, -2.5, ""])
+def test_spacing_between_slices_is_that_of_their_places(tmp_path, write_series, value):
+    write_series(tmp_path / "case1", VOLUME, SpacingBetweenSlices=value)
+    image = load(tmp_path / "case1")
+    np.testing.assert_allclose(np.linalg.norm(image.affine[:3, 2]), 2.5, rtol=1e-6)
+    single = write_series(tmp_path / "single", VOLUME[..., :1], SpacingBetweenSlices=value)
+    np.testing.assert_allclose(np.linalg.norm(load(single[0]).affine[:3, 2]), 2.5, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "RescaleSlope", "Modality"],
+)
+def test_an_empty_attribute_is_as_if_it_were_missing(tmp_path, write_series, name):
+    emptied = {name: "", "RescaleIntercept": ""}
+    [first] = write_series(tmp_path / "a", VOLUME[..., :1], **emptied)
+    [second] = write_series(tmp_path / "b", VOLUME[..., :1])
+    header = pydicom.dcmread(second)
+    if name in header:
+        del header[name]
+    header.save_as(second)
+    image, other = load(first), load(second)
+    np.testing.assert_array_equal(image, other)
+    np.testing.assert_array_equal(image.affine, other.affine)
+    assert has_geometry(image) == (name != "PixelSpacing")
+
+
+def test_a_modality_table_takes_the_place_of_a_rescale(tmp_path, write_series):
+    table = pydicom.Dataset()
+    table.LUTDescriptor, table.ModalityLUTType = [8, 0, 16], "OD"
+    levels = 10 * 2 ** np.arange(8)
+    table.add_new("LUTData", "US", levels.tolist())
+    pixels = np.arange(30).reshape(6, 5, 1) % 8
+    tags = {"PixelRepresentation": 0, "ModalityLUTSequence": [table]}
+    for photometric, sign in (("MONOCHROME2", 1), ("MONOCHROME1", -1)):
+        tags["PhotometricInterpretation"] = photometric
+        [path] = write_series(tmp_path / photometric, pixels, modality="CR", **tags)
+        read = load(path)[0, ..., 0].numpy()
+        np.testing.assert_array_equal(sign * (read - read[0, 0]), levels[pixels[..., 0]] - 10)
+
+
+def test_an_overlay_in_unused_bits_is_left_out(tmp_path, write_series):
+    pixels = np.abs(VOLUME[..., :1]) % 2048
+    tags = {"BitsStored": 12, "HighBit": 11, "PixelRepresentation": 0}
+    [path] = write_series(tmp_path, pixels, **tags)
+    header = pydicom.dcmread(path)
+    header.PixelData = (header.pixel_array.astype(np.uint16) | 0x4000).astype("<u2").tobytes()
+    header.save_as(path)
+    np.testing.assert_array_equal(load(path)[0], pixels)
+
+
+def region(delta=(0.02, 0.03), units=3):
+    found = pydicom.Dataset()
+    found.PhysicalDeltaX, found.PhysicalDeltaY = delta
+    found.PhysicalUnitsXDirection = found.PhysicalUnitsYDirection = units
+    return found
+
+
+@pytest.mark.parametrize(
+    ("regions", "expected"),
+    [
+        ([region()], (0.2, 0.3)),
+        ([region(), region()], (0.2, 0.3)),
+        ([region((-0.02, -0.03))], (0.2, 0.3)),
+        ([region(), region((0.04, 0.04))], None),  # two scales in one picture
+        ([region(units=4)], None),  # seconds: M-mode
+        ([], None),
+    ],
+)
+def test_pixel_size_of_an_ultrasound_image(tmp_path, write_series, regions, expected):
+    files = write_series(tmp_path, VOLUME[..., :1], SequenceOfUltrasoundRegions=regions)
+    header = pydicom.dcmread(files[0])
+    for name in ("PixelSpacing", "ImagePositionPatient", "ImageOrientationPatient"):
+        delattr(header, name)
+    header.save_as(files[0])
+    image = load(files[0])
+    assert has_geometry(image) == (expected is not None)
+    if expected:
+        np.testing.assert_allclose(np.diag(image.affine)[:2], -np.array(expected), rtol=1e-6)
+
+
+def test_files_without_preamble(tmp_path, write_series):
+    for path in write_series(tmp_path / "case1", VOLUME):
+        header = pydicom.dcmread(path)
+        del header.file_meta
+        header.preamble = None
+        header.save_as(path, implicit_vr=True, little_endian=True, enforce_file_format=False)
+        assert path.read_bytes()[128:132] != b"DICM"
+    np.testing.assert_array_equal(load(tmp_path / "case1")[0], VOLUME)
+
+
+@pytest.mark.parametrize("name", ["PatientID", "StudyInstanceUID"])
+def test_two_patients_or_studies_are_never_one_volume(tmp_path, write_series, name):
+    for k, path in enumerate(write_series(tmp_path / "case1", VOLUME)):
+        header = pydicom.dcmread(path)
+        setattr(header, name, f"1.2.{k // 2}")
+        header.save_as(path)
+    with pytest.raises(InputError, match=r"case1': 2 image series .*\(2 files\)"):
+        load(tmp_path / "case1")
+
+
+def test_frames_of_different_rescale(tmp_path, write_enhanced):
+    path = write_enhanced(tmp_path / "a.dcm", VOLUME, [1, 0, 2, 3], [0, 2.5, 5, 7.5])
+    header = pydicom.dcmread(path)
+    for k, frame in enumerate(header.PerFrameFunctionalGroupsSequence):
+        item = pydicom.Dataset()
+        item.RescaleSlope, item.RescaleIntercept, item.RescaleType = k + 1, -k, "US"
+        frame.PixelValueTransformationSequence = [item]
+    header.save_as(path)
+    scales = np.array([2, 1, 3, 4])  # of the places; frame 0 lies at the second
+    np.testing.assert_array_equal(load(path)[0], VOLUME * scales - (scales - 1))

@@ -117,7 +117,11 @@ def test_a_collection_goes_on_and_is_that_of_the_files(dicomweb_server, series, 
     assert len(retrieved(dicomweb_server)) == 2
     collect(str(tmp_path / "series"), str(tmp_path / "local"))
     for folder in (out, tmp_path / "local"):
-        assert sorted(path.name for path in folder.iterdir()) == ["collection.json", "images"]
+        assert sorted(path.name for path in folder.iterdir()) == [
+            "collection.json",
+            "images",
+            "index.csv",
+        ]
         assert len(list((folder / "images/series_001").iterdir())) == 4
     reports = [json.loads((f / "collection.json").read_text()) for f in (out, tmp_path / "local")]
     assert reports[0] == reports[1]

@@ -4,6 +4,7 @@ OUTPUT/images/series_001/000001.dcm   a folder for each regular series
 OUTPUT/images/series_002.dcm          a file for an image that stands alone
 OUTPUT/images/series_003.nii.gz       an irregular series that was resampled
 OUTPUT/masks/series_001.dcm           its segmentation or structure set, if there is one
+OUTPUT/index.csv                      the patient of each image, as a number: splits keep it whole
 OUTPUT/collection.json                what was found; what was left out or resampled, and why
 OUTPUT/dataset.json                   the modality, which resampled files do not state
 
@@ -12,6 +13,7 @@ A run works in OUTPUT/.collecting and moves what it has made out of there at its
 
 from __future__ import annotations
 
+import csv
 import json
 import logging
 import shutil
@@ -27,11 +29,20 @@ from pydicom.errors import InvalidDicomError
 from pydicom.uid import MediaStorageDirectoryStorage, SecondaryCaptureImageStorage
 
 from alignflow.data.check import raise_problems
-from alignflow.data.dicom import NON_IMAGES, Series, find_series, stacks
+from alignflow.data.dicom import (
+    NON_IMAGES,
+    Series,
+    find_series,
+    is_repetition,
+    read_series,
+    series_of,
+    stacks,
+)
+from alignflow.data.dicom_header import read_file
 from alignflow.data.dicom_masks import KINDS, read_mask_on_planes
 from alignflow.data.dicom_planes import Planes, irregularity, resample
 from alignflow.data.dicomweb import fetch, is_url
-from alignflow.data.formats import first_line, read_series
+from alignflow.data.formats import first_line
 from alignflow.data.intensity import to_dtype
 from alignflow.data.writer import write_volume
 from alignflow.errors import InputError
@@ -42,7 +53,7 @@ from alignflow.lock import FILE as LOCK
 logger = logging.getLogger(__name__)
 
 WORK, SORTED = ".collecting", "sorted"
-MADE = ("masks", "images", "dataset.json", "collection.json")
+MADE = ("masks", "images", "dataset.json", "index.csv", "collection.json")
 IRREGULAR = ("refuse", "resample", "leave_out", "slices")
 Header = pydicom.Dataset
 Group = list[tuple[Path, Header]]
@@ -139,7 +150,7 @@ def _files(source: str | None) -> list[Path]:
 
 def _header(path: Path) -> Header | None:
     try:
-        return pydicom.dcmread(path, stop_before_pixels=True)
+        return read_file(path, stop_before_pixels=True)
     except (InvalidDicomError, OSError, EOFError):
         return None
 
@@ -152,6 +163,7 @@ class _Collection:
         self.irregular = irregular
         self.left_out: Counter[str] = Counter()
         self.images: dict[str, dict[str, object]] = {}
+        self.patients: dict[str, str] = {}
         self.by_series: dict[str, list[str]] = defaultdict(list)
         self.problems: list[str] = []
         self.masks = 0
@@ -175,6 +187,7 @@ class _Collection:
             _remove(self.root / "images" / name)
             _remove(self.root / "images" / f"{name}.dcm")
         self.write_modality()
+        self.write_patients()
         report = {
             "images": self.images,
             "masks": self.masks,
@@ -191,14 +204,14 @@ class _Collection:
         groups: dict[tuple[object, ...], Group] = defaultdict(list)
         captures: dict[tuple[object, ...], Group] = defaultdict(list)
         masks: Group = []
-        seen: set[str] = set()
+        seen: dict[str, Path] = {}
         for path in files:
             header = _header(path)
             if header is None:
                 self.left_out["files that are not DICOM"] += 1
                 continue
             instance = str(header.get("SOPInstanceUID") or path)
-            if instance in seen:
+            if instance in seen and is_repetition(path, seen[instance]):
                 self.left_out["copies of an image"] += 1
             elif header.get("Modality") in KINDS:
                 masks.append((path, header))
@@ -210,7 +223,7 @@ class _Collection:
                 captures[_key(header)].append((path, header))
             else:
                 groups[_key(header)].append((path, header))
-            seen.add(instance)
+            seen.setdefault(instance, path)
         if groups and captures:
             self.left_out["secondary captures"] += sum(map(len, captures.values()))
         parts = [stacks(group) for group in (groups or captures).values()]
@@ -287,8 +300,10 @@ class _Collection:
         """Remember what was written of a series."""
         first = group[0][1]
         self.by_series[str(first.get("SeriesInstanceUID"))] += names
+        patient = str(first.get("PatientID") or first.get("StudyInstanceUID") or names[0])
         for name in names:
             self.images[name] = {"modality": str(first.get("Modality", "")), "files": files}
+            self.patients[name] = patient
 
     def write_mask(self, path: Path, header: Header) -> None:
         """Copy the mask of a series beside it, or resample it as its series."""
@@ -323,6 +338,16 @@ class _Collection:
             with replacing(self.root / "dataset.json") as temporary:
                 temporary.write_text(json.dumps({"modality": {"0": found.pop()}}) + "\n")
 
+    def write_patients(self) -> None:
+        """Number the patients in the order of their images: identifiers stay where they are."""
+        number = {patient: k for k, patient in enumerate(dict.fromkeys(self.patients.values()), 1)}
+        rows = [(name, f"patient_{number[p]:03d}") for name, p in sorted(self.patients.items())]
+        with (
+            replacing(self.root / "index.csv") as temporary,
+            temporary.open("w", newline="", encoding="utf-8") as file,
+        ):
+            csv.writer(file).writerows([("stem", "patient"), *rows])
+
 
 def _facts(planes: Planes, affine: np.ndarray, slices: int) -> dict[str, object]:
     """What a series was resampled from, and to what; steps of slices in mm."""
@@ -336,10 +361,10 @@ def _facts(planes: Planes, affine: np.ndarray, slices: int) -> dict[str, object]
     return facts | ({"tilt_degrees": round(planes.tilt, 2)} if planes.tilt > 0.01 else {})
 
 
-def _key(header: Header) -> tuple[object, object]:
+def _key(header: Header) -> tuple[object, ...]:
     """Equal for images that may be slices of one volume; frames stand alone."""
     alone = header.get("SOPInstanceUID") if int(header.get("NumberOfFrames") or 1) > 1 else None
-    return header.get("SeriesInstanceUID"), alone
+    return *series_of(header), alone
 
 
 def _referenced_series(header: Header) -> str:

@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import logging
-import tempfile
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pydicom
 from pydicom.errors import InvalidDicomError
-from pydicom.uid import UID, RLELossless
+from pydicom.uid import UID
 from pydicom.uid import MediaStorageDirectoryStorage as DICOMDIR
 
-from alignflow.data.dicom_planes import ONE_PLACE, Planes, irregularity, planes_of
+from alignflow.data.dicom_header import (
+    functional,
+    pixel_spacing,
+    place_of,
+    read_file,
+    reals,
+    require_sound,
+)
+from alignflow.data.dicom_pixels import native_values
+from alignflow.data.dicom_planes import LPS, ONE_PLACE, Planes, irregularity, planes_of
 from alignflow.errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -25,8 +33,6 @@ SUFFIXES = (".dcm", ".dicom", ".ima")
 
 # Modalities (DICOM PS3.3, C.7.3.1.1.1) of objects that stand beside images and are none themselves.
 NON_IMAGES = ("SEG", "RTSTRUCT", "RTPLAN", "RTDOSE", "RTRECORD", "SR", "PR", "KO", "REG", "FID")
-QUANTITIES = ("CT", "PT")  # their values are HU and Bq/ml, whatever the photometric interpretation
-
 ORIENTATION_TOLERANCE = 1e-3  # of a direction's components, and of a pixel's size in mm
 PLANE = (  # of a frame (PS3.3, C.7.6.16.2): functional groups, and what matters in them
     ("PlanePosition", "ImagePositionPatient"),
@@ -34,21 +40,20 @@ PLANE = (  # of a frame (PS3.3, C.7.6.16.2): functional groups, and what matters
     ("PixelMeasures", "PixelSpacing"),
 )
 TAGS = [
+    "SOPClassUID",
     "Modality",
+    "PatientID",
+    "StudyInstanceUID",
     "SeriesInstanceUID",
-    "PhotometricInterpretation",
-    "PixelRepresentation",
-    "BitsAllocated",
-    "BitsStored",
-    "SamplesPerPixel",
-    "RescaleSlope",
-    "RescaleIntercept",
     "NumberOfFrames",
     "Rows",
     "Columns",
     "ImagePositionPatient",
     "ImageOrientationPatient",
     "PixelSpacing",
+    "ImagerPixelSpacing",
+    "NominalScannedPixelSpacing",
+    "SequenceOfUltrasoundRegions",
     "SharedFunctionalGroupsSequence",
     "PerFrameFunctionalGroupsSequence",
 ]
@@ -61,16 +66,12 @@ class Series:
     Attributes:
         files: one path per slice, along the normal of the slices.
         modality: (0008,0060).
-        needs_copies: whether ITK would misread the files, see `readable_files`.
-        inversion: None, or the number to subtract values from so that high is bright.
         planes: where the slices lie, or the frames of an enhanced file; None for a single one.
         frames: of an enhanced file, their numbers in spatial order; else None.
     """
 
     files: list[str]
     modality: str
-    needs_copies: bool
-    inversion: float | None
     planes: Planes | None
     frames: list[int] | None
 
@@ -101,44 +102,41 @@ def find_series(path: Path, regular: bool = True) -> Series:
             f"image '{path}': {reason}; complete the series, or let `run collect` resample it"
         )
     first = next(iter(headers.values()))
-    is_monochrome1 = first.get("PhotometricInterpretation") == "MONOCHROME1"
     return Series(
         files=[str(file) for file in headers],
         modality=str(first.get("Modality", "")),
-        needs_copies=is_monochrome1 or _is_deep_colour_in_rle(first),
-        inversion=_inversion(first) if is_monochrome1 else None,
         planes=planes,
         frames=frames,
     )
 
 
-@contextmanager
-def readable_files(series: Series) -> Iterator[list[str]]:
-    """The files as ITK can read them without touching their values.
+def read_series(series: Series) -> tuple[np.ndarray, dict[str, Any]]:
+    """Values (C, X, Y, Z) of a DICOM series in native units, and what its meta is to hold.
 
-    ITK inverts MONOCHROME1 (low is bright; PS3.3, C.7.6.3.1.2) by itself, quantities such as HU
-    too, and fails where 12 bits are stored, as in most radiographs. So it gets copies that call
-    themselves MONOCHROME2. Colour of 16 bits in RLE it reads with its bytes mixed up, so it gets
-    copies without compression.
+    Where the slices are not a regular grid, the affine has no meaning: see `series.planes`.
+
+    Raises:
+        InputError: see `require_sound`.
+        Exception: whatever pydicom and its decoders raise on damaged pixels.
     """
-    if not series.needs_copies:
-        yield series.files
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        copies = [f"{folder}/{k:06d}.dcm" for k in range(len(series.files))]
-        for file, copy in zip(series.files, copies, strict=True):
-            dataset = pydicom.dcmread(file)
-            if dataset.PhotometricInterpretation == "MONOCHROME1":
-                dataset.PhotometricInterpretation = "MONOCHROME2"
-            else:
-                dataset.decompress(decoding_plugin="pydicom")
-            dataset.save_as(copy)
-        yield copies
-
-
-def _is_deep_colour_in_rle(header: pydicom.Dataset) -> bool:
-    is_deep = header.get("SamplesPerPixel") == 3 and int(header.get("BitsAllocated") or 8) > 8
-    return is_deep and header.file_meta.get("TransferSyntaxUID") == RLELossless
+    parts, affine, is_sized = [], np.eye(4), False
+    for file in series.files:
+        dataset = read_file(file)
+        require_sound(dataset, file)
+        parts.append(native_values(dataset))
+        if len(parts) == 1:
+            affine, is_sized = place_of(dataset)
+    array = np.concatenate(parts, axis=3)
+    if series.frames is not None:
+        array = array[..., series.frames]
+    is_grid = series.planes is not None
+    meta = {
+        "affine": series.planes.affine if series.planes is not None else LPS @ affine,
+        "native_dtype": array.dtype.name,
+        "has_place": is_grid or is_sized,
+        "modality": "" if series.modality == "OT" else series.modality,  # "other" states nothing
+    }
+    return array, meta
 
 
 def _image_headers(path: Path) -> dict[Path, pydicom.Dataset]:
@@ -154,16 +152,22 @@ def _image_headers(path: Path) -> dict[Path, pydicom.Dataset]:
             f"image '{path}': no DICOM image in it (found: {found or 'no DICOM file'}); "
             "give the image series; SEG and RTSTRUCT serve as masks"
         )
-    series = Counter(str(h.get("SeriesInstanceUID", "")) for h in images.values())
+    series = Counter(map(series_of, images.values()))
     if len(series) > 1:
         # Told apart by a file of each: UIDs lead to persons, and messages end up in logs.
-        first = {str(h.get("SeriesInstanceUID", "")): f.name for f, h in reversed(images.items())}
-        listed = ", ".join(f"'{first[uid]}' ({count} files)" for uid, count in series.items())
+        first = {series_of(h): f.name for f, h in reversed(images.items())}
+        listed = ", ".join(f"'{first[key]}' ({count} files)" for key, count in series.items())
         raise InputError(
             f"image '{path}': {len(series)} image series beginning with {listed}; "
             "leave one series in the folder"
         )
     return images
+
+
+def series_of(header: pydicom.Dataset) -> tuple[str, ...]:
+    """What slices of one volume share: anonymisers give several patients one SeriesInstanceUID."""
+    names = ("PatientID", "StudyInstanceUID", "SeriesInstanceUID")
+    return tuple(str(header.get(name, "")) for name in names)
 
 
 def _require_all_images(
@@ -186,10 +190,12 @@ def _require_all_images(
 def _read_headers(files: list[Path]) -> Iterable[tuple[Path, pydicom.Dataset]]:
     for file in files:
         try:
-            yield file, pydicom.dcmread(file, stop_before_pixels=True, specific_tags=TAGS)
+            yield file, read_file(file, stop_before_pixels=True, specific_tags=TAGS)
         except InvalidDicomError as error:  # a stray text or picture file
             if file.suffix.lower() in SUFFIXES and len(files) > 1:
-                raise InputError(f"image '{file}': no DICOM file; repair or remove it") from error
+                raise InputError(
+                    f"image '{file}': not a DICOM file; replace or remove it"
+                ) from error
 
 
 def _in_spatial_order(
@@ -229,8 +235,10 @@ def _frames_in_spatial_order(
             one place.
     """
     groups = list(header.PerFrameFunctionalGroupsSequence)
-    shared = (header.get("SharedFunctionalGroupsSequence") or [pydicom.Dataset()])[0]
-    stated = [[functional(g, shared, f"{n}Sequence").get(a) for n, a in PLANE] for g in groups]
+    stated = [
+        [functional(header, f"{group}Sequence", k).get(name) for group, name in PLANE]
+        for k in range(len(groups))
+    ]
     if not any(value for position, turned, _ in stated for value in (position, turned)):
         return None, None
     for number, values in enumerate(stated):
@@ -255,18 +263,6 @@ def _frames_in_spatial_order(
             f"image '{path}': several frames at one place; save one phase or echo by itself"
         )
     return planes, order.tolist()
-
-
-def functional(frame: pydicom.Dataset, shared: pydicom.Dataset, group: str) -> pydicom.Dataset:
-    """The one item of a functional group, of a frame or of all."""
-    return (frame.get(group) or shared.get(group) or [pydicom.Dataset()])[0]
-
-
-def of_first_frame(dataset: pydicom.Dataset, group: str) -> pydicom.Dataset:
-    """The item of a functional group of the first frame, empty for an image without frames."""
-    frames = dataset.get("PerFrameFunctionalGroupsSequence") or [pydicom.Dataset()]
-    shared = dataset.get("SharedFunctionalGroupsSequence") or [pydicom.Dataset()]
-    return functional(frames[0], shared[0], group)
 
 
 def _common_axes(headers: dict[Path, pydicom.Dataset], path: Path) -> np.ndarray:
@@ -295,8 +291,8 @@ def stacks(
     """
     found: list[tuple[np.ndarray, list[tuple[Path, pydicom.Dataset]]]] = []
     for file, header in files:
-        orientation = _numbers(header, "ImageOrientationPatient", 6)
-        spacing = _numbers(header, "PixelSpacing", 2)
+        orientation = reals(header, "ImageOrientationPatient", 6)
+        spacing = pixel_spacing(header)
         shape = [header.get("Rows") or 0, header.get("Columns") or 0]
         grid = np.zeros(10)
         grid[:6] = 0 if orientation is None else orientation
@@ -319,26 +315,15 @@ def _require_place(file: Path, header: pydicom.Dataset, path: Path) -> None:
     if int(header.get("NumberOfFrames") or 1) > 1:
         raise InputError(f"image '{path}': '{file.name}' has several frames; give it by itself")
     needed = {"ImagePositionPatient": 3, "ImageOrientationPatient": 6}
-    if any(_numbers(header, name, count) is None for name, count in needed.items()):
+    if any(reals(header, name, count) is None for name, count in needed.items()):
         raise InputError(
             f"image '{path}': '{file.name}' has no (valid) ImagePositionPatient or "
             "ImageOrientationPatient; give such files one by one, not as a series"
         )
 
 
-def _numbers(header: pydicom.Dataset, name: str, count: int) -> np.ndarray | None:
-    """So many finite numbers of an attribute, None where it is missing or holds anything else."""
-    try:
-        numbers = np.array(header.get(name), dtype=float).ravel()
-    except (TypeError, ValueError):
-        return None
-    return numbers if len(numbers) == count and np.isfinite(numbers).all() else None
-
-
 def _require_repetition(file: Path, other: Path, path: Path) -> None:
-    """Two files at one place must hold the same pixels: one of them is a copy then."""
-    first, second = (_stored_pixels(f) for f in sorted((file, other)))
-    if first != second:
+    if not is_repetition(file, other):
         names = " and ".join(f"'{f.name}'" for f in sorted((file, other)))
         raise InputError(
             f"image '{path}': different slices at one place, {names}; keep one of them, or of "
@@ -347,18 +332,13 @@ def _require_repetition(file: Path, other: Path, path: Path) -> None:
     logger.warning("image '%s': '%s' repeats '%s'; counted once", path, file.name, other.name)
 
 
-def _stored_pixels(file: Path) -> tuple[object, ...]:
-    dataset = pydicom.dcmread(file)
-    scale = (dataset.get("RescaleSlope"), dataset.get("RescaleIntercept"))
-    return (dataset.file_meta.get("TransferSyntaxUID"), dataset.get("PixelData"), *scale)
+def is_repetition(file: Path, other: Path) -> bool:
+    """Whether two files hold the same pixels at one place: an export may give all one UID."""
+    first, second = (_content(f) for f in (file, other))
+    return first == second
 
 
-def _inversion(header: pydicom.Dataset) -> float | None:
-    if header.get("Modality") in QUANTITIES:
-        return None
-    # Stored values run from 0 to 2^n - 1, or from -2^(n-1) to 2^(n-1) - 1 where signed (1).
-    low_plus_high = (
-        -1 if header.get("PixelRepresentation") == 1 else 2 ** int(header.BitsStored) - 1
-    )
-    slope = float(header.get("RescaleSlope") or 1)
-    return slope * low_plus_high + 2 * float(header.get("RescaleIntercept") or 0)
+def _content(file: Path) -> list[object]:
+    dataset = read_file(file)
+    names = ("ImagePositionPatient", "RescaleSlope", "RescaleIntercept", "PixelData")
+    return [dataset.file_meta.TransferSyntaxUID, *(dataset.get(name) for name in names)]

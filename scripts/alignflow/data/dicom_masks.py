@@ -15,6 +15,7 @@ import numpy as np
 import pydicom
 from skimage.draw import polygon2mask
 
+from alignflow.data.dicom_header import read_file
 from alignflow.data.dicom_planes import LPS, Planes
 from alignflow.errors import InputError
 
@@ -37,7 +38,7 @@ class Region:
 
 def is_dicom_mask(path: Path) -> bool:
     """Whether a file is a segmentation or a structure set."""
-    header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["Modality"])
+    header = read_file(path, stop_before_pixels=True, specific_tags=["Modality", "SOPClassUID"])
     return header.get("Modality") in KINDS
 
 
@@ -79,7 +80,7 @@ def read_mask(
         InputError: highdicom is missing, regions that overlap, that lie beside the image or on
             another grid, contours that are not closed in a plane; a structure set without an image.
     """
-    header = pydicom.dcmread(path, stop_before_pixels=True)
+    header = read_file(path, stop_before_pixels=True)
     if header.Modality == "SEG":
         _require_frames(header, path)
         found, affine = _segments(path, shape, affine)
@@ -110,7 +111,7 @@ def read_mask_on_planes(
     Raises:
         InputError: as for `read_mask`; a segmentation that names no slices, or others.
     """
-    header = pydicom.dcmread(path, stop_before_pixels=True)
+    header = read_file(path, stop_before_pixels=True)
     if header.Modality != "SEG":
         return combine(list(_structures(header, path, shape, planes)), path)[None]
     _require_frames(header, path)

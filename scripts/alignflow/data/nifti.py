@@ -6,6 +6,7 @@ and neither regards the units; so the header is looked at before.
 
 from __future__ import annotations
 
+import gzip
 import logging
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,6 @@ from typing import Any
 import nibabel
 import numpy as np
 
-from alignflow.data.integrity import require_whole_gzip
 from alignflow.errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -41,11 +41,7 @@ def read_nifti(path: Path) -> tuple[np.ndarray, np.ndarray, str]:
             a scale that do not exist, axes that are not at right angles, voxel sizes that
             contradict pixdim or are not positive.
     """
-    if path.name.lower().endswith(".gz"):
-        require_whole_gzip(path)
-    image = nibabel.load(path)
-    if not isinstance(image, nibabel.Nifti1Image):  # NIfTI-2 is one
-        raise InputError(f"image '{path}': no NIfTI but {type(image).__name__}; save it as NIfTI")
+    image = _load(path)
     stored = image.get_data_dtype().newbyteorder("=")
     if stored.kind not in "iuf" or not 2 <= image.ndim <= 4:
         raise InputError(
@@ -56,6 +52,18 @@ def read_nifti(path: Path) -> tuple[np.ndarray, np.ndarray, str]:
     array = np.asanyarray(image.dataobj)
     scaled = stored.kind in "iu" and array.dtype.kind == "f"
     return array, affine, "float32" if scaled else stored.name
+
+
+def _load(path: Path) -> nibabel.Nifti1Image:
+    """A packed file is read to its end, where its checksum is: nibabel stops at the last value."""
+    if path.name.lower().endswith(".gz"):
+        content = gzip.decompress(path.read_bytes())
+        is_second = nibabel.Nifti2Header.may_contain_header(content)
+        return (nibabel.Nifti2Image if is_second else nibabel.Nifti1Image).from_bytes(content)
+    image = nibabel.load(path)
+    if not isinstance(image, nibabel.Nifti1Image):  # NIfTI-2 is one
+        raise InputError(f"image '{path}': {type(image).__name__}, not NIfTI; save it as NIfTI")
+    return image
 
 
 def _affine(image: nibabel.Nifti1Image, path: Path) -> np.ndarray:
