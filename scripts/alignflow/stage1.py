@@ -14,6 +14,7 @@ from torch import Tensor
 
 from alignflow.data.intensity import IntensityWindow
 from alignflow.data.spec import SourceSpec
+from alignflow.data.structures import Structures
 from alignflow.errors import InputError
 from alignflow.files import replacing, sha256
 from alignflow.masks.class_index import Scheme
@@ -77,6 +78,11 @@ class Stage1:
     def num_classes(self) -> int:
         """K, background included."""
         return len(self.source.labels)
+
+    @property
+    def structures(self) -> Structures:
+        """Which regions of a DICOM mask are which class."""
+        return Structures.of(self.scheme, self.source.labels, self.source.structures)
 
     @property
     def intensity(self) -> IntensityWindow:

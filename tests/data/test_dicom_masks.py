@@ -1,5 +1,6 @@
 """Masks from segmentations and structure sets, laid on the grid of their image."""
 
+import nibabel as nib
 import numpy as np
 import pydicom
 import pytest
@@ -15,6 +16,8 @@ from alignflow.data.dicom import find_series
 from alignflow.data.dicom_masks import read_mask_on_planes
 from alignflow.data.formats import load
 from alignflow.data.intensity import IntensityWindow
+from alignflow.data.spec import SourceSpec
+from alignflow.data.structures import Structures
 from alignflow.errors import InputError
 
 highdicom = pytest.importorskip("highdicom")
@@ -91,13 +94,51 @@ def test_a_segmentation_of_some_slices_only(series, write_seg):
     np.testing.assert_array_equal(load(path, is_mask=True, image=series[1])[0], expected)
 
 
-def test_values_bear_the_names_of_their_structures(series, write_seg, write_rtstruct):
+def dataset(cases, labels=None, **options):
+    cases = [{"image": str(image), "label": str(label)} for image, label in cases]
+    return SliceDataset(cases, None, IntensityWindow(), labels=labels, progress=False, **options)
+
+
+def test_a_class_is_its_name_in_every_file(tmp_path, series, write_seg, write_rtstruct):
+    image = series[0][0].parent
+    first = write_seg(boxes().transpose(2, 1, 0), ("Liver", "Spleen")).rename(tmp_path / "a.dcm")
+    turned = (3 - boxes()) * (boxes() > 0)
+    second = write_seg(turned.transpose(2, 1, 0), ("spleen", "liver ")).rename(tmp_path / "b.dcm")
+    read = dataset([(image, first), (image, second)])
+    assert read.spec.labels == {"background": 0, "Liver": 1, "Spleen": 2}
+    expected = boxes()[..., [1, 2, 4]].transpose(2, 0, 1)
+    np.testing.assert_array_equal(read.label_stack[:, 0], np.concatenate([expected, expected]))
+    drawn = write_rtstruct({"BODY": [box((0, 15), (0, 13), 1)], "LIVER": [box((2, 8), (3, 5), 1)]})
+    read = dataset([(image, first), (image, drawn)], {"organ": "Liver"})
+    assert read.spec.labels == {"background": 0, "organ": 1}
+    np.testing.assert_array_equal(read.label_stack[-1, 0], boxes()[..., 1] == 1)
+
+
+def test_structures_are_merged_and_others_left_out(series, write_rtstruct, caplog):
+    shapes = {"Lung_L": (0, 3), "Lung_R": (8, 11), "PTV": (2, 9), "Heart": (5, 6)}
+    drawn = write_rtstruct({n: [box(x, (3, 5), 1)] for n, x in shapes.items()})
+    labels = {"heart": "Heart", "lung": ["Lung_L", "lung_r"]}
+    with caplog.at_level("INFO"):
+        read = dataset([(series[0][0].parent, drawn)], labels)
+    assert "structures 'PTV' are not in labels and left out" in caplog.text
+    expected = np.zeros(VOLUME.shape[:2])
+    expected[5:7, 3:6], expected[0:4, 3:6], expected[8:12, 3:6] = 1, 2, 2
+    np.testing.assert_array_equal(read.label_stack[0, 0], expected)
+    again = SourceSpec.from_dict(read.spec.to_dict())
+    mask = load(drawn, True, series[1], Structures.of("disjoint", again.labels, again.structures))
+    np.testing.assert_array_equal(mask[0, ..., 1], expected)
+
+
+def test_labels_that_name_no_structure(tmp_path, series, write_seg):
     path = write_seg(boxes().transpose(2, 1, 0), ("liver", "spleen"))
-    mask = load(path, is_mask=True, image=series[1])
-    assert mask.meta["names"] == {1.0: "liver", 2.0: "spleen"}
-    drawn = write_rtstruct({"organ": [box((2, 10), (3, 11), 1)], "empty": []})
-    assert load(drawn, is_mask=True, image=series[1]).meta["names"] == {1.0: "organ"}
-    assert series[1].meta["names"] == {}
+    with pytest.raises(InputError, match="none of Leber is a structure .*'liver', 'spleen'; set"):
+        dataset([(series[0][0].parent, path)], {"Leber": 1})
+    nib.save(nib.Nifti1Image(boxes(), series[1].affine.numpy()), tmp_path / "b.nii")
+    pairs = [(series[0][0].parent, path), (series[0][0].parent, tmp_path / "b.nii")]
+    with pytest.raises(InputError, match="names its structures, others have values; state which"):
+        dataset(pairs)
+    read = dataset(pairs, {"liver": 1, "spleen": 2})
+    np.testing.assert_array_equal(read.label_stack[:3], read.label_stack[3:])
 
 
 def test_overlap_is_refused(series, write_seg):
@@ -111,25 +152,29 @@ def test_nested_regions_may_overlap_and_the_later_label_is_on_top(series, write_
     both = np.stack([boxes() == 2, boxes() > 0], axis=-1).astype(np.uint8)
     path = write_seg(both.transpose(2, 1, 0, 3), ("lesion", "liver"))
     with caplog.at_level("INFO"):
-        mask = load(path, is_mask=True, image=series[1], overlap=[0, 2, 1])
+        rules = Structures({"liver": 2, "lesion": 1}, nested=True)
+        mask = load(path, is_mask=True, image=series[1], structures=rules)
     lesion_on_top = np.where(boxes() == 2, 1, 2) * (boxes() > 0)
     np.testing.assert_array_equal(mask[0], lesion_on_top)
     pixels = int((boxes() == 2).sum())
     assert f"'lesion' lies on 'liver' in {pixels} pixels" in caplog.text
-    for overlap in ([0, 1, 2], []):  # as labels say, and by value
-        mask = load(path, is_mask=True, image=series[1], overlap=overlap)
+    for names in ({"lesion": 1, "liver": 2}, {}):  # as labels say, and by value
+        rules = Structures(names, nested=True)
+        mask = load(path, is_mask=True, image=series[1], structures=rules)
         np.testing.assert_array_equal(mask[0], 2 * (boxes() > 0))
 
 
-@pytest.mark.parametrize(("scheme", "labels"), [("nested", None), ("nested", {"a": 2, "b": 1})])
+@pytest.mark.parametrize(
+    ("scheme", "labels"), [("nested", None), ("nested", {"lesion": 2, "liver": 1})]
+)
 def test_training_on_nested_regions(series, write_seg, scheme, labels):
     both = np.stack([boxes() > 0, boxes() == 2], axis=-1).astype(np.uint8)
     path = write_seg(both.transpose(2, 1, 0, 3), ("liver", "lesion"))
     case = [{"image": str(series[0][0].parent), "label": str(path)}]
     options = {"labels": labels, "progress": False}
     found = SliceDataset(case, None, IntensityWindow(), scheme=scheme, **options).label_stack
-    expected = boxes() if labels is None else boxes() > 0  # of class b, which has value 1
-    index = expected if labels is None else 2 * expected
+    # without labels they go by name: lesion is class 1, and liver lies on top
+    index = 2 * (boxes() > 0) if labels is None or next(iter(labels)) == "lesion" else boxes()
     np.testing.assert_array_equal(found[:, 0], index[..., [1, 2, 4]].transpose(2, 0, 1))
     with pytest.raises(InputError, match="'lesion' and 'liver' overlap.*\"mask_scheme\" nested"):
         SliceDataset(case, None, IntensityWindow(), **options)
@@ -204,7 +249,7 @@ def test_structures_that_overlap(series, write_rtstruct):
     path = write_rtstruct({"organ": [box((2, 10), (3, 11), 1)], "core": [box((5, 7), (6, 8), 1)]})
     with pytest.raises(InputError, match="'core' and 'organ' overlap"):
         load(path, is_mask=True, image=series[1])
-    mask = load(path, is_mask=True, image=series[1], overlap=[])
+    mask = load(path, is_mask=True, image=series[1], structures=Structures(nested=True))
     expected = np.zeros(VOLUME.shape)
     expected[2:11, 3:12, 1] = 1
     expected[5:8, 6:9, 1] = 2
@@ -246,5 +291,5 @@ def test_what_is_no_closed_contour_of_the_image_is_refused(series, write_rtstruc
     with pytest.raises(InputError, match="across the slices"):
         load(path, is_mask=True, image=image)
     path = write_rtstruct({"point": [[(2, 2, 0)]]}, kind="POINT")
-    with pytest.raises(InputError, match="POINT contour; save closed ones"):
+    with pytest.raises(InputError, match="no region in it"):
         load(path, is_mask=True, image=image)

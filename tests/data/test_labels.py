@@ -10,7 +10,6 @@ from alignflow.data.labels import (
     check_values,
     complete_labels,
     find_labels,
-    require_one_name,
     to_index,
     to_native,
 )
@@ -109,10 +108,3 @@ def test_one_class_written_in_two_ways_is_refused(values, match):
 def test_255_beside_small_classes_in_one_mask_is_a_class():
     assert list(find_labels({"a.png": [0, 1, 255], "b.png": [0, 1]}).values()) == [0, 1, 255]
     assert list(find_labels({"a.png": [0, 255], "b.png": [0, 255]}).values()) == [0, 255]
-
-
-def test_one_value_has_one_name_in_all_files():
-    alike = {"a.dcm": {1.0: "Liver", 2.0: "Kidney"}, "b.dcm": {1.0: "LIVER "}, "c.png": {}}
-    require_one_name(alike)
-    with pytest.raises(InputError, match="1 is 'Liver' in 'a.dcm' and 'Kidney' in 'd.dcm'"):
-        require_one_name(alike | {"d.dcm": {1.0: "Kidney"}})

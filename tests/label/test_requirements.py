@@ -6,7 +6,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 PIN = re.compile(r"([A-Za-z0-9_.-]+)==([\w.]+)")
-OLDER = {"numpy", "jsonschema"}  # numpymaxflow and pydicom-seg want them below 2 and 4
+# numpymaxflow and pydicom-seg want them below 2 and 4, and new imagecodecs numpy from 2 on
+OLDER = {"numpy", "jsonschema", "imagecodecs"}
 
 
 def pins(lines):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from alignflow.data.slices import (
     stack_slices,
 )
 from alignflow.data.spec import Geometry
+from alignflow.data.structures import Structures
 
 Resize = Callable[[dict[str, Any]], Mapping[str, Any]]
 
@@ -46,7 +47,6 @@ class LoadedCase:
     modality: str
     window: Window
     label_values: list[float]
-    label_names: dict[float, str]
     label_maximum: float
     suffix: str
     image_dtype: str
@@ -60,7 +60,7 @@ def load_case(
     mask_threshold: float | None = None,
     slice_axis: int = 2,
     foreground_only: bool = True,
-    overlap: Sequence[float] | None = None,
+    structures: Structures | None = None,
 ) -> LoadedCase:
     """Read one entry of a datalist.
 
@@ -71,13 +71,13 @@ def load_case(
         mask_threshold: label values become 1 above it, else 0.
         slice_axis: 0, 1 or 2; a 2-D image is one slice.
         foreground_only: leave out slices of volumes whose mask is 0 throughout.
-        overlap: of regions of the mask, as `formats.load` takes it.
+        structures: of a DICOM mask, as `formats.load` takes them.
 
     Raises:
         InputError: whatever `formats.load`, `check_pair` or `IntensityWindow` refuses.
     """
     image = load(item["image"])
-    label = load(item["label"], is_mask=True, image=image, overlap=overlap)
+    label = load(item["label"], is_mask=True, image=image, structures=structures)
     check_pair(image, label, integer_label=mask_threshold is None)
     modality = intensity.modality_of(image, item.get("modality"))
     maximum = float(label.max())
@@ -90,7 +90,6 @@ def load_case(
         modality=modality,
         window=intensity.window_of(image, modality),
         label_values=values.unique().tolist(),
-        label_names=label.meta["names"],
         label_maximum=maximum,
         suffix=image.meta["suffix"],
         image_dtype=image.meta["native_dtype"],

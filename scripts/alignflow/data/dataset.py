@@ -21,14 +21,14 @@ from alignflow.data.intensity import IntensityWindow, Window, median_window, sca
 from alignflow.data.labels import (
     Labels,
     check_values,
+    classes_of_masks,
     complete_labels,
     find_labels,
-    overlap_of,
-    require_one_name,
     to_index,
 )
 from alignflow.data.slices import unique_geometries
 from alignflow.data.spec import SourceSpec, output_suffixes, writable_dtype
+from alignflow.data.structures import Structures
 from alignflow.distributed import rank
 from alignflow.errors import InputError
 from alignflow.masks.class_index import Scheme
@@ -49,7 +49,8 @@ class SliceDataset(Dataset):
             or "nearest-exact". None where they have one size already.
         intensity: the window policy.
         num_workers: threads that read files.
-        labels: {name: native value}; None: every value that occurs is a class.
+        labels: {name: native value}, or of DICOM masks {name: structure or list of structures};
+            None: every value, or every structure by name, is a class.
         mask_threshold: two classes, foreground being values above it (soft or JPEG masks).
         slice_axis: the axis of volumes to cut along: 0, 1 or 2.
         foreground_only: leave out slices of volumes without foreground; 2-D images always stay.
@@ -87,7 +88,10 @@ class SliceDataset(Dataset):
             raise InputError("datalist: empty; give at least one image with its mask")
         if slice_axis not in (0, 1, 2):
             raise InputError(f"slice_axis: {slice_axis}; set 0, 1 or 2")
-        known = labels if like is None else like.spec.labels
+        if like is None:
+            labels, structures = classes_of_masks([c["label"] for c in data], labels)
+        else:
+            labels, structures = like.spec.labels, like.spec.structures
         read = partial(
             load_case,
             intensity=intensity,
@@ -95,7 +99,7 @@ class SliceDataset(Dataset):
             mask_threshold=mask_threshold,
             slice_axis=slice_axis,
             foreground_only=foreground_only,
-            overlap=overlap_of(scheme, known),
+            structures=Structures.of(scheme, labels or {}, structures),
         )
         cases = load_cases(data, read, num_workers, progress)
         _check_alike(cases, None if like is None else like.spec)
@@ -103,7 +107,7 @@ class SliceDataset(Dataset):
             native = _labels(cases, labels, mask_threshold)
         else:
             native = _known_labels(cases, like.spec.labels, mask_threshold)
-        self.spec: SourceSpec = _spec(cases, native) if like is None else like.spec
+        self.spec: SourceSpec = _spec(cases, native, structures) if like is None else like.spec
         self.channels = self.spec.channels
         self.num_classes = len(self.spec.labels)
         coded = (
@@ -208,7 +212,7 @@ def _most_common(values: list[Any]) -> Any:
     return Counter(values).most_common(1)[0][0]
 
 
-def _spec(cases: list[LoadedCase], labels: Labels) -> SourceSpec:
+def _spec(cases: list[LoadedCase], labels: Labels, structures: dict[str, float]) -> SourceSpec:
     image_suffix, label_suffix = output_suffixes(_most_common([case.suffix for case in cases]))
     channels = cases[0].channels
     image_dtype = np.result_type(*(case.image_dtype for case in cases)).name
@@ -216,6 +220,7 @@ def _spec(cases: list[LoadedCase], labels: Labels) -> SourceSpec:
     return SourceSpec(
         channels=channels,
         labels=labels,
+        structures=structures,
         modality=cases[0].modality,
         window=median_window([case.window for case in cases]),
         image_suffix=image_suffix,
@@ -228,7 +233,6 @@ def _spec(cases: list[LoadedCase], labels: Labels) -> SourceSpec:
 
 def _labels(cases: list[LoadedCase], labels: Labels | None, threshold: float | None) -> Labels:
     values = {case.label_path: case.label_values for case in cases}
-    require_one_name({case.label_path: case.label_names for case in cases})
     if threshold is None:
         return find_labels(values, labels)
     find_labels(values, BINARY)  # raises where no mask has foreground

@@ -17,6 +17,7 @@ from skimage.draw import polygon2mask
 
 from alignflow.data.dicom_header import read_file
 from alignflow.data.dicom_planes import LPS, Planes
+from alignflow.data.structures import Structures
 from alignflow.errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -24,15 +25,24 @@ logger = logging.getLogger(__name__)
 # Our own coding scheme, of classes: the code of one is its value in native masks.
 SCHEME = "99ALIGNFLOW"
 KINDS = ("SEG", "RTSTRUCT")
+CLOSED = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR")  # contours that enclose an area (C.8.8.6.3)
 ON_GRID = 0.05  # of a voxel, as `check_pair` has it
 
 
 @dataclass(frozen=True)
 class Region:
-    """One segment or structure: `inside` is bool (X, Y, Z)."""
+    """A segment or structure.
+
+    Attributes:
+        name: segment label or ROI Name.
+        number: within its file.
+        code: class value, where the file was written by `dicom_seg`; else None.
+        inside: bool (X, Y, Z).
+    """
 
     name: str
-    value: float
+    number: int
+    code: float | None
     inside: np.ndarray
 
 
@@ -60,21 +70,18 @@ def read_mask(
     path: Path,
     shape: tuple[int, ...] | None,
     affine: np.ndarray | None,
-    overlap: Sequence[float] | None = None,
-) -> tuple[np.ndarray, np.ndarray, dict[float, str]]:
-    """One array of label values from all regions of a file.
-
-    Segments have the values that `dicom_seg` wrote them with, else their numbers; structures have
-    the numbers of their ROIs.
+    structures: Structures | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """One array of class values from the regions of a file.
 
     Args:
         path: the file.
         shape: (X, Y, Z) of the image that the mask belongs to; None for the file's own grid.
         affine: of that image, RAS in mm.
-        overlap: as `combine` has it.
+        structures: as `combine` has it.
 
     Returns:
-        (1, X, Y, Z), its affine, and the names of its values (labels of segments, structures).
+        (1, X, Y, Z) and its affine.
 
     Raises:
         InputError: highdicom is missing, regions that overlap, that lie beside the image or on
@@ -88,8 +95,7 @@ def read_mask(
         raise InputError(f"mask '{path}': a structure set has no grid of its own; give its image")
     else:
         found = list(_structures(header, path, shape[:2], Planes.of_grid(affine, shape[2])))
-    names = {region.value: region.name for region in found if region.inside.any()}
-    return combine(found, path, overlap)[None], affine, names
+    return combine(found, path, structures)[None], affine
 
 
 def read_mask_on_planes(
@@ -151,41 +157,65 @@ def _require_frames(header: pydicom.Dataset, path: Path) -> None:
                 )
 
 
-def combine(
-    regions: list[Region], path: Path, overlap: Sequence[float] | None = None
-) -> np.ndarray:
-    """Label values (X, Y, Z) of regions, 0 where there is none.
+def combine(regions: list[Region], path: Path, structures: Structures | None = None) -> np.ndarray:
+    """Class values (X, Y, Z) of regions, 0 where there is none.
 
     Args:
         regions: of one file.
         path: of it, for messages.
-        overlap: None to refuse regions that overlap; else class values, each of which lies on top
-            of those before it. Values that are not listed lie below, larger ones on top.
+        structures: which of them are classes; the others are left out. None: each region has its
+            code or number as value.
 
     Raises:
-        InputError: no region, or an overlap that is not allowed.
+        InputError: no region, or classes that overlap and are not nested.
     """
     if not regions:
         raise InputError(f"mask '{path}': no region in it; remove it")
-    if overlap is not None:
-        rank = {value: k for k, value in enumerate(overlap)}
-        regions = sorted(regions, key=lambda r: (rank.get(r.value, -1), r.value))
+    rules = structures or Structures()
+    given = [(_value(region, structures), region) for region in regions]
+    wanted = [(value, region) for value, region in given if value is not None]
+    if rules.nested:
+        wanted.sort(key=lambda pair: (rules.rank(pair[0]), pair[0]))
     values = np.zeros(regions[0].inside.shape, np.float32)
-    for k, region in enumerate(regions):
-        for other in regions[:k]:
-            both = int((region.inside & other.inside).sum())
-            if both and overlap is None:
+    for k, (value, region) in enumerate(wanted):
+        for below, other in wanted[:k]:
+            both = int((region.inside & other.inside).sum()) if below != value else 0
+            if both and not rules.nested:
                 raise InputError(
                     f"mask '{path}': '{region.name}' and '{other.name}' overlap, and a pixel has "
-                    'one class; save them apart, or train with "mask_scheme" nested, where the '
-                    "class that comes later in labels lies on top"
+                    'one class; name those to keep in "labels", as {"liver": "Liver"}, or train '
+                    'with "mask_scheme" nested, where the class that comes later in labels lies on '
+                    "top"
                 )
             if both:
                 logger.info(
                     "mask '%s': '%s' lies on '%s' in %d pixels", path, region.name, other.name, both
                 )
-        values[region.inside] = region.value
+        values[region.inside] = value
     return values
+
+
+def _value(region: Region, structures: Structures | None) -> float | None:
+    if structures is None or not structures.values:
+        return float(region.number) if region.code is None else region.code
+    return structures.value_of(region.name, region.code)
+
+
+def region_names(path: Path) -> list[tuple[str, float | None]]:
+    """Name, and code where it is of our own, of each segment or structure; no pixels are read."""
+    header = read_file(path, stop_before_pixels=True)
+    if header.Modality == "SEG":
+        segments = header.get("SegmentSequence") or []
+        return [(str(s.get("SegmentLabel", "")), _code(s)) for s in segments]
+    kept = _with_area(header)
+    return [(name, None) for number, name in _roi_names(header).items() if number in kept]
+
+
+def _code(segment: pydicom.Dataset) -> float | None:
+    kinds = segment.get("SegmentedPropertyTypeCodeSequence") or [pydicom.Dataset()]
+    if kinds[0].get("CodingSchemeDesignator") != SCHEME:
+        return None
+    return float(kinds[0].CodeValue)
 
 
 def _segments(
@@ -208,11 +238,10 @@ def _open(path: Path) -> tuple[Any, list[int]]:
 
 
 def _regions(segmentation: Any, numbers: list[int], array: np.ndarray) -> list[Region]:
-    values = _values(segmentation, numbers)
-    names = [str(segmentation.get_segment_description(n).segment_label) for n in numbers]
+    found = [segmentation.get_segment_description(n) for n in numbers]
     return [
-        Region(name, value, array[..., k].astype(bool))
-        for k, (name, value) in enumerate(zip(names, values, strict=True))
+        Region(str(one.segment_label), n, _code(one), array[..., k].astype(bool))
+        for k, (n, one) in enumerate(zip(numbers, found, strict=True))
     ]
 
 
@@ -225,13 +254,6 @@ def _segment_array(segmentation: Any, numbers: list[int]) -> tuple[np.ndarray, n
     volume = segmentation.get_volume(segment_numbers=numbers)
     affine = LPS @ volume.affine[:, [2, 1, 0, 3]]
     return volume.array.transpose(2, 1, 0, 3), affine
-
-
-def _values(segmentation: Any, numbers: list[int]) -> list[float]:
-    types = [segmentation.get_segment_description(n).segmented_property_type for n in numbers]
-    if all(kind.scheme_designator == SCHEME for kind in types):
-        return [float(kind.value) for kind in types]
-    return [float(number) for number in numbers]
 
 
 def _on_grid(
@@ -257,18 +279,33 @@ def _on_grid(
 def _structures(
     header: pydicom.Dataset, path: Path, shape: tuple[int, ...], planes: Planes
 ) -> Iterator[Region]:
-    names = {int(r.ROINumber): str(r.get("ROIName", "")) for r in header.StructureSetROISequence}
+    names, kept = _roi_names(header), _with_area(header)
     for roi in header.get("ROIContourSequence", []):
         number = int(roi.ReferencedROINumber)
+        if number not in kept:
+            continue
         inside = np.zeros((*shape, len(planes.positions)), bool)
         for contour in roi.get("ContourSequence", []):
             _draw(contour, inside, planes, f"mask '{path}': structure '{names.get(number)}'")
-        yield Region(names.get(number, ""), float(number), inside)
+        yield Region(names.get(number, ""), number, None, inside)
+
+
+def _roi_names(header: pydicom.Dataset) -> dict[int, str]:
+    return {int(r.ROINumber): str(r.get("ROIName", "")) for r in header.StructureSetROISequence}
+
+
+def _with_area(header: pydicom.Dataset) -> set[int]:
+    """ROI Numbers without those that are points or open lines alone: isocentres, markers."""
+    return {
+        int(roi.ReferencedROINumber)
+        for roi in header.get("ROIContourSequence", [])
+        if any(c.get("ContourGeometricType") in CLOSED for c in roi.get("ContourSequence") or [])
+    }
 
 
 def _draw(contour: pydicom.Dataset, inside: np.ndarray, planes: Planes, what: str) -> None:
     """Turn over the pixels within one contour: a contour within another is a hole."""
-    if contour.ContourGeometricType not in ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR"):
+    if contour.ContourGeometricType not in CLOSED:
         raise InputError(f"{what}: {contour.ContourGeometricType} contour; save closed ones")
     points = np.array(contour.ContourData, dtype=float).reshape(-1, 3)
     k, pixels, heights = planes.locate(points)

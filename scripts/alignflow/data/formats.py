@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from alignflow.data.nifti import read_nifti
 from alignflow.data.nrrd import read_nrrd
 from alignflow.data.raster import SUFFIXES as PIL_SUFFIXES
 from alignflow.data.raster import read_raster
+from alignflow.data.structures import Structures
 from alignflow.errors import InputError
 
 NIFTI_SUFFIXES = (".nii", ".nii.gz")
@@ -51,7 +51,7 @@ def load(
     path: str | Path,
     is_mask: bool = False,
     image: MetaTensor | None = None,
-    overlap: Sequence[float] | None = None,
+    structures: Structures | None = None,
 ) -> MetaTensor:
     """Read one image or mask file, or one folder with a DICOM series.
 
@@ -65,13 +65,12 @@ def load(
         is_mask: read as label values: one channel, palette indices.
         image: that a mask belongs to. DICOM segmentations and structure sets are laid on its grid;
             all else is read as it is.
-        overlap: whether regions of a DICOM mask may overlap: None for no, else class values in the
-            order of their rank, the last one on top (see `dicom_masks.combine`).
+        structures: which regions of a DICOM mask are which class; None: each has its own value.
 
     Returns:
         float32 tensor; `meta` has `affine` (RAS, mm; without meaning unless `has_geometry`),
-        `native_dtype` (a NumPy name), `suffix`, `modality` (DICOM (0008,0060), else ""),
-        `filename_or_obj`, and `names` of a DICOM mask's values, else empty.
+        `native_dtype` (a NumPy name), `suffix`, `modality` (DICOM (0008,0060), else ""), and
+        `filename_or_obj`.
 
     Raises:
         InputError: the file is missing, empty, truncated, unreadable or of no known format.
@@ -82,7 +81,7 @@ def load(
     suffix = split_suffix(path)[1]
     try:
         if is_mask and suffix in dicom.SUFFIXES and path.is_file() and is_dicom_mask(path):
-            array, meta = _read_dicom_mask(path, image, overlap)
+            array, meta = _read_dicom_mask(path, image, structures)
         else:
             array, meta = _read(path, suffix, is_mask)
     except InputError:
@@ -97,7 +96,7 @@ def load(
         raise InputError(f"{what} '{path}': its affine is no place in space; correct the header")
     array = _one_channel(array, path) if is_mask else array
     values = _as_float32(array, meta["native_dtype"], path, what)
-    meta = {"modality": "", "names": {}} | meta | {"suffix": suffix, "filename_or_obj": str(path)}
+    meta = {"modality": ""} | meta | {"suffix": suffix, "filename_or_obj": str(path)}
     return MetaTensor(torch.from_numpy(values), meta=meta)
 
 
@@ -137,14 +136,14 @@ def _read(path: Path, suffix: str, is_mask: bool) -> tuple[np.ndarray, dict[str,
 
 
 def _read_dicom_mask(
-    path: Path, image: MetaTensor | None, overlap: Sequence[float] | None
+    path: Path, image: MetaTensor | None, structures: Structures | None
 ) -> tuple[np.ndarray, dict[str, Any]]:
     shape = None if image is None else (*image.shape[1:], 1)[:3]
     grid = None if image is None else image.affine.numpy()
-    array, affine, names = read_mask(path, shape, grid, overlap)
+    array, affine = read_mask(path, shape, grid, structures)
     is_small = array.min() >= 0 and array.max() < 256 and (array == array.round()).all()
     dtype = "uint8" if is_small else "float32"
-    return array, {"affine": affine, "native_dtype": dtype, "names": names}
+    return array, {"affine": affine, "native_dtype": dtype}
 
 
 def _volume(array: np.ndarray) -> np.ndarray:

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import logging
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from alignflow.data.check import raise_problems
+from alignflow.data.dicom import SUFFIXES as DICOM_SUFFIXES
+from alignflow.data.dicom_masks import is_dicom_mask, region_names
+from alignflow.data.formats import split_suffix
+from alignflow.data.structures import Structures, key
 from alignflow.errors import InputError
-from alignflow.masks.class_index import Scheme
+
+logger = logging.getLogger(__name__)
 
 Labels = dict[str, float]  # name -> native value, in the order of class indices
 
@@ -45,29 +53,79 @@ def find_labels(values: Mapping[str, Iterable[float]], stated: Labels | None = N
     return labels
 
 
-def require_one_name(names: Mapping[str, Mapping[float, str]]) -> None:
-    """Refuse masks that call one value by two names: numbers of structures are those of a file.
+def classes_of_masks(
+    files: Sequence[str], stated: Mapping[str, Any] | None
+) -> tuple[Labels | None, dict[str, float]]:
+    """Classes of a data set before its pixels are read: DICOM masks name their structures.
 
     Args:
-        names: native value -> name of each mask, by file name; empty where a format has no names.
+        files: masks.
+        stated: as `complete_labels` takes it; None: every structure of DICOM masks is a class, in
+            the order of their names.
+
+    Returns:
+        Labels, None where values of the masks are to decide; and what else structures are called,
+        `structures.key` of the name -> native value.
 
     Raises:
-        InputError: one value, two names (DICOM PS3.3, C.8.8.5: an ROI Number is unique within one
-            structure set only; so are segment numbers).
+        InputError: DICOM masks none of whose structures is a class, or that have names where other
+            masks of the set have values alone.
     """
-    first: dict[float, tuple[str, str]] = {}
-    for file, found in names.items():
-        for value, name in found.items():
-            known, where = first.setdefault(value, (name, file))
-            if known.strip().casefold() != name.strip().casefold():
-                raise InputError(
-                    f"masks: {value:g} is '{known}' in '{where}' and '{name}' in '{file}'; number "
-                    "structures alike in all files, or save each mask with one value for a class"
-                )
+    labels = None if stated is None else complete_labels(stated)
+    merged = {} if labels is None or stated is None else _merged(stated, labels)
+    named = {f: region_names(Path(f)) for f in files if _is_dicom_mask(f)}
+    if not named:
+        return labels, merged
+    found: dict[str, tuple[str, float | None]] = {}
+    for names in named.values():
+        for name, code in names:
+            found.setdefault(key(name), (name, code))
+    if labels is None:
+        if len(named) < len(files):
+            raise InputError(
+                f"masks: '{next(iter(named))}' names its structures, others have values; state "
+                'which are the same in "labels", as {"liver": 1}'
+            )
+        return _labels_of_names(list(found.values())), {}
+    rules = Structures.of("disjoint", labels, merged)
+    others = [f"'{n}'" for n, code in found.values() if rules.value_of(n, code) is None]
+    listed = ", ".join(sorted(others))
+    if len(others) == len(found):
+        raise InputError(
+            f"labels: none of {', '.join(list(labels)[1:])} is a structure of the masks, which "
+            f'have {listed[:300]}; set "labels", as {{"liver": "Liver"}}'
+        )
+    if others:
+        logger.info("masks: structures %s are not in labels and left out", listed)
+    return labels, merged
 
 
-def complete_labels(stated: Mapping[str, float]) -> Labels:
+def _is_dicom_mask(file: str) -> bool:
+    path = Path(file)
+    return split_suffix(path)[1] in DICOM_SUFFIXES and path.is_file() and is_dicom_mask(path)
+
+
+def _labels_of_names(found: Sequence[tuple[str, float | None]]) -> Labels:
+    """Values 1, 2, ... by name; those of our own codes where all have one."""
+    codes = [code for _, code in found if code is not None]
+    if len(set(codes)) == len(found):
+        return {"background": 0.0} | dict(
+            sorted(zip((n for n, _ in found), codes, strict=True), key=lambda pair: pair[1])
+        )
+    names = sorted({key(name): name for name, _ in found}.items())
+    return {"background": 0.0} | {name: float(k) for k, (_, name) in enumerate(names, start=1)}
+
+
+def _merged(stated: Mapping[str, Any], labels: Labels) -> dict[str, float]:
+    named = {n: [v] if isinstance(v, str) else v for n, v in stated.items() if not _is_number(v)}
+    return {key(other): labels[name] for name, others in named.items() for other in others}
+
+
+def complete_labels(stated: Mapping[str, Any]) -> Labels:
     """Stated labels with the background in front; the others keep their order.
+
+    A class is stated by its value in the masks, or by the name, or list of names, of structures in
+    DICOM masks; then its value is its place in the list: 1, 2, ...
 
     The background is the class with native value 0, else the one named "background"; where there is
     neither, "background" with value 0 is added.
@@ -77,7 +135,14 @@ def complete_labels(stated: Mapping[str, float]) -> Labels:
     """
     if not isinstance(stated, Mapping):
         raise InputError(f'labels: {stated!r}; set {{"name": value in the masks, ...}}')
-    labels = {name: _as_number(name, value) for name, value in stated.items()}
+    numbers = {name: value for name, value in stated.items() if _is_number(value)}
+    if 0 < len(numbers) < len(stated) and set(numbers.values()) != {0}:
+        raise InputError(f"labels: {dict(stated)}; give all classes by value, or all by name")
+    places = iter(range(1, len(stated) + 1))
+    labels = {
+        name: float(value) if _is_number(value) else _place(name, value, places)
+        for name, value in stated.items()
+    }
     if len(set(labels.values())) < len(labels):
         raise InputError(f"labels: {labels} gives one value two names; give each its own")
     by_value = {value: name for name, value in labels.items()}
@@ -85,24 +150,18 @@ def complete_labels(stated: Mapping[str, float]) -> Labels:
     return {background: labels.get(background, 0.0)} | labels
 
 
-def overlap_of(scheme: Scheme, labels: Mapping[str, float] | None) -> list[float] | None:
-    """Whether regions of one mask may overlap, as `formats.load` takes it.
-
-    Nested classes lie within each other, so that the later one is on top; disjoint ones may not.
-
-    Args:
-        scheme: of the classes.
-        labels: name -> native value, background first; None where the values decide the order.
-    """
-    if scheme == "disjoint":
-        return None
-    return [] if labels is None else list(complete_labels(labels).values())
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-def _as_number(name: str, value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise InputError(f'labels: "{name}" is {value!r}; set one number, its value in the masks')
-    return float(value)
+def _place(name: str, value: object, places: Iterator[int]) -> float:
+    names = [value] if isinstance(value, str) else value
+    if not isinstance(names, (list, tuple)) or not all(isinstance(n, str) for n in names):
+        raise InputError(
+            f'labels: "{name}" is {value!r}; set one number, its value in the masks, or the '
+            "name of a structure"
+        )
+    return float(next(places))
 
 
 def _count_labels(by_file: Mapping[str, list[float]]) -> Labels:

@@ -18,7 +18,7 @@ from alignflow.data.check import check_pair, raise_problems
 from alignflow.data.datalist import build_datalist, by_stem, lists_cases, warn_of_masks_alone
 from alignflow.data.formats import load, split_suffix
 from alignflow.data.intensity import Window, scale
-from alignflow.data.labels import check_values, overlap_of, to_index
+from alignflow.data.labels import check_values, to_index
 from alignflow.data.slices import is_single_slice, slice_axis_of, stack_slices
 from alignflow.data.spec import Geometry
 from alignflow.errors import InputError
@@ -185,8 +185,7 @@ def require_fit(image: MetaTensor, stage1: Stage1) -> None:
 
 def _label(image: MetaTensor, path: str, stage1: Stage1) -> Tensor:
     threshold = stage1.reading["mask_threshold"]
-    overlap = overlap_of(stage1.scheme, stage1.source.labels)
-    mask = load(path, is_mask=True, image=image, overlap=overlap)
+    mask = load(path, is_mask=True, image=image, structures=stage1.structures)
     check_pair(image, mask, integer_label=threshold is None)
     if threshold is not None:
         return (mask.as_tensor() > threshold).to(torch.uint8)

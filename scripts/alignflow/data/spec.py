@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, TypedDict
 
 import numpy as np
@@ -27,6 +27,7 @@ class SourceSpec:
     Attributes:
         channels: C of the images.
         labels: name -> native value, in the order of class indices, background first.
+        structures: further names of structures in DICOM masks -> native value, see `Structures`.
         modality: "RGB8", "CT", "MR" or another DICOM code.
         window: (low, high) in native units, which the generator's -1 and 1 stand for.
         image_suffix, label_suffix: what generated pairs are written as.
@@ -43,6 +44,7 @@ class SourceSpec:
     image_dtype: str
     label_dtype: str
     geometries: list[Geometry]
+    structures: dict[str, float] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON: only lists, dictionaries, numbers and text."""
@@ -55,7 +57,8 @@ class SourceSpec:
         Raises:
             InputError: a field is missing or unknown, or a suffix is none that is written.
         """
-        names = {field.name for field in fields(cls)}
+        content = {"structures": {}} | content  # records before it had none
+        names = {known.name for known in fields(cls)}
         wrong = sorted(names ^ content.keys())
         if wrong:
             raise InputError(f"source spec: field '{wrong[0]}' is missing or unknown; train again")

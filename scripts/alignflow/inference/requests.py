@@ -13,7 +13,7 @@ from monai.transforms import Resize
 
 from alignflow.data.dicom import SUFFIXES as DICOM_SUFFIXES
 from alignflow.data.formats import has_geometry, load, split_suffix
-from alignflow.data.labels import check_values, overlap_of, to_index
+from alignflow.data.labels import check_values, to_index
 from alignflow.data.references import load_references
 from alignflow.data.slices import is_single_slice, slice_axis_of, slice_geometry, stack_slices
 from alignflow.data.spec import Geometry
@@ -154,7 +154,7 @@ def _slices(
     source = stage1.source
     is_dicom = split_suffix(path)[1] in DICOM_SUFFIXES
     image = load(image_path) if is_dicom and image_path is not None else None
-    mask = load(path, True, image, overlap_of(stage1.scheme, source.labels))
+    mask = load(path, True, image, stage1.structures)
     check_values(path.name, mask.unique().tolist(), source.labels)
     axis = slice_axis_of(mask, slice_axis)
     resize = Resize(spatial_size=stage1.image_size, mode="nearest-exact")

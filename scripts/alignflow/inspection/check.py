@@ -16,9 +16,10 @@ from torch import Tensor
 from alignflow.alignment.gap import appearance
 from alignflow.data.datalist import Case, build_datalist, split_by_group, stated_labels
 from alignflow.data.dataset import BINARY, SliceDataset
-from alignflow.data.labels import Labels, find_labels, overlap_of, require_one_name
+from alignflow.data.labels import Labels, classes_of_masks, find_labels
 from alignflow.data.references import References, listed_files, load_references
 from alignflow.data.spec import SourceSpec
+from alignflow.data.structures import Structures
 from alignflow.errors import InputError
 from alignflow.inspection.duplicates import copies
 from alignflow.inspection.files import FileFacts, read_facts
@@ -50,12 +51,13 @@ class Check:
         self.problems: list[str] = []
         self.warnings: list[str] = []
         self.result: dict[str, Any] = {}
+        self.structures = Structures() if reading.bundle is None else reading.bundle.structures
 
     def source(self, directory: str | Path) -> list[FileFacts]:
         """Check images and masks that a model is to be trained on."""
         cases = self._datalist(directory)
-        stated = self.reading.labels or stated_labels(directory)
-        files = self._read(cases, "source", stated)
+        stated = self._classes(cases, self.reading.labels or stated_labels(directory))
+        files = self._read(cases, "source")
         self._usable(files)
         split = self._split(cases)
         self._duplicates(files, split)
@@ -69,7 +71,7 @@ class Check:
             "groups": len({f.group for f in files}),
             "training": len(split[0]),
             "validation": len(split[1]),
-            "masks": mask_facts(files),
+            "masks": mask_facts(files, stated),
         }
         return files
 
@@ -81,7 +83,7 @@ class Check:
             self.problems.append(str(error).replace("references '", f"{name} '", 1))
             return []
         cases = [{"image": i} | ({} if m is None else {"label": m}) for i, m in found]
-        files = self._read(cases, name, self.reading.labels)
+        files = self._read(cases, name)
         self._usable(files)
         for file in files if name == "test" else []:
             if file.label is None:
@@ -218,10 +220,21 @@ class Check:
             kind = "a copy" if exact else "nearly a copy"
             self.warnings.append(words.format(f"'{files[i].name}'", kind, f"'{others[j].name}'"))
 
-    def _read(self, cases: list[Case], name: str, stated: Labels | None) -> list[FileFacts]:
+    def _classes(self, cases: list[Case], stated: Labels | None) -> Labels | None:
+        """Labels of the source; None where values of the masks are to decide."""
+        try:
+            masks = [case["label"] for case in cases if "label" in case]
+            labels, merged = classes_of_masks(masks, stated)
+        except InputError as error:
+            self.problems += str(error).splitlines()
+            return None
+        if self.reading.bundle is None:
+            self.structures = Structures.of(self.reading.scheme, labels or {}, merged)
+        return labels
+
+    def _read(self, cases: list[Case], name: str) -> list[FileFacts]:
         """Facts of files, masks read as training would read them."""
-        overlap = overlap_of(self.reading.scheme, stated)
-        return read_facts(cases, self.reading.facts["mask_threshold"], name, overlap)
+        return read_facts(cases, self.reading.facts["mask_threshold"], name, self.structures)
 
     def _masks(self, files: list[FileFacts], stated: Labels | None) -> None:
         """Label values as training would take them, and masks without foreground."""
@@ -229,7 +242,6 @@ class Check:
         if self.reading.facts["mask_threshold"] is not None:
             stated = BINARY
         try:
-            require_one_name({str(f.label): f.names for f in masked})
             if masked:
                 find_labels({str(f.label): f.shares for f in masked}, stated)
         except InputError as error:
@@ -299,8 +311,9 @@ def facts(files: Sequence[FileFacts]) -> dict[str, Any]:
     return result
 
 
-def mask_facts(files: Sequence[FileFacts]) -> dict[str, Any]:
+def mask_facts(files: Sequence[FileFacts], labels: Labels | None = None) -> dict[str, Any]:
     """Classes, their share of the area, and empty masks, for JSON."""
+    names = {value: name for name, value in (labels or {}).items()}
     masked = [f for f in files if f.shares]
     values = sorted({v for f in masked for v in f.shares} - {0.0})
     classes = {}
@@ -308,6 +321,7 @@ def mask_facts(files: Sequence[FileFacts]) -> dict[str, Any]:
         shares = np.array([f.shares[value] for f in masked if f.shares.get(value)])
         low, middle, high = np.percentile(shares, [5, 50, 95])
         classes[f"{value:g}"] = {
+            "name": names.get(value, ""),
             "images": len(shares),
             "area": {"low": float(low), "median": float(middle), "high": float(high)},
         }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from alignflow.data.check import check_pair
 from alignflow.data.formats import has_geometry, load, split_suffix
+from alignflow.data.structures import Structures
 from alignflow.errors import InputError
 
 THUMBNAIL = 32
@@ -36,7 +37,6 @@ class FileFacts:
         modality: of the file or of `dataset.json`, "" where neither states one.
         channels: C.
         intensity: (low, mean, high) of each channel, native units.
-        names: of native mask values, where the format has them.
         shares: native mask value -> share of the pixels.
         digest, thumbnail: of the image; (D,) float32, mean 0 and norm 1.
         mask_digest: of the mask.
@@ -52,7 +52,6 @@ class FileFacts:
     modality: str = ""
     channels: int = 0
     intensity: list[tuple[float, float, float]] = field(default_factory=list)
-    names: dict[float, str] = field(default_factory=dict)
     shares: dict[float, float] = field(default_factory=dict)
     digest: str = ""
     thumbnail: Tensor | None = None
@@ -73,7 +72,7 @@ def read_facts(
     cases: Iterable[dict[str, str]],
     mask_threshold: float | None,
     name: str,
-    overlap: Sequence[float] | None = None,
+    structures: Structures | None = None,
 ) -> list[FileFacts]:
     """Facts of all files; what cannot be read becomes a problem of its entry.
 
@@ -81,17 +80,17 @@ def read_facts(
         cases: "image", and optionally "label", "group" and "modality".
         mask_threshold: foreground is what lies above it; None: masks hold class values.
         name: shown before the progress bar.
-        overlap: of regions of a mask, as `formats.load` takes it.
+        structures: of DICOM masks, as `formats.load` takes them.
     """
     cases = list(cases)
     return [
-        facts_of(case, mask_threshold, overlap)
+        facts_of(case, mask_threshold, structures)
         for case in tqdm(cases, desc=f"checking {name}", unit="file", disable=None)
     ]
 
 
 def facts_of(
-    case: dict[str, str], mask_threshold: float | None, overlap: Sequence[float] | None = None
+    case: dict[str, str], mask_threshold: float | None, structures: Structures | None = None
 ) -> FileFacts:
     """Read one image and its mask."""
     stem = split_suffix(case["image"])[0]
@@ -102,7 +101,7 @@ def facts_of(
         facts.modality = str(image.meta["modality"] or case.get("modality", ""))
         _require_values(facts, image)
         if facts.label is not None:
-            mask = load(facts.label, is_mask=True, image=image, overlap=overlap)
+            mask = load(facts.label, is_mask=True, image=image, structures=structures)
             _describe_mask(facts, mask, mask_threshold)
             check_pair(image, mask, integer_label=mask_threshold is None)
     except InputError as error:
@@ -135,7 +134,6 @@ def _require_values(facts: FileFacts, image: MetaTensor) -> None:
 def _describe_mask(facts: FileFacts, mask: MetaTensor, mask_threshold: float | None) -> None:
     values = mask.as_tensor()
     facts.mask_digest = _digest(values)
-    facts.names = mask.meta["names"]
     if mask_threshold is not None:
         values = (values > mask_threshold).float()
     found, counts = values.unique(return_counts=True)

@@ -69,8 +69,9 @@ def _set_lines(name: str, found: dict[str, Any]) -> list[str]:
         result.append(f"  {_counted(masks['masks'], 'mask')}, {masks['empty']} of them empty")
         for value, one in masks["classes"].items():
             area = one["area"]
+            name = f" ({one['name']})" if one["name"] else ""
             result.append(
-                f"  class {value}: in {_counted(one['images'], 'image')}, "
+                f"  class {value}{name}: in {_counted(one['images'], 'image')}, "
                 f"{100 * area['median']:.2g}% of the area (5% to 95%: "
                 f"{100 * area['low']:.2g}% to {100 * area['high']:.2g}%)"
             )

@@ -1,0 +1,58 @@
+"""Classes of DICOM masks: a structure or segment is known by its name, not by its number.
+
+ROI Numbers and segment numbers are unique within one file only (PS3.3, C.8.8.5 and C.8.20.4).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from alignflow.masks.class_index import Scheme
+
+
+def key(name: str) -> str:
+    """What names are compared by: people write 'Liver', 'liver ' and 'LIVER'."""
+    return " ".join(name.split()).casefold()
+
+
+@dataclass(frozen=True)
+class Structures:
+    """Which regions of a DICOM mask are which class.
+
+    Attributes:
+        values: `key` of a structure's name -> class value, those of later classes last.
+        nested: whether regions may lie within each other; the later class is on top then.
+    """
+
+    values: Mapping[str, float] = field(default_factory=dict)
+    nested: bool = False
+
+    @classmethod
+    def of(
+        cls, scheme: Scheme, labels: Mapping[str, float], merged: Mapping[str, float] | None = None
+    ) -> Structures:
+        """Those of classes by name.
+
+        Args:
+            scheme: of the classes.
+            labels: name -> value, background first.
+            merged: `key` of further names -> value.
+        """
+        named = {key(name): value for name, value in list(labels.items())[1:]} | dict(merged or {})
+        order = list(labels.values())
+        return cls(
+            dict(sorted(named.items(), key=lambda item: order.index(item[1]))), scheme == "nested"
+        )
+
+    def value_of(self, name: str, code: float | None) -> float | None:
+        """Class value of a region: by its name, else by our own code; None for no class."""
+        known = self.values.get(key(name))
+        if known is None and code in self.values.values():
+            return code
+        return known
+
+    def rank(self, value: float) -> int:
+        """Of a class value: larger ones lie on top."""
+        order = list(dict.fromkeys(self.values.values()))
+        return order.index(value) if value in order else -1
