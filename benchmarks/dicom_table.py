@@ -3,9 +3,9 @@
     python benchmarks/dicom_table.py [--folder DIR ...] [--output TABLE.md]
 
 Without a folder: every file of pydicom's own tests (they come with its wheel), and the folder
-`dicom_samples` of ALIGNFLOW_DATA where that is set. The package reads with ITK (GDCM); pydicom
-needs the extras `dicom` and `test` for JPEG 2000 and lossless JPEG. Nothing may end in a traceback;
-if something does, or differs, the exit code is 1.
+`dicom_samples` of ALIGNFLOW_DATA where that is set. The package decodes with GDCM first; here
+pydicom takes the plugins of the extras `dicom` and `test` (pylibjpeg). Nothing may end in a
+traceback; if something does, or differs, the exit code is 1.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ import numpy as np
 import pydicom
 import pydicom.data
 from common import command_line
-from pydicom.pixels import apply_color_lut, apply_modality_lut, pixel_array
+from pydicom.pixels import apply_color_lut, apply_modality_lut, get_decoder, pixel_array
 from pydicom.uid import UID
 
-from alignflow.data.dicom import QUANTITIES
+from alignflow.data.dicom_pixels import QUANTITIES
 from alignflow.data.formats import load, split_suffix
 from alignflow.errors import InputError
 
@@ -127,14 +127,23 @@ def is_inexact(path: Path) -> bool:
     return str(syntax) in lossy or str(header.get("PhotometricInterpretation")).startswith("YBR")
 
 
+def other_plugin(header: pydicom.Dataset) -> str:
+    """A decoder that is not GDCM, which the package asks first; "" for uncompressed pixels."""
+    syntax = UID(str(header.file_meta.TransferSyntaxUID))
+    if not syntax.is_encapsulated:
+        return ""
+    found = get_decoder(syntax).available_plugins
+    return next((p for p in ("pylibjpeg", "pyjpegls", "pydicom", "pillow") if p in found), "")
+
+
 def reference(path: Path) -> np.ndarray:
     """(C, X, Y, Z) as pydicom decodes it, by the rules that `formats.load` states."""
     header = pydicom.dcmread(path)
-    values = pixel_array(header)
+    values = pixel_array(header, decoding_plugin=other_plugin(header))
     photometric = header.PhotometricInterpretation
     if photometric == "PALETTE COLOR":
         values = apply_color_lut(values, header)
-        values = values >> 8 if values.dtype == np.uint16 else values  # ITK gives 8 bits
+        values = values >> 8 if values.dtype == np.uint16 else values
     if header.SamplesPerPixel == 1:
         values = apply_modality_lut(values, header)
     values = values.astype(np.float64)

@@ -2,14 +2,14 @@
 
 | format | the package reads with | compared with |
 |---|---|---|
-| DICOM | ITK (GDCM), order of slices by pydicom | pydicom, its own decoders and pylibjpeg |
+| DICOM | pydicom | SimpleITK (GDCM); the place by PS3.3 here |
 | DICOM SEG | highdicom | frames unpacked here, header by pydicom |
 | RTSTRUCT | scikit-image's polygons | matplotlib's polygons |
 | NIfTI | nibabel | SimpleITK; the header taken apart here |
-| NRRD | ITK | pynrrd |
+| NRRD | pynrrd | SimpleITK |
 | MetaImage | ITK | the header taken apart here |
 | PNG, JPEG, BMP | Pillow | SimpleITK |
-| TIFF | Pillow | SimpleITK, tifffile |
+| TIFF | tifffile | SimpleITK, Pillow |
 | dataset.json, index.csv | json, csv | pandas |
 
 Each takes a path and gives a `Reading`, or raises whatever it likes.
@@ -25,13 +25,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import nrrd
 import numpy as np
 import pydicom
 import SimpleITK as sitk
 import tifffile
 from dicom_table import is_inexact, reference
 from matplotlib.path import Path as Outline
+from PIL import Image
 
 LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
@@ -52,7 +52,7 @@ class Reading:
 
 
 def from_simpleitk(path: Path) -> Reading:
-    """NIfTI by ITK."""
+    """NIfTI and NRRD by ITK."""
     image = sitk.ReadImage(str(path))
     array = sitk.GetArrayFromImage(image).astype(np.float64)
     size = image.GetDimension()
@@ -152,48 +152,6 @@ def _quaternion_affine(quaternion: tuple[float, ...], pixdim: tuple[float, ...])
     return affine
 
 
-NRRD_TO_RAS = {
-    "left-posterior-superior": LPS,
-    "lps": LPS,
-    "right-anterior-superior": np.eye(4),
-    "ras": np.eye(4),
-    "left-anterior-superior": np.diag([-1.0, 1.0, 1.0, 1.0]),
-    "las": np.diag([-1.0, 1.0, 1.0, 1.0]),
-}
-
-
-def from_pynrrd(path: Path) -> Reading:
-    """NRRD by pynrrd."""
-    data, header = nrrd.read(str(path))
-    kinds = header.get("kinds", [])
-    channel = next(
-        (k for k, kind in enumerate(kinds) if kind not in ("domain", "space", "none", "???")), None
-    )
-    values = data[None] if channel is None else np.moveaxis(data, channel, 0)
-    dims = values.ndim - 1
-    assert dims in (2, 3), "axes"
-    affine = np.eye(4)
-    directions = header.get("space directions")
-    if directions is not None:
-        columns = [d for d in np.asarray(directions, dtype=float) if not np.isnan(d).any()]
-        assert len(columns) == dims, "directions"
-        affine[:dims, :dims] = np.transpose(columns)
-        origin = header.get("space origin")
-        affine[:dims, 3] = 0 if origin is None else origin
-        space = str(header.get("space", "left-posterior-superior")).lower()
-        to_ras = NRRD_TO_RAS[space]
-    else:
-        spacings = np.array(header.get("spacings", [1.0] * data.ndim), dtype=float)
-        spacings = spacings if channel is None else np.delete(spacings, channel)
-        affine[:dims, :dims] = np.diag(np.where(np.isfinite(spacings), spacings, 1.0))
-        affine[:3, 3] = np.nan  # axis mins, centres: not stated as a place in space
-        to_ras = LPS
-    units = {str(u).strip().lower() for u in header.get("space units", [])}
-    assert units <= {"mm", "millimeter", "millimetre", ""}, "space units"
-    values = values.reshape(*values.shape, *[1] * (4 - values.ndim))
-    return Reading(values, to_ras @ affine)
-
-
 META_TYPES = {
     "MET_UCHAR": "u1", "MET_CHAR": "i1", "MET_USHORT": "u2", "MET_SHORT": "i2", "MET_UINT": "u4",
     "MET_INT": "i4", "MET_ULONG": "u8", "MET_LONG": "i8", "MET_ULONG_LONG": "u8",
@@ -236,8 +194,7 @@ def from_meta_header(path: Path) -> Reading:
     return Reading(values.reshape(*values.shape, *[1] * (4 - values.ndim)), LPS @ affine)
 
 
-WHITE_IS_ZERO, BLACK_IS_ZERO, RGB = 0, 1, 2  # PhotometricInterpretation of TIFF
-SEPARATE = 2  # PlanarConfiguration
+WHITE_IS_ZERO = 0  # PhotometricInterpretation of TIFF
 
 
 def picture_from_simpleitk(path: Path) -> Reading:
@@ -252,19 +209,14 @@ def picture_from_simpleitk(path: Path) -> Reading:
     return _picture(channels, path)
 
 
-def picture_from_tifffile(path: Path) -> Reading:
-    """TIFF by tifffile, one page of gray or RGB."""
-    with tifffile.TiffFile(path) as file:
-        assert len(file.pages) == 1, "pages"
-        page = file.pages[0]
-        array = page.asarray()
-        assert int(page.photometric) in (WHITE_IS_ZERO, BLACK_IS_ZERO, RGB), page.photometric
-        if page.bitspersample == 1:  # black and white, as 8-bit gray
-            array = array * np.uint8(255)
-        if int(page.photometric) == WHITE_IS_ZERO:  # "0 is imaged as white" (TIFF 6.0, page 37)
-            array = 2 ** max(8, page.bitspersample) - 1 - array
-        if int(page.planarconfig) == SEPARATE and array.ndim == 3:
-            array = np.moveaxis(array, 0, -1)
+def picture_from_pillow(path: Path) -> Reading:
+    """TIFF by Pillow (libtiff), one page of gray or RGB."""
+    with Image.open(path) as image:
+        assert getattr(image, "n_frames", 1) == 1, "pages"
+        is_gray = image.mode in ("1", "L", "LA")
+        array = np.asarray(
+            image.convert("L" if is_gray else "RGB") if image.mode[0] not in "IF" else image
+        )
     return _picture(array if array.ndim == 3 else array[..., None], path)
 
 
@@ -276,14 +228,27 @@ def _picture(array: np.ndarray, path: Path) -> Reading:
     return Reading(array[..., :count].transpose(2, 1, 0), np.eye(4), lossy)
 
 
-def from_pydicom(path: Path) -> Reading:
+def from_header(path: Path) -> Reading:
     """A DICOM file, or a folder with the slices of one series, all of which must be in order."""
     if path.is_dir():
         return _series(sorted(path.iterdir()))
     header = pydicom.dcmread(path)
-    values = _rescaled(reference(path), header)
+    values = _rescaled(_by_gdcm(path, header), header)
     affine = _frames_affine(header) if values.shape[-1] > 1 else _plane_affine(header)
     return Reading(values, affine, 3.0 if is_inexact(path) else 0.0)
+
+
+def _by_gdcm(path: Path, header: pydicom.Dataset) -> np.ndarray:
+    """(C, X, Y, Z); by pydicom where ITK has rules of its own.
+
+    It turns MONOCHROME1 over, rescales enhanced images, gives palettes of 16 bits in 8, and mixes
+    up the bytes of deep colour in RLE.
+    """
+    is_own = header.get("PhotometricInterpretation") in ("MONOCHROME1", "PALETTE COLOR")
+    is_deep = header.get("SamplesPerPixel") == 3 and header.get("BitsAllocated") != 8
+    if is_own or is_deep or header.get("PerFrameFunctionalGroupsSequence"):
+        return reference(path)
+    return from_simpleitk(path).values
 
 
 def _rescaled(values: np.ndarray, header: pydicom.Dataset) -> np.ndarray:
@@ -312,7 +277,7 @@ def _series(files: list[Path]) -> Reading:
     assert steps.min() > 1e-3 and np.ptp(steps) <= 0.1 * np.median(steps), "positions"
     for plane in planes:
         assert np.abs(plane[:3, :2] - planes[0][:3, :2]).max() < 1e-2, "orientations"
-    values = np.concatenate([reference(files[k]) for k in order], axis=-1)
+    values = np.concatenate([_by_gdcm(files[k], headers[k]) for k in order], axis=-1)
     affine = planes[order[0]].copy()
     affine[:3, 2] = (planes[order[-1]][:3, 3] - affine[:3, 3]) / (len(files) - 1)
     inexact = any(is_inexact(file) for file in files)
@@ -414,15 +379,15 @@ def structures_from_pydicom(path: Path, shape: tuple[int, ...], affine: np.ndarr
 
 
 READERS: dict[str, list[Callable[..., Reading]]] = {
-    "DICOM": [from_pydicom],
-    "DICOM series": [from_pydicom],
+    "DICOM": [from_header],
+    "DICOM series": [from_header],
     "SEG": [segments_from_pydicom],
     "RTSTRUCT": [structures_from_pydicom],
     "NIfTI": [from_nifti_header, from_simpleitk],
-    "NRRD": [from_pynrrd],
+    "NRRD": [from_simpleitk],
     "MetaImage": [from_meta_header],
     "PNG": [picture_from_simpleitk],
     "JPEG": [picture_from_simpleitk],
     "BMP": [picture_from_simpleitk],
-    "TIFF": [picture_from_simpleitk, picture_from_tifffile],
+    "TIFF": [picture_from_simpleitk, picture_from_pillow],
 }

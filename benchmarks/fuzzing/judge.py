@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import pandas
-from alignflow.data.integrity import BLOCK_TOLERANCE, block_means
 
 from alignflow.data.datalist import build_datalist, dataset_json
 from alignflow.data.formats import load
@@ -21,6 +20,9 @@ from fuzzing.corpus import Seed
 from fuzzing.independent import READERS, Reading
 
 FAILURES = ("traceback", "poor message", "misread", "crash", "hang")
+BLOCK = 8  # pixels: what JPEG codes together
+BLOCK_TOLERANCE = 8.0  # gray levels; decoders of 150 whole photographs differed by 4 at most
+SAME = 0.5  # share of the pixels from which on a difference is damage, not another scale
 GEOMETRY = 0.02  # of a voxel, at the corners: libraries make directions orthonormal in their ways
 
 
@@ -108,6 +110,8 @@ def _compare(seed: Seed, path: Path, ours: Reading | str) -> Verdict:
         return Verdict("equal", "")
     if len(found) < len(differences):
         return Verdict("others differ", found[0])
+    if all(text.startswith("pixels") for text in found):
+        return Verdict("pixels differ", found[0])
     return Verdict("misread", "; ".join(found))
 
 
@@ -146,10 +150,17 @@ def difference(ours: Reading, other: Reading, kind: str = "") -> str:
         same = apart <= BLOCK_TOLERANCE
     if not same.all():
         share = 1 - same.mean()
-        return f"values: {share:.2%} differ, by at most {np.nanmax(apart[~same], initial=0):.4g}"
-    if ours.affine is None or other.affine is None:
-        return ""
-    return _affine_difference(ours.affine, other.affine, ours.values.shape[1:])
+        damage = _affine_difference(ours, other) or ("pixels" if share < SAME else "values")
+        return f"{damage}: {share:.2%} differ, by at most {np.nanmax(apart[~same], initial=0):.4g}"
+    return _affine_difference(ours, other)
+
+
+def block_means(values: np.ndarray) -> np.ndarray:
+    """Means of blocks of (C, X, Y), which smoothing of colour within them leaves alone."""
+    channels, *size = values.shape
+    padded = np.pad(values.astype(np.float64), [(0, 0), *((0, -n % BLOCK) for n in size)])
+    x, y = (n // BLOCK for n in padded.shape[1:])
+    return padded.reshape(channels, x, BLOCK, y, BLOCK).mean(axis=(2, 4))
 
 
 def _away_from_edges(values: np.ndarray) -> np.ndarray:
@@ -160,7 +171,10 @@ def _away_from_edges(values: np.ndarray) -> np.ndarray:
     return flat
 
 
-def _affine_difference(ours: np.ndarray, other: np.ndarray, shape: tuple[int, ...]) -> str:
+def _affine_difference(reading: Reading, expected: Reading) -> str:
+    ours, other, shape = reading.affine, expected.affine, reading.values.shape[1:]
+    if ours is None or other is None:
+        return ""
     if not np.isfinite(ours).all():
         return f"affine is not finite: {ours.round(3).tolist()}"
     size = np.array([*shape, 1, 1][:3])

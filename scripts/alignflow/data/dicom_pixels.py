@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pydicom
-from pydicom.pixels import apply_color_lut, apply_modality_lut, pixel_array
+from pydicom.pixels import apply_color_lut, apply_modality_lut, get_decoder, pixel_array
+from pydicom.uid import JPEGExtended12Bit
 
 from alignflow.data.dicom_header import functional
+from alignflow.errors import InputError
 
 QUANTITIES = ("CT", "PT")  # their values are HU and Bq/ml, whatever the photometric interpretation
 
@@ -18,8 +20,10 @@ def native_values(dataset: pydicom.Dataset) -> np.ndarray:
         dataset: as `dicom_header.read_file` gives it.
 
     Raises:
+        InputError: a compression that needs a package which is not installed.
         Exception: whatever pydicom and its decoders raise on damaged pixels.
     """
+    _require_decoder(dataset)
     stored = pixel_array(dataset)
     if dataset.PhotometricInterpretation == "PALETTE COLOR":
         colours = apply_color_lut(stored, dataset)
@@ -32,6 +36,17 @@ def native_values(dataset: pydicom.Dataset) -> np.ndarray:
         parts = [_rescaled(values[..., k], dataset, k) for k in range(frames)]
         values = np.stack(parts, axis=-1)
     return _in_fitting_type(values)
+
+
+def _require_decoder(dataset: pydicom.Dataset) -> None:
+    """GDCM decodes all but 12-bit JPEG (PS3.5, 8.2.1)."""
+    syntax = dataset.file_meta.TransferSyntaxUID
+    is_deep = syntax == JPEGExtended12Bit and dataset.BitsStored > 8
+    if is_deep and "pylibjpeg" not in get_decoder(syntax).available_plugins:
+        raise InputError(
+            f"image '{dataset.filename}': 12-bit JPEG needs pip install pylibjpeg "
+            "pylibjpeg-libjpeg (GPL-3); or save it uncompressed"
+        )
 
 
 def _without_unused_bits(stored: np.ndarray, dataset: pydicom.Dataset) -> np.ndarray:
