@@ -192,6 +192,22 @@ def test_bad_json(folders, content, match):
         build_datalist(folders)
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_json_as_windows_writes_it(folders, encoding):
+    case = {"image": r"images\p1_a.jpg", "label": r".\masks\p1_a.png"}
+    content = json.dumps({"labels": {"background": 0, "Tumör": 255}, "training": [case]})
+    (folders / "dataset.json").write_text(content, encoding=encoding)
+    assert pairs_of(build_datalist(folders)) == [("p1_a.jpg", "p1_a.png", "p1_a")]
+    assert stated_labels(folders) == {"background": 0.0, "Tumör": 255.0}
+
+
+def test_a_backslash_that_is_part_of_a_name(folders):
+    name = r"images\p1_a.jpg"
+    (folders / name).write_bytes(b"x")
+    describe(folders, training=[{"image": name, "label": "masks/p1_a.png"}])
+    assert build_datalist(folders)[0]["image"] == str(folders / name)
+
+
 def test_one_group_cannot_be_split():
     datalist = [{"image": "a", "label": "a", "group": "g"}] * 3
     with pytest.raises(InputError, match="1 group, .* set group_pattern or group_column"):

@@ -50,6 +50,14 @@ def test_output_suffixes(suffix, expected):
     assert output_suffixes(suffix) == expected
 
 
+def test_channels_that_no_picture_holds():
+    assert output_suffixes(".png", 3, "uint8") == (".png", ".png")
+    assert output_suffixes(".png", 1, "uint16") == (".png", ".png")
+    for channels, dtype in ((2, "uint8"), (3, "uint16"), (4, "uint8")):
+        assert output_suffixes(".png", channels, dtype) == (".mha", ".mha")
+    assert output_suffixes(".nii", 4, "int16") == (".nii", ".nii")
+
+
 @pytest.mark.parametrize(
     ("dtype", "suffix", "channels", "values", "expected"),
     [

@@ -60,6 +60,22 @@ def test_a_batch_without_all_of_its_files_is_done_again(tmp_path, kind):
     assert indices(progress(tmp_path)) == [0, 1, 2, 3, 8, 9]
 
 
+def test_channels_of_nnunet_are_one_pair(tmp_path):
+    first = progress(tmp_path)
+    first.begin()
+    write(first, 1, 2)
+    (tmp_path / "images").rename(tmp_path / "imagesTr")
+    (tmp_path / "labels").rename(tmp_path / "labelsTr")
+    for path in (tmp_path / "imagesTr").iterdir():
+        path.rename(path.with_name(path.name.replace(".", "_0000.", 1)))
+        path.with_name(path.name.replace(".", "_0001.", 1)).touch()
+    assert indices(progress(tmp_path)) == [0, 1, 2, 3]
+    (tmp_path / "labelsTr/pair_00009.nii.gz").unlink()
+    assert indices(progress(tmp_path)) == [0, 1, 2, 3, 8, 9]
+    progress(tmp_path, seed=1).begin()
+    assert pair_files(tmp_path) == [] and not (tmp_path / "imagesTr").exists()
+
+
 def test_pairs_of_another_run_are_removed(tmp_path):
     first = progress(tmp_path, steps=1)
     first.begin()

@@ -1,3 +1,5 @@
+import shutil
+import warnings
 from dataclasses import replace
 
 import nibabel as nib
@@ -56,6 +58,24 @@ def test_masks_are_used_in_order_from_the_first_again(record, folder):
 def test_one_pair_for_each_mask_and_empty_pictures_stay(record, folder):
     requests = PairRequests(None, record, str(folder))
     assert [bool(requests[k]["label"].any()) for k in range(len(requests))] == [True, False, True]
+
+
+def test_masks_of_an_nnunet_data_set(record, folder):
+    (folder / "labels").rename(folder / "labelsTr")
+    (folder / "imagesTr").mkdir()
+    for name in "abc":
+        shutil.copy(folder / "labelsTr/a.png", folder / f"imagesTr/{name}_0000.png")
+    (folder / "labelsTr/@eaDir").mkdir()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert len(PairRequests(None, record, str(folder))) == 3
+
+
+def test_masks_in_folders_of_patients(record, folder):
+    (folder / "labels/p0").mkdir()
+    (folder / "labels/b.png").rename(folder / "labels/p0/b.png")
+    shutil.copy(folder / "labels/a.png", folder / "labels/p0/._a.png")
+    assert len(PairRequests(None, record, str(folder))) == 3
 
 
 def test_other_sizes_come_to_the_size_of_the_generator(record, tmp_path):

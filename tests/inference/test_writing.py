@@ -1,5 +1,6 @@
 import json
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,7 +10,10 @@ from ignite.engine import Engine
 from monai.bundle import ConfigParser
 from PIL import Image
 
+from alignflow.data.datalist import build_datalist, stated_labels
 from alignflow.data.formats import load
+from alignflow.data.nnunet import description
+from alignflow.data.writer import write_nnunet_pair
 from alignflow.device import Precision
 from alignflow.errors import InputError
 from alignflow.flow.sampler import FlowSampler
@@ -138,6 +142,56 @@ def test_slices_of_a_volume_come_together(write, record):
 def test_pictures_hold_no_volume(write):
     with pytest.raises(InputError, match='"whole_volumes": the source is .png, which holds no'):
         write("out", {"shape": [32, 32], "affine": None}, slices=3)
+
+
+def test_an_nnunet_data_set_reads_back(write, record):
+    geometry = {"shape": [32, 32], "affine": None}
+    done = write("out", geometry, output_format="nnunet")
+    assert {p.name for p in done.folder.iterdir()} >= {"imagesTr", "labelsTr", "dataset.json"}
+    assert json.loads((done.folder / "dataset.json").read_text()) == {
+        "synthetic": True,
+        "channel_names": {"0": "RGB8"},
+        "labels": {"background": 0, "disc": 1},  # of 0 and 255, which nnU-Net refuses
+        "numTraining": 6,
+        "file_ending": ".png",
+    }
+    cases = build_datalist(done.folder)
+    assert [Path(c["image"]).name for c in cases] == [f"pair_{k:05d}.png" for k in range(6)]
+    for k, case in enumerate(cases):
+        expected = ((done.images[k] + 1) * 127.5).round()
+        np.testing.assert_array_equal(load(case["image"]).numpy(), expected.numpy())
+        np.testing.assert_array_equal(load(case["label"], True).numpy(), done.labels[k].numpy())
+    assert (done.folder / "imagesTr/pair_00000_0000.png").is_file()
+    provenance = json.loads((done.folder / "provenance.json").read_text())
+    assert provenance["labels"] == {"background": 0, "disc": 1}
+
+
+@pytest.mark.parametrize(
+    ("channels", "suffix", "files"),
+    [(3, ".jpg", 1), (2, ".mha", 2), (3, ".nii.gz", 3), (4, ".nii", 4)],
+)
+def test_channels_of_an_nnunet_data_set(record, tmp_path, channels, suffix, files):
+    labels = {"background": 0.0, "b": 2.0, "a": 1.0}
+    source = replace(record.source, channels=channels, image_suffix=suffix, labels=labels)
+    image = torch.rand(channels, 12, 10) * 255
+    index = torch.randint(3, (1, 12, 10), dtype=torch.uint8)
+    geometry = {"shape": [12, 10], "affine": None}
+    written = write_nnunet_pair(image, index, tmp_path, source, geometry, "pair_00007")
+    assert len(written) == files + 1
+    (tmp_path / "dataset.json").write_text(json.dumps(description(source, 1)))
+    [case] = build_datalist(tmp_path)
+    read = load(case["image"]).numpy().reshape(channels, 12, 10)
+    np.testing.assert_array_equal(read, image.round())
+    values = np.array([0, 2, 1])[index]  # those of the source, which have no gap
+    np.testing.assert_array_equal(load(case["label"], True).numpy().reshape(1, 12, 10), values)
+    assert stated_labels(tmp_path) == labels
+
+
+def test_another_format_leaves_nothing_of_the_one_before(write):
+    for output_format, kept in (("nnunet", "imagesTr"), (None, "images"), ("nnunet", "imagesTr")):
+        done = write("out", output_format=output_format, native_size=output_format is None)
+        assert len(build_datalist(done.folder)) == 6
+        assert [p.name for p in sorted(done.folder.glob("images*"))] == [kept]
 
 
 def test_equal_commands_give_equal_bytes(write):

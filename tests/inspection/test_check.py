@@ -175,6 +175,33 @@ def test_a_label_that_is_not_stated(dataset):
     assert "value 255 is not in labels" in check.problems[0]
 
 
+def test_regions_of_nnunet(dataset):
+    for old, new in (("images", "imagesTr"), ("masks", "labelsTr")):
+        (dataset / old).rename(dataset / new)
+    for path in list((dataset / "imagesTr").iterdir()):
+        path.rename(path.with_name(f"{path.stem}_0000.png"))
+    content = {"channel_names": {"0": "R", "1": "G", "2": "B"}, "file_ending": ".png"}
+    labels = {"background": 0, "whole": [127, 255], "core": 255}
+    (dataset / "dataset.json").write_text(json.dumps(content | {"labels": labels}))
+    [problem] = checked(dataset).problems
+    assert "labels has 'whole': [127, 255], a region of several values" in problem
+    stated = checked(dataset, labels={"background": 0, "core": 255})
+    assert stated.problems == stated.warnings == []
+    assert stated.result["source"]["channels"] == {"3": 12}
+
+
+def test_images_of_one_name_are_told_apart(dataset):
+    for k in range(12):
+        for folder in ("images", "masks"):
+            path = dataset / folder / f"p{k}/slice.png"
+            path.parent.mkdir()
+            (dataset / folder / f"{k:02d}.png").rename(path)
+    write(dataset, "p3/slice.png", picture(3)[0][..., 0])
+    [problem] = checked(dataset).problems
+    assert "image 'p3/slice.png': 1 channels" in problem
+    assert checked(dataset).result["source"]["groups"] == 12
+
+
 def test_a_split_that_divides_a_group(dataset):
     cases = [
         {"image": f"images/{k:02d}.png", "label": f"masks/{k:02d}.png", "group": f"p{k // 2}"}

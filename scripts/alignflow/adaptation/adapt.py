@@ -344,7 +344,9 @@ class Adaptation:
         cases = build_datalist(self.source, train["group_pattern"], train["group_column"])
         held_out = split_by_group(cases, train["validation_fraction"], train["seed"])[1]
         modality = next((case["modality"] for case in cases if "modality" in case), None)
-        stated = {"labels": stated_labels(self.source), "modality": modality}
+        is_expression = isinstance(train["labels"], str)
+        labels = stated_labels(self.source) if is_expression else train["labels"]
+        stated = {"labels": labels, "modality": modality}
         stated = {key: value for key, value in stated.items() if value is not None}
         write_list(folders.validation, [{k: c[k] for k in CASE} for c in held_out], stated)
         for number, (fitted, scored) in enumerate(self._folds()):

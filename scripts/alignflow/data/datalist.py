@@ -9,17 +9,29 @@ import os
 import random
 import re
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unicodedata import normalize
 
-from alignflow.data.check import raise_problems
-from alignflow.data.formats import split_suffix
+from alignflow.data.content import require_here
+from alignflow.data.folders import (
+    by_name,
+    find_folders,
+    list_entries,
+    list_images,
+    list_masks,
+    pair,
+)
+from alignflow.data.formats import channel_files, split_suffix
+from alignflow.data.nnunet import FOLDERS as NNUNET_FOLDERS
+from alignflow.data.nnunet import join_channels, listed_pairs, require_channels
 from alignflow.errors import InputError
 
 logger = logging.getLogger(__name__)
 
 Case = dict[str, str]
+LABELS_FORM = 'give {"value": "name"} or {"name": value}'
 GroupOf = Callable[[str], str]
 
 
@@ -31,7 +43,9 @@ def build_datalist(
     The data set is either described by an MSD-style `dataset.json` ("training", and optionally
     "validation": lists of {"image", "label"[, "group"]} with paths relative to the folder; a
     warning counts those that lead out of it), or it is two folders: `images/` and `masks/` or
-    `labels/`, files of equal stem being a pair. A DICOM series is a folder `images/NAME/`.
+    `labels/`, or nnU-Net's `imagesTr/` and `labelsTr/`. Files of equal stem are a pair, and a mask
+    may have a suffix (see `folders.pair`). A DICOM series is a folder `images/NAME/`, and other
+    folders within `images/` are patients.
 
     Args:
         dataset_dir: the folder.
@@ -39,27 +53,30 @@ def build_datalist(
         group_column: column of `index.csv`, which also has a column `stem`.
 
     Returns:
-        One dictionary per pair, sorted by stem: "image", "label", "group" (from `dataset.json`,
-        else the pattern, else the column, else the stem), and "split" and "modality" where
-        `dataset.json` states them.
+        One dictionary per pair, sorted by stem: "image" (of several files what `formats.load` reads
+        them by), "label", "group" (from `dataset.json`, else the pattern, else the column, else the
+        folder within `images/`, else the stem), and "split" and "modality" where `dataset.json`
+        states them.
 
     Raises:
-        InputError: no such folder, nothing in it, an image without a mask, a pattern or a column
-            that does not fit.
+        InputError: no such folder, nothing in it, an image without a mask or with several, or
+            without one of its channels, a pattern or a column that does not fit.
     """
     if not dataset_dir:
         raise InputError("dataset_dir is not set; give --dataset_dir DIR, images with their masks")
     root = Path(dataset_dir)
     _require_folder(root)
     group_of = _group_rule(root, group_pattern, group_column)
-    cases = _from_json(root) if lists_cases(root) else _from_folders(root)
-    modality = dataset_json(root).get("modality")
-    for case in cases:
+    named = _from_json(root) if lists_cases(root) else _from_folders(root)
+    content = read_json(root / "dataset.json")
+    require_channels([case["image"] for _, case in named], content)
+    modality = _modality(content)
+    for name, case in named:
         if modality:
             case["modality"] = modality
         if "group" not in case:
-            case["group"] = group_of(split_suffix(case["image"])[0])
-    return cases
+            case["group"] = group_of(name)
+    return [case for _, case in named]
 
 
 def dataset_json(dataset_dir: str | Path) -> dict[str, Any]:
@@ -69,22 +86,17 @@ def dataset_json(dataset_dir: str | Path) -> dict[str, Any]:
         "labels": {name: native value}, ordered by value, whichever way round the file has them;
         "modality": its text for the first channel, such as "CT" or "MRI". Absent keys are left out.
     """
-    content = _read_json(Path(dataset_dir) / "dataset.json")
+    content = read_json(Path(dataset_dir) / "dataset.json")
     facts: dict[str, Any] = {}
     if content.get("labels"):
         facts["labels"] = _parse_labels(content["labels"])
-    modality = content.get("modality") or content.get("channel_names")
-    if modality:
-        facts["modality"] = (
-            next(iter(modality.values())) if isinstance(modality, dict) else modality
-        )
+    if modality := _modality(content):
+        facts["modality"] = modality
     return facts
 
 
 def stated_labels(dataset_dir: str | Path) -> dict[str, float] | None:
     """{name: native value} from the data set's `dataset.json`; None where it states none."""
-    if not (Path(dataset_dir) / "dataset.json").is_file():
-        return None
     return dataset_json(dataset_dir).get("labels")
 
 
@@ -149,6 +161,15 @@ def _stated_split(datalist: list[Case]) -> tuple[list[Case], list[Case]]:
     return training, validation
 
 
+def _modality(content: dict[str, Any]) -> str | None:
+    """Of the first channel; those of a colour photograph, R, G and B, name none."""
+    stated = content.get("modality") or content.get("channel_names") or None
+    if stated is None or isinstance(stated, str):
+        return stated
+    names = [str(name) for name in (stated.values() if isinstance(stated, dict) else stated)]
+    return None if "".join(name[:1].upper() for name in names) == "RGB" else names[0]
+
+
 def _require_folder(root: Path) -> None:
     if not root.exists():
         raise InputError(f"dataset_dir '{root}': no such folder; correct the path")
@@ -160,12 +181,20 @@ def _require_folder(root: Path) -> None:
         raise InputError(f"dataset_dir '{root}': empty; put images/ and masks/ into it")
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
+def read_json(path: Path) -> dict[str, Any]:
+    """Content of a `dataset.json`; empty where there is no such file.
+
+    Raises:
+        InputError: not JSON, or no object.
+    """
+    if not os.path.lexists(path):
         return {}
+    require_here(path, "file")
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        content = json.loads(path.read_bytes())  # in UTF-8 or UTF-16, with or without a mark
+    except UnicodeDecodeError as error:
+        raise InputError(f"'{path}': not in UTF-8 ({error.reason}); save it so") from error
+    except json.JSONDecodeError as error:
         raise InputError(f"'{path}': not valid JSON ({error}); correct it") from error
     if not isinstance(content, dict):
         raise InputError(f"'{path}': not a JSON object; it must have 'training'")
@@ -175,40 +204,51 @@ def _read_json(path: Path) -> dict[str, Any]:
 def lists_cases(root: Path) -> bool:
     """Whether the folder's `dataset.json` lists the pairs (it may state labels alone)."""
     path = root / "dataset.json"
-    if not path.is_file():
+    if not os.path.lexists(path):
         return False
-    return bool({"training", "validation"} & _read_json(path).keys()) or not (
-        (root / "images").is_dir()
-    )
+    content = read_json(path)
+    has_list = bool({"training", "validation"} & content.keys()) or bool(listed_pairs(content))
+    return has_list or find_folders(root)[0] == root
 
 
-def _parse_labels(labels: dict[str, Any]) -> dict[str, float]:
-    by_name = {}
+def _parse_labels(labels: Any) -> dict[str, float]:
+    if not isinstance(labels, dict):
+        raise InputError(f"dataset.json: labels is {json.dumps(labels)[:100]}; {LABELS_FORM}")
+    values = {}
     for key, entry in labels.items():
         name, value = (entry, key) if isinstance(entry, str) else (key, entry)
-        try:
-            by_name[name] = float(value)
-        except (TypeError, ValueError) as error:
+        stated = f"dataset.json: labels has '{key}': {json.dumps(entry)}"
+        if isinstance(value, list):
             raise InputError(
-                f"dataset.json: labels has '{key}': {json.dumps(entry)}; "
-                'give {"value": "name"} or {"name": value}'
-            ) from error
-    return dict(sorted(by_name.items(), key=lambda pair: pair[1]))
+                f"{stated}, a region of several values; give each value a name of its own, or set "
+                '"labels" in the config'
+            )
+        if name.lower() == "ignore":
+            raise InputError(
+                f"{stated}, pixels that nnU-Net leaves out, which is not done here; leave out "
+                'images that have them, and set "labels" in the config, or take it out of the list'
+            )
+        try:
+            values[name] = float(value)
+        except (TypeError, ValueError) as error:
+            raise InputError(f"{stated}; {LABELS_FORM}") from error
+    return dict(sorted(values.items(), key=lambda pair: pair[1]))
 
 
-def _from_json(root: Path) -> list[Case]:
-    content = _read_json(root / "dataset.json")
-    cases = []
+def _from_json(root: Path) -> list[tuple[str, Case]]:
+    content = read_json(root / "dataset.json")
+    cases: list[Case] = []
     for split in ("training", "validation"):
-        for entry in content.get(split) or []:
+        for entry in content.get(split) or (listed_pairs(content) if split == "training" else []):
             case = _json_case(root, split, entry)
             cases.append(case | {"split": split} if content.get("validation") else case)
-    if not content.get("training"):
+    if all(case.get("split") == "validation" for case in cases):
         raise InputError(
             f"'{root / 'dataset.json'}': no case in 'training'; list {{\"image\", \"label\"}} there"
         )
     _tell_of_others(root, cases)
-    return sorted(cases, key=lambda case: case["image"])
+    cases.sort(key=lambda case: case["image"])
+    return [(normalize("NFC", split_suffix(case["image"])[0]), case) for case in cases]
 
 
 def _tell_of_others(root: Path, cases: list[Case]) -> None:
@@ -231,59 +271,39 @@ def _json_case(root: Path, split: str, entry: Any) -> Case:
             f"'{root / 'dataset.json'}': {split} has {json.dumps(entry)[:100]}; "
             'each case needs "image" and "label"'
         )
-    case = {key: str(root / str(entry[key])) for key in ("image", "label")}
-    for key, path in case.items():
-        if not os.path.exists(path):  # of pathlib, names that are too long raise
-            raise InputError(
-                f"{key} '{path}': listed in dataset.json, but no such file; correct it"
-            )
+    case = {key: _listed_path(root, key, str(entry[key])) for key in ("image", "label")}
     return case | ({"group": str(entry["group"])} if "group" in entry else {})
 
 
-def _from_folders(root: Path) -> list[Case]:
-    image_dir = root / "images"
-    mask_dirs = [root / name for name in ("masks", "labels") if (root / name).is_dir()]
-    if not image_dir.is_dir() or len(mask_dirs) != 1:
+def _listed_path(root: Path, key: str, stated: str) -> str:
+    """Where a listed file is, whichever way its folders are divided and its letters composed."""
+    for text in (stated, stated.replace("\\", "/")):
+        for form in (text, normalize("NFC", text), normalize("NFD", text)):
+            path = str(root / form)
+            # a link to nothing is told of where the file is read
+            if os.path.lexists(path) or channel_files(path):
+                return path
+    raise InputError(
+        f"{key} '{root / stated}': listed in dataset.json, but no such file; correct it"
+    )
+
+
+def _from_folders(root: Path) -> list[tuple[str, Case]]:
+    image_dir, mask_dirs = find_folders(root)
+    if image_dir == root or len(mask_dirs) != 1:
+        there = ", ".join(f"'{path.name}'" for path in list_entries(root)[:5])
         raise InputError(
-            f"dataset_dir '{root}': needs dataset.json, or images/ and either masks/ or labels/"
+            f"dataset_dir '{root}': needs dataset.json, or images/ and either masks/ or labels/, "
+            f"or imagesTr/ and labelsTr/; there: {there}"
         )
-    images, masks = by_stem(image_dir, with_folders=True), by_stem(mask_dirs[0])
+    masks = by_name(list_masks(mask_dirs[0]), mask_dirs[0])
+    images = by_name(list_images(image_dir), image_dir)
+    if image_dir.name in NNUNET_FOLDERS:
+        images = join_channels(images, masks)
     if not images:
         raise InputError(f"'{image_dir}': no image in it; put the images there")
-    raise_problems(
-        [
-            f"image '{image}': no mask '{mask_dirs[0] / stem}.*'; add it"
-            for stem, image in images.items()
-            if stem not in masks
-        ]
-    )
-    warn_of_masks_alone(images, masks)
-    return [{"image": str(images[s]), "label": str(masks[s])} for s in sorted(images)]
-
-
-def warn_of_masks_alone(images: Mapping[str, Path], masks: Mapping[str, Path | str]) -> None:
-    """Name the masks, by stem, that have no image."""
-    for stem in sorted(masks.keys() - images.keys()):
-        warnings.warn(f"mask '{masks[stem]}': no image of this name; it is not used", stacklevel=3)
-
-
-def by_stem(folder: Path, with_folders: bool = False) -> dict[str, Path]:
-    """Files with a suffix that we read (and folders, as DICOM series), by name without suffix.
-
-    Raises:
-        InputError: two of one name.
-    """
-    found: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()):
-        stem, suffix = split_suffix(path)
-        if path.name.startswith(".") or not suffix or (path.is_dir() and not with_folders):
-            continue
-        if stem in found:
-            raise InputError(
-                f"'{path}': '{found[stem].name}' has the same stem; rename one, pairs go by stem"
-            )
-        found[stem] = path
-    return found
+    paired = pair(images, masks, mask_dirs[0])
+    return [(n, {"image": str(images[n]), "label": str(paired[n])}) for n in sorted(images)]
 
 
 def _group_rule(root: Path, pattern: str | None, column: str | None) -> GroupOf:
@@ -291,7 +311,7 @@ def _group_rule(root: Path, pattern: str | None, column: str | None) -> GroupOf:
         return _pattern_rule(pattern)
     if column is not None:
         return _column_rule(root / "index.csv", column)
-    return lambda stem: stem
+    return lambda name: name.split("/")[0]
 
 
 def _pattern_rule(pattern: str) -> GroupOf:
@@ -304,7 +324,8 @@ def _pattern_rule(pattern: str) -> GroupOf:
             f"group_pattern '{pattern}': {compiled.groups} groups; put exactly one pair of ()"
         )
 
-    def group_of(stem: str) -> str:
+    def group_of(name: str) -> str:
+        stem = name.rpartition("/")[2]
         match = compiled.search(stem)
         if match is None or match.group(1) is None:
             raise InputError(
@@ -323,12 +344,14 @@ def _column_rule(table: Path, column: str) -> GroupOf:
         if columns.count(needed) != 1:
             how = "two columns" if needed in columns else "no column"
             raise InputError(f"'{table}': {how} '{needed}'; it has {', '.join(columns)}")
-    groups = {row[columns.index("stem")]: row[columns.index(column)] for row in rows}
+    stems, values = ([row[columns.index(key)] for row in rows] for key in ("stem", column))
+    groups = {normalize("NFC", stem): value for stem, value in zip(stems, values, strict=True)}
 
-    def group_of(stem: str) -> str:
-        if not groups.get(stem):
-            raise InputError(f"'{table}': no '{column}' for stem '{stem}'; add it")
-        return groups[stem]
+    def group_of(name: str) -> str:
+        group = groups.get(name) or groups.get(name.rpartition("/")[2])
+        if not group:
+            raise InputError(f"'{table}': no '{column}' for stem '{name}'; add it")
+        return group
 
     return group_of
 

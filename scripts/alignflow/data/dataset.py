@@ -213,9 +213,10 @@ def _most_common(values: list[Any]) -> Any:
 
 
 def _spec(cases: list[LoadedCase], labels: Labels, structures: dict[str, float]) -> SourceSpec:
-    image_suffix, label_suffix = output_suffixes(_most_common([case.suffix for case in cases]))
     channels = cases[0].channels
     image_dtype = np.result_type(*(case.image_dtype for case in cases)).name
+    suffix = _most_common([case.suffix for case in cases])
+    image_suffix, label_suffix = output_suffixes(suffix, channels, image_dtype)
     label_dtype = np.result_type(*(case.label_dtype for case in cases)).name
     return SourceSpec(
         channels=channels,

@@ -15,6 +15,7 @@ from pydicom.errors import InvalidDicomError
 from pydicom.uid import UID
 from pydicom.uid import MediaStorageDirectoryStorage as DICOMDIR
 
+from alignflow.data.content import is_system, require_here
 from alignflow.data.dicom_header import (
     functional,
     pixel_spacing,
@@ -140,7 +141,12 @@ def read_series(series: Series) -> tuple[np.ndarray, dict[str, Any]]:
 
 
 def _image_headers(path: Path) -> dict[Path, pydicom.Dataset]:
-    files = sorted(f for f in path.iterdir() if f.is_file()) if path.is_dir() else [path]
+    files = [path]
+    if path.is_dir():
+        files = sorted(f for f in path.iterdir() if f.is_file() or not f.exists())
+        files = [f for f in files if not is_system(f)]
+        for file in files:  # a slice that is elsewhere would be missing in silence
+            require_here(file, "image")
     headers = dict(_read_headers(files))
     images = {
         f: h for f, h in headers.items() if h.get("Modality") not in NON_IMAGES and "Rows" in h

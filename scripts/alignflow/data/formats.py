@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 from monai.data import MetaTensor
 
 from alignflow.data import dicom
+from alignflow.data.content import is_dicom, require_here, require_packing
 from alignflow.data.dicom_masks import is_dicom_mask, read_mask
 from alignflow.data.metaimage import read_metaimage
 from alignflow.data.nifti import read_nifti
@@ -25,6 +27,7 @@ ITK_SUFFIXES = (".nrrd", ".mha", ".mhd")
 SUFFIXES = PIL_SUFFIXES + NIFTI_SUFFIXES + ITK_SUFFIXES + dicom.SUFFIXES
 
 LARGEST_EXACT_INTEGER = 2**24  # of float32
+SAME_PLACE = 0.05  # of a voxel, as `check_pair` has it
 SMALLEST, FARTHEST = 1e-9, 1e6  # mm: of a voxel, and of all that lies in a room
 
 
@@ -34,11 +37,29 @@ def split_suffix(path: str | Path) -> tuple[str, str]:
     The suffix is in lower case, and "" where the name ends in none of `SUFFIXES`.
     """
     path = Path(path)
-    if path.is_dir():
+    if os.path.isdir(path):  # of pathlib, names that are too long raise
         return path.name, ".dcm"
     found = [s for s in SUFFIXES if path.name.lower().endswith(s)]
     suffix = max(found, key=len, default="")
     return path.name[: len(path.name) - len(suffix)], suffix
+
+
+def channel_files(path: str | Path) -> list[Path]:
+    """Files NAME_0000.png, NAME_0001.png, ... of an image NAME.png that is no file itself.
+
+    Up to the first number that is missing; none where there is such a file.
+    """
+    files: list[Path] = []
+    while not os.path.lexists(path) and os.path.lexists(part := channel_name(path, len(files))):
+        files.append(part)
+    return files
+
+
+def channel_name(path: str | Path, number: int) -> Path:
+    """NAME_0001.png of NAME.png for channel 1, as nnU-Net has it."""
+    path = Path(path)
+    stem = split_suffix(path)[0]
+    return path.with_name(f"{stem}_{number:04d}{path.name[len(stem) :]}")
 
 
 def has_geometry(image: MetaTensor) -> bool:
@@ -53,7 +74,7 @@ def load(
     image: MetaTensor | None = None,
     structures: Structures | None = None,
 ) -> MetaTensor:
-    """Read one image or mask file, or one folder with a DICOM series.
+    """Read one image or mask file, one folder with a DICOM series, or an image of several files.
 
     PNG, JPEG, BMP and TIFF give (C, X, Y); NIfTI, NRRD, MetaImage and DICOM give (C, X, Y, Z) with
     Z = 1 for a single slice. The first spatial axis runs along the columns of a PNG and along i
@@ -61,7 +82,8 @@ def load(
     values are rescaled (HU for CT), and MONOCHROME1 is inverted so that bright is high.
 
     Args:
-        path: the file, or the folder of a DICOM series.
+        path: the file, or the folder of a DICOM series; or what the files of its channels have in
+            common, see `channel_files`.
         is_mask: read as label values: one channel, palette indices.
         image: that a mask belongs to. DICOM segmentations and structure sets are laid on its grid;
             all else is read as it is.
@@ -73,9 +95,12 @@ def load(
         `filename_or_obj`.
 
     Raises:
-        InputError: the file is missing, empty, truncated, unreadable or of no known format.
+        InputError: the file is missing, empty, truncated, unreadable or of no known format; its
+            channels lie on different grids.
     """
     path = Path(path)
+    if not is_mask and (parts := channel_files(path)):
+        return _joined([load(part) for part in parts], path)
     what = "mask" if is_mask else "image"
     _require_file(path, what)
     suffix = split_suffix(path)[1]
@@ -100,6 +125,26 @@ def load(
     return MetaTensor(torch.from_numpy(values), meta=meta)
 
 
+def _joined(parts: list[MetaTensor], path: Path) -> MetaTensor:
+    """One image of several files, channel after channel."""
+    first = parts[0]
+    voxel = np.linalg.norm(first.affine[:3, :3].numpy(), axis=0).min()
+    end = np.array([*first.shape[1:], 1, 1])[[0, 1, 2, -1]]
+    for part in parts[1:]:
+        shift = np.abs(part.affine.numpy() - first.affine.numpy()) @ end
+        if part.shape[1:] != first.shape[1:] or shift.max() > SAME_PLACE * voxel:
+            raise InputError(
+                f"image '{part.meta['filename_or_obj']}': another grid than that of "
+                f"'{first.meta['filename_or_obj']}'; give channels of one image on one grid"
+            )
+    dtypes = [part.meta["native_dtype"] for part in parts]
+    meta = first.meta | {
+        "native_dtype": np.result_type(*dtypes).name,
+        "filename_or_obj": str(path),
+    }
+    return MetaTensor(torch.cat([part.as_tensor() for part in parts]), meta=meta)
+
+
 def is_place(affine: np.ndarray) -> bool:
     """Whether voxels of a (4, 4) affine in mm have a size and lie within a kilometre."""
     if not np.isfinite(affine).all() or np.abs(affine).max() > FARTHEST:
@@ -109,12 +154,15 @@ def is_place(affine: np.ndarray) -> bool:
 
 
 def _require_file(path: Path, what: str) -> None:
-    if not path.exists():
-        raise InputError(f"{what} '{path}': no such file; correct the path")
+    require_here(path, what)
     if path.is_file() and path.stat().st_size == 0:
         raise InputError(f"{what} '{path}': the file is empty; replace or remove it")
+    if not split_suffix(path)[1] and is_dicom(path):
+        raise InputError(f"{what} '{path}': DICOM without a suffix; rename it to '{path.name}.dcm'")
     if not split_suffix(path)[1]:
         raise InputError(f"{what} '{path}': unknown format; supported are {', '.join(SUFFIXES)}")
+    if path.is_file():
+        require_packing(path, what)
 
 
 def _read(path: Path, suffix: str, is_mask: bool) -> tuple[np.ndarray, dict[str, Any]]:

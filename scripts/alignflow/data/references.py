@@ -15,10 +15,21 @@ from torch import Tensor
 
 from alignflow.data.case import geometry_of
 from alignflow.data.check import check_pair, raise_problems
-from alignflow.data.datalist import build_datalist, by_stem, lists_cases, warn_of_masks_alone
-from alignflow.data.formats import load, split_suffix
+from alignflow.data.datalist import build_datalist, lists_cases, read_json
+from alignflow.data.folders import (
+    by_name,
+    find_folders,
+    list_images,
+    list_masks,
+    masks_among,
+    pair,
+    short_names,
+)
+from alignflow.data.formats import load
 from alignflow.data.intensity import Window, scale
 from alignflow.data.labels import check_values, to_index
+from alignflow.data.nnunet import FOLDERS as NNUNET_FOLDERS
+from alignflow.data.nnunet import join_channels, require_channels
 from alignflow.data.slices import is_single_slice, slice_axis_of, stack_slices
 from alignflow.data.spec import Geometry
 from alignflow.errors import InputError
@@ -35,7 +46,7 @@ class References:
         images: float32 (N, C, X, Y) in [-1, 1].
         labels: class indices uint8 (N, 1, X, Y), 0 where `given` is False; None without any mask.
         given: which images came with a mask.
-        names: file of each image, with "[k]" for slice k of a volume.
+        names: file of each image (see `folders.short_names`), with "[k]" for slice k of a volume.
         geometries: the grid that each image came on.
     """
 
@@ -65,9 +76,10 @@ class _Slice:
 def load_references(directory: str | Path, stage1: Stage1) -> References:
     """Read every image of a folder with the intensity policy, size and labels of stage 1.
 
-    The folder holds images (or `images/` with optional `masks/` or `labels/` of equal stems, or a
-    `dataset.json`). A folder within is a DICOM series. Volumes give all their slices but constant
-    ones. Of duplicates (equal pixels) the first is kept and the others are named in a warning.
+    The folder holds images, or is a data set as `build_datalist` reads it, of which masks may be
+    missing, or `imagesTs/` of nnU-Net. A folder within is a DICOM series, or a patient's. Volumes
+    give all their slices but constant ones. Of duplicates (equal pixels) the first is kept and the
+    others are named in a warning.
 
     Args:
         directory: the folder.
@@ -79,9 +91,11 @@ def load_references(directory: str | Path, stage1: Stage1) -> References:
     """
     found: list[_Slice] = []
     problems: list[str] = []
-    for image_path, label_path in listed_files(Path(directory)):
+    files = listed_files(Path(directory))
+    names = short_names([image for image, _ in files])
+    for name, (image_path, label_path) in zip(names, files, strict=True):
         try:
-            found += _read(image_path, label_path, stage1)
+            found += _read(name, image_path, label_path, stage1)
         except InputError as error:
             problems.append(f"reference {error}")
     raise_problems(problems)
@@ -105,32 +119,36 @@ def listed_files(root: Path) -> list[tuple[str, str | None]]:
 
     Raises:
         InputError: no such folder, no image in it, two images or masks of one stem where there are
-            masks, or a `dataset.json` that does not fit.
+            masks, several masks that fit an image, masks among the images, an image that lacks a
+            channel, or a `dataset.json` that does not fit.
     """
     if not str(root) or not root.is_dir():
         raise InputError(f"references '{root}': no such folder; give a folder of images")
-    if lists_cases(root):
+    folder, mask_dirs = find_folders(root)
+    is_nnunet = folder.name in NNUNET_FOLDERS
+    if lists_cases(root) and (mask_dirs or not is_nnunet):
         return [(case["image"], case["label"]) for case in build_datalist(root)]
-    folder = root / "images" if (root / "images").is_dir() else root
-    mask_dirs = [root / name for name in ("masks", "labels") if (root / name).is_dir()]
-    masks = {stem: str(mask) for one in mask_dirs for stem, mask in by_stem(one).items()}
-    if masks:
-        warn_of_masks_alone(by_stem(folder, with_folders=True), masks)
-    aside = {root / "images", root / "masks", root / "labels"}
-    images = [path for path in _listed(folder) if path not in aside]
-    if not images:
+    masks = {n: path for one in mask_dirs for n, path in by_name(list_masks(one), one).items()}
+    files = list_images(folder, aside=mask_dirs)
+    if not files:
         raise InputError(f"references '{folder}': no image in it; put the images there")
-    return [(str(path), masks.get(split_suffix(path)[0])) for path in images]
+    if not masks and not is_nnunet:
+        for path in masks_among(files, folder):
+            raise InputError(
+                f"references '{path}': a mask by its name, among images; put masks into "
+                f"'{root / 'masks'}', and images into '{root / 'images'}'"
+            )
+        return [(str(path), None) for path in files]
+    images = by_name(files, folder)
+    if is_nnunet:
+        images = join_channels(images, masks)
+        require_channels(images.values(), read_json(root / "dataset.json"))
+    paired = pair(images, masks)
+    found = [(str(path), paired.get(name)) for name, path in images.items()]
+    return [(image, None if mask is None else str(mask)) for image, mask in found]
 
 
-def _listed(folder: Path) -> list[Path]:
-    if not folder.is_dir():
-        return []
-    paths = sorted(p for p in folder.iterdir() if not p.name.startswith("."))
-    return [p for p in paths if split_suffix(p)[1]]
-
-
-def _read(image_path: str, label_path: str | None, stage1: Stage1) -> list[_Slice]:
+def _read(name: str, image_path: str, label_path: str | None, stage1: Stage1) -> list[_Slice]:
     image = load(image_path)
     require_fit(image, stage1)
     label = None if label_path is None else _label(image, label_path, stage1)
@@ -138,7 +156,6 @@ def _read(image_path: str, label_path: str | None, stage1: Stage1) -> list[_Slic
     axis = slice_axis_of(image, stage1.reading["slice_axis"])
     images = stack_slices(image.as_tensor(), axis)
     labels = [None] * len(images) if label is None else list(stack_slices(label, axis))
-    name = Path(image_path).name
     if is_single_slice(image):
         geometry = geometry_of(image, images[0], axis, 0)
         return [_small(images[0], labels[0], name, window, geometry, stage1)]

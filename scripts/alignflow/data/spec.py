@@ -69,14 +69,17 @@ class SourceSpec:
         return cls(**(content | {"window": tuple(content["window"])}))
 
 
-def output_suffixes(suffix: str) -> tuple[str, str]:
+def output_suffixes(suffix: str, channels: int = 1, image_dtype: str = "uint8") -> tuple[str, str]:
     """Suffixes that generated images and masks get, from the suffix of the source images.
 
     DICOM becomes .nii.gz (writing DICOM takes more than pixels), masks of JPEG images become .png
-    (JPEG is lossy), and headers with separate data files (.mhd) become one file (.mha).
+    (JPEG is lossy), and headers with separate data files (.mhd) become one file (.mha), as do
+    channels that came in several pictures and that one picture does not hold.
     """
     if suffix in DICOM_SUFFIXES:
         return ".nii.gz", ".nii.gz"
+    if suffix in PIL_SUFFIXES and channels > 1 and (channels, image_dtype) != (3, "uint8"):
+        return ".mha", ".mha"
     if suffix in (".jpg", ".jpeg"):
         return ".jpg", ".png"
     return (".mha", ".mha") if suffix == ".mhd" else (suffix, suffix)

@@ -15,10 +15,11 @@ from monai.utils import convert_to_tensor
 
 from alignflow.data.dicom_seg import dicom_segmentation
 from alignflow.data.dicom_writer import dicom_series, save_dicom
-from alignflow.data.formats import NIFTI_SUFFIXES, PIL_SUFFIXES, split_suffix
+from alignflow.data.formats import NIFTI_SUFFIXES, PIL_SUFFIXES, channel_name, split_suffix
 from alignflow.data.intensity import to_dtype
 from alignflow.data.labels import to_native
-from alignflow.data.spec import Geometry, SourceSpec
+from alignflow.data.nnunet import file_ending, is_colour_file, labels_of
+from alignflow.data.spec import Geometry, SourceSpec, writable_dtype
 from alignflow.errors import InputError
 from alignflow.files import replacing
 
@@ -115,6 +116,37 @@ def write_dicom_pair(
         paths = [name.with_suffix(".dcm")]
     paths.append(folders[1] / f"{pair_name(number)}.dcm")
     return [save_dicom(d, path) for d, path in zip([*series, segmentation], paths, strict=True)]
+
+
+def write_nnunet_pair(
+    image: np.ndarray | torch.Tensor,
+    index: np.ndarray | torch.Tensor,
+    root: Path,
+    spec: SourceSpec,
+    geometry: Geometry,
+    name: str,
+    native_size: bool = True,
+) -> list[Path]:
+    """Write one generated pair as a case of an nnU-Net data set, version 2.
+
+    Args:
+        image, index, spec, geometry, native_size: as for `write_image` and `write_label`.
+        root: of the data set: `imagesTr/NAME_0000.png`, a file for each channel but one for all of
+            a colour picture, and `labelsTr/NAME.png` with the values of `nnunet.labels_of`.
+        name: of the case.
+
+    Returns:
+        The paths, that of the mask last.
+    """
+    suffix = file_ending(spec)
+    values, affine = _place_image(image, geometry, native_size)
+    classes, _ = _place_label(index, len(spec.labels), geometry, native_size)
+    pixels = to_dtype(values, writable_dtype(spec.image_dtype, suffix, 1))
+    masks = to_native(classes, labels_of(spec.labels), "uint8")
+    parts = [pixels] if is_colour_file(spec) else np.split(pixels, len(pixels))
+    path = root / f"imagesTr/{name}{suffix}"
+    written = [write_volume(p, channel_name(path, k), affine) for k, p in enumerate(parts)]
+    return [*written, write_volume(masks[None], root / f"labelsTr/{name}{suffix}", affine)]
 
 
 def _reversed(

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alignflow.data.datalist import build_datalist
+from alignflow.data.folders import short_names
 from alignflow.errors import InputError
 
 Answer = Literal["better", "worse", "unclear", "unknown"]
@@ -107,11 +108,13 @@ def groups_of(labelled: str | Path | None, names: Iterable[str]) -> list[str] | 
     if labelled is None:
         return None
     try:
-        cases = {Path(case["image"]).name: case["group"] for case in build_datalist(labelled)}
+        cases = build_datalist(labelled)
     except InputError:
         return None
+    known = zip(short_names([case["image"] for case in cases]), cases, strict=True)
+    groups = {name: case["group"] for name, case in known}
     files = [name.split("[")[0] for name in names]
-    return [cases.get(name, name) for name in files]
+    return [groups.get(name, name) for name in files]
 
 
 def images_needed(gain: float, spread: float) -> int:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Iterator, Sequence, Sized
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,7 +18,8 @@ from alignflow.distributed import rank, world
 from alignflow.files import replacing
 
 FOLDER = ".progress"
-KINDS = ("images", "labels")
+KINDS = {"images": ("images", "imagesTr"), "labels": ("labels", "labelsTr")}
+"""Folders of each kind of file: those of nnU-Net are the second ones."""
 FOLDERS = ("bundle_root", "model_dir", "dataset_dir", "output_dir")
 PLACES = (*FOLDERS, "dicomweb_url", "dicomweb_timeout", "dicomweb_attempts")
 """Settings that tell where things are; what they are is hashed besides."""
@@ -84,6 +87,9 @@ class PairProgress:
             shutil.rmtree(self.folder, ignore_errors=True)
             for path in pair_files(self.output_dir):
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
+            for place in sum(KINDS.values(), ()):  # else an empty one would hide another format's
+                with suppress(OSError):
+                    (self.output_dir / place).rmdir()
             with replacing(self.folder / "run.json") as temporary:
                 temporary.write_text(json.dumps(self.identity, indent=1) + "\n")
 
@@ -128,7 +134,7 @@ class PairProgress:
         found: dict[int, dict[str, Any]] = {}
         for path in sorted(self.folder.glob("batches-*.jsonl")):
             found |= dict(_whole_lines(path))
-        written = [{p.name.split(".")[0] for p in pair_files(self.output_dir, k)} for k in KINDS]
+        written = [{_pair_of(p) for p in pair_files(self.output_dir, kind)} for kind in KINDS]
         names = written[0] & written[1]
 
         def is_whole(batch: int) -> bool:
@@ -140,7 +146,13 @@ class PairProgress:
 
 def pair_files(folder: Path, *kinds: str) -> list[Path]:
     """Images (of a volume in DICOM the folder of its slices) and labels, or those of one kind."""
-    return [path for kind in kinds or KINDS for path in sorted((folder / kind).glob("*"))]
+    places = [folder / place for kind in kinds or KINDS for place in KINDS[kind]]
+    return [path for place in places for path in sorted(place.glob("*"))]
+
+
+def _pair_of(path: Path) -> str:
+    """Name of the pair that a file belongs to; channels of nnU-Net have a number behind it."""
+    return re.sub(r"(?<=\d)_\d{4}$", "", path.name.split(".")[0])
 
 
 def _append(path: Path, line: str) -> None:

@@ -12,6 +12,7 @@ from monai.data import Dataset
 from monai.transforms import Resize
 
 from alignflow.data.dicom import SUFFIXES as DICOM_SUFFIXES
+from alignflow.data.folders import by_name, find_folders, list_images, list_masks, pair
 from alignflow.data.formats import has_geometry, load, split_suffix
 from alignflow.data.labels import check_values, to_index
 from alignflow.data.references import load_references
@@ -37,8 +38,8 @@ class PairRequests(Dataset):
     Args:
         num_pairs: how many; None for one pair for each mask.
         stage1: record of the generator.
-        mask_dir: folder of masks (its `labels/` or `masks/` if it has one), or None. Images beside
-            it, in `images/`, give DICOM masks their grid and are not used else.
+        mask_dir: folder of masks (its `labels/`, `masks/` or `labelsTr/` if it has one), or None.
+            Images beside it, in `images/`, give DICOM masks their grid and are not used else.
         slice_axis: along which volumes are cut, as in training.
         with_images: read images beside the masks.
         whole_volumes: keep the slices of a volume together.
@@ -115,13 +116,8 @@ def read_masks(
     root = Path(mask_dir)
     if not root.is_dir():
         raise InputError(f"dataset_dir '{root}': no such folder of masks; correct the path")
-    folder = next((root / n for n in ("labels", "masks") if (root / n).is_dir()), root)
-    files = sorted(path for path in folder.iterdir() if split_suffix(path)[1])
-    images = {split_suffix(path)[0]: path for path in sorted((root / "images").glob("*"))}
-    volumes = [
-        _slices(path, images.get(split_suffix(path)[0]), stage1, slice_axis, whole_volumes)
-        for path in files
-    ]
+    folder, files = _masks_with_images(root)
+    volumes = [_slices(mask, image, stage1, slice_axis, whole_volumes) for mask, image in files]
     if not any(volumes):
         raise InputError(f"dataset_dir '{folder}': no masks; give a folder of mask files")
     if not whole_volumes:
@@ -135,6 +131,18 @@ def read_masks(
             empty,
         )
     return [[mask | {"slices": len(volume)} for mask in volume] for volume in volumes]
+
+
+def _masks_with_images(root: Path) -> tuple[Path, list[tuple[Path, Path | None]]]:
+    """The folder of masks, and each with its image, where one in DICOM has one."""
+    image_dir, mask_dirs = find_folders(root)
+    folder = mask_dirs[0] if mask_dirs else root
+    files = list_masks(folder) if mask_dirs or image_dir == root else []
+    if image_dir == root or not any(split_suffix(file)[1] in DICOM_SUFFIXES for file in files):
+        return folder, [(mask, None) for mask in files]
+    masks, images = by_name(files, folder), by_name(list_images(image_dir), image_dir)
+    image_of = {mask: images[name] for name, mask in pair(images, masks).items()}
+    return folder, [(mask, image_of.get(mask)) for mask in files]
 
 
 def _fingerprint(masks: list[dict[str, Any]]) -> str:

@@ -20,11 +20,18 @@ from tqdm import tqdm
 
 from alignflow import __version__
 from alignflow.config import running_config
+from alignflow.data import nnunet
 from alignflow.data.dicom_masks import require_highdicom
 from alignflow.data.dicomweb import require_client, store
 from alignflow.data.intensity import unscale
 from alignflow.data.spec import Geometry
-from alignflow.data.writer import pair_name, write_dicom_pair, write_image, write_label
+from alignflow.data.writer import (
+    pair_name,
+    write_dicom_pair,
+    write_image,
+    write_label,
+    write_nnunet_pair,
+)
 from alignflow.distributed import collect, rank
 from alignflow.errors import InputError
 from alignflow.files import replacing
@@ -59,7 +66,8 @@ class WritePairs:
         native_size: write on the grid of a source slice, else on the generator's own.
         output_format: None for the format of the source (NIfTI where that is DICOM), or "dicom":
             `pair_00000.dcm`, an image (of a volume a folder of its slices) and the segmentation
-            that refers to it.
+            that refers to it; or "nnunet": `imagesTr/pair_00000_0000.*`, `labelsTr/pair_00000.*`
+            and `dataset.json` of an nnU-Net data set, version 2.
         dicomweb_url: server that DICOM pairs are sent to at the end (STOW-RS), or None.
         dicomweb_timeout, dicomweb_attempts: see `dicomweb.store`.
         sheet_size: pairs on the contact sheet.
@@ -94,8 +102,10 @@ class WritePairs:
         self.seed = seed
         self.native_size = native_size
         self.output_format = output_format
-        if output_format not in (None, "dicom"):
-            raise InputError(f'config "output_format": {output_format!r}; set null or "dicom"')
+        if output_format not in (None, "dicom", "nnunet"):
+            raise InputError(
+                f'config "output_format": {output_format!r}; set null, "dicom" or "nnunet"'
+            )
         self.dicomweb_url = dicomweb_url
         self.dicomweb_timeout, self.dicomweb_attempts = dicomweb_timeout, dicomweb_attempts
         if output_format == "dicom":
@@ -161,7 +171,10 @@ class WritePairs:
         source, name = self.stage1.source, pair_name(index)
         native = unscale(image, *source.window)
         images, labels = self.output_dir / "images", self.output_dir / "labels"
-        if self.output_format == "dicom":
+        if self.output_format == "nnunet":
+            case = (native, label, self.output_dir, source, geometry, name)
+            write_nnunet_pair(*case, self.native_size)
+        elif self.output_format == "dicom":
             pair = (native, label, (images, labels))
             write_dicom_pair(*pair, source, geometry, self.run, index, self.native_size)
         else:
@@ -221,6 +234,8 @@ class WritePairs:
     def description(self) -> dict[str, Any]:
         """What the files alone do not tell a reader: names of the classes, and the modality."""
         source = self.stage1.source
+        if self.output_format == "nnunet":
+            return {"synthetic": True, **nnunet.description(source, len(self.progress))}
         modality = {"0": source.modality}
         return {"synthetic": True, "modality": modality, "labels": source.labels}
 
@@ -234,7 +249,7 @@ class WritePairs:
             "weights_sha256": self.weights_sha256,
             "masks": masks,
             "intensity_window": list(self.stage1.source.window),
-            "labels": self.stage1.source.labels,
+            "labels": self.description()["labels"],
             "versions": versions(),
         }
 
@@ -243,7 +258,7 @@ def require_own_folder(folder: Path) -> None:
     """Raise `InputError` where the folder holds anything but pairs of an earlier run."""
     foreign = [p for p in pair_files(folder) if not p.name.startswith(("pair_", ".partial-"))]
     description = folder / "dataset.json"
-    if description.is_file() and '"synthetic": true' not in description.read_text():
+    if description.is_file() and b'"synthetic": true' not in description.read_bytes():
         foreign.append(description)
     if foreign:
         raise InputError(

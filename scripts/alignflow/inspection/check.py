@@ -56,7 +56,7 @@ class Check:
     def source(self, directory: str | Path) -> list[FileFacts]:
         """Check images and masks that a model is to be trained on."""
         cases = self._datalist(directory)
-        stated = self._classes(cases, self.reading.labels or stated_labels(directory))
+        stated = self._classes(cases, self._stated(directory))
         files = self._read(cases, "source")
         self._usable(files)
         split = self._split(cases)
@@ -146,6 +146,16 @@ class Check:
                 cases = _whatever_is_there(Path(directory))
         self.warnings += [str(w.message) for w in caught if issubclass(w.category, UserWarning)]
         return cases
+
+    def _stated(self, directory: str | Path) -> Labels | None:
+        """The classes as training would take them."""
+        if self.reading.labels is not None:
+            return self.reading.labels
+        try:
+            return stated_labels(directory)
+        except InputError as error:
+            self.problems += [p for p in str(error).splitlines() if p not in self.problems]
+            return None
 
     def _usable(self, files: list[FileFacts]) -> None:
         self.problems += [f.problem for f in files if f.problem]
@@ -269,7 +279,7 @@ class Check:
             [cases[k] for k in chosen],
             resize,
             reading.intensity,
-            labels=stated_labels(directory) if reading.labels is None else reading.labels,
+            labels=self._stated(directory),
             mask_threshold=reading.facts["mask_threshold"],
             slice_axis=reading.facts["slice_axis"],
             foreground_only=reading.facts["foreground_only"],

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -15,6 +14,7 @@ from torch.nn.functional import adaptive_avg_pool2d, adaptive_avg_pool3d
 from tqdm import tqdm
 
 from alignflow.data.check import check_pair
+from alignflow.data.folders import short_names
 from alignflow.data.formats import has_geometry, load, split_suffix
 from alignflow.data.structures import Structures
 from alignflow.errors import InputError
@@ -30,6 +30,7 @@ class FileFacts:
     Attributes:
         image, label: paths; None without a mask.
         group: patient or sequence.
+        name: of the image's file, for messages.
         problem: why it cannot be used, or "".
         suffix: ".png", ...
         size: voxels along each axis, of 2-D images two.
@@ -45,6 +46,7 @@ class FileFacts:
     image: str
     label: str | None
     group: str
+    name: str
     problem: str = ""
     suffix: str = ""
     size: tuple[int, ...] = ()
@@ -56,11 +58,6 @@ class FileFacts:
     digest: str = ""
     thumbnail: Tensor | None = None
     mask_digest: str = ""
-
-    @property
-    def name(self) -> str:
-        """File name of the image."""
-        return Path(self.image).name
 
     @property
     def is_empty(self) -> bool:
@@ -83,18 +80,23 @@ def read_facts(
         structures: of DICOM masks, as `formats.load` takes them.
     """
     cases = list(cases)
+    names = short_names([case["image"] for case in cases])
+    shown = tqdm(cases, desc=f"checking {name}", unit="file", disable=None)
     return [
-        facts_of(case, mask_threshold, structures)
-        for case in tqdm(cases, desc=f"checking {name}", unit="file", disable=None)
+        facts_of(case, own, mask_threshold, structures)
+        for own, case in zip(names, shown, strict=True)
     ]
 
 
 def facts_of(
-    case: dict[str, str], mask_threshold: float | None, structures: Structures | None = None
+    case: dict[str, str],
+    name: str,
+    mask_threshold: float | None,
+    structures: Structures | None = None,
 ) -> FileFacts:
-    """Read one image and its mask."""
-    stem = split_suffix(case["image"])[0]
-    facts = FileFacts(case["image"], case.get("label"), case.get("group", stem))
+    """Read one image and its mask; `name` is that of the image in messages."""
+    group = case.get("group", split_suffix(case["image"])[0])
+    facts = FileFacts(case["image"], case.get("label"), group, name)
     try:
         image = load(case["image"])
         _describe(facts, image)

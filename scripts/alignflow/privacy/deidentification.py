@@ -105,7 +105,8 @@ def names_of(folders: Iterable[str | Path | None]) -> set[str]:
         for path in root.rglob("*"):
             if path.is_dir():
                 continue
-            found.add(split_suffix(path)[0])
+            stem = split_suffix(path)[0]
+            found |= {stem, re.sub(r"_\d{4}$", "", stem)}  # of a case of nnU-Net too
             if split_suffix(path)[1] in ("", *DICOM_SUFFIXES):
                 found |= set(_identities(path))
     return {

@@ -39,7 +39,8 @@ def find_pairs(pairs_dir: Path, quarantine_dir: Path) -> list[PairFiles]:
     """
     if not str(pairs_dir) or not (pairs_dir / "images").is_dir():
         raise InputError(
-            f"pairs_dir '{pairs_dir}': no images/ in it; give the output_dir of `run infer`"
+            f"pairs_dir '{pairs_dir}': no images/ in it; give the output_dir of `run infer`, "
+            'not in the format "nnunet"'
         )
     images, labels = ({**_by_name(quarantine_dir / k), **_by_name(pairs_dir / k)} for k in KINDS)
     if not images:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from alignflow.data.datalist import Case, build_datalist, split_by_group
 from alignflow.data.dataset import SliceDataset
+from alignflow.data.folders import short_names
 from alignflow.data.references import References
 from alignflow.errors import InputError
 from alignflow.masks.conditions import describe
@@ -93,9 +93,10 @@ def read_source(cases: Sequence[Case], stage1: Stage1) -> Images:
     dataset = read_slices(cases, stage1, stage1.image_size, stage1.intensity)
     count = Counter(dataset.case_of)
     seen: Counter[int] = Counter()
+    of_case = short_names([case["image"] for case in cases])
     names = []
     for number in dataset.case_of:
-        name = Path(cases[number]["image"]).name
+        name = of_case[number]
         names.append(name if count[number] == 1 else f"{name}[{seen[number]}]")
         seen[number] += 1
     return _images(dataset, names, [cases[number]["group"] for number in dataset.case_of])

@@ -1,0 +1,108 @@
+"""What lies in folders of data and is no data: files of a system, and stand-ins for content."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import re
+import zlib
+from pathlib import Path
+
+from alignflow.errors import InputError
+
+SYSTEM = {
+    *("thumbs.db", "desktop.ini", "$recycle.bin", "system volume information"),  # Windows
+    *("__macosx", "lost+found"),
+    *("@eadir", "@tmp", "@recycle", "#recycle", "#snapshot"),  # Synology, QNAP
+}
+LFS = b"version https://git-lfs.github.com/spec/"
+ANNEX = re.compile(rb"/?annex/objects/\S+\s*")
+GZIP, ZIP = b"\x1f\x8b", b"PK\x03\x04"
+NIFTI_STARTS = tuple(size.to_bytes(4, "little") for size in (348, 540)) + tuple(
+    size.to_bytes(4, "big") for size in (348, 540)
+)
+
+
+def is_system(path: Path) -> bool:
+    """Whether a file or folder is hidden, or one that a system leaves beside data."""
+    return path.name.startswith((".", "~$")) or path.name.casefold() in SYSTEM
+
+
+def require_here(path: Path, what: str) -> None:
+    """Refuse a name whose content lies elsewhere.
+
+    Args:
+        path: a file or folder.
+        what: "image" or "mask", for the message.
+
+    Raises:
+        InputError: no such file, a link to nothing, a pointer of Git LFS or git-annex.
+    """
+    if path.is_symlink() and not path.exists():
+        target = os.readlink(path)
+        fix = "get it with `datalad get`, or `git annex get`"
+        if "annex/objects" not in target:
+            fix = "correct the link, or copy the file here"
+        raise InputError(f"{what} '{path}': a link to '{target}', which is not there; {fix}")
+    if not path.exists():
+        raise InputError(f"{what} '{path}': no such file; correct the path")
+    start = _first_bytes(path) if path.is_file() else b""
+    if start.startswith(LFS):
+        raise InputError(
+            f"{what} '{path}': a Git LFS pointer, not the file; get it with `git lfs pull`"
+        )
+    if ANNEX.fullmatch(start):
+        raise InputError(
+            f"{what} '{path}': a git-annex pointer, not the file; get it with `datalad get`, or "
+            "`git annex get`"
+        )
+
+
+def require_packing(path: Path, what: str) -> None:
+    """Refuse a file that is packed in another way than its name says.
+
+    Args:
+        path: a file.
+        what: "image" or "mask", for the message.
+
+    Raises:
+        InputError: gzip that the name does not say, or says of a file that is not packed; gzip
+            within gzip; a zip archive; a web page in place of a download.
+    """
+    start, name = _first_bytes(path), path.name
+    if start.startswith(ZIP):
+        raise InputError(f"{what} '{path}': a zip archive; unpack it and give the file in it")
+    if re.match(rb"\s*<(!doctype\s+html|html)\b", start, re.IGNORECASE):
+        raise InputError(f"{what} '{path}': a web page, not an image; download it again")
+    is_packed, ends_in_gz = start.startswith(GZIP), name.lower().endswith(".gz")
+    if is_packed and not ends_in_gz:
+        fix = f"rename it to '{name}.gz'" if name.lower().endswith(".nii") else "unpack it"
+        raise InputError(f"{what} '{path}': packed with gzip, which its name does not say; {fix}")
+    if ends_in_gz and start.startswith(NIFTI_STARTS):
+        raise InputError(
+            f"{what} '{path}': not packed, though its name ends in .gz; rename it to '{name[:-3]}'"
+        )
+    if is_packed and _is_packed_within(path):
+        raise InputError(f"{what} '{path}': packed with gzip twice; unpack it once (gunzip)")
+
+
+def _is_packed_within(path: Path) -> bool:
+    try:
+        with gzip.open(path) as file:
+            return file.read(2) == GZIP
+    except (OSError, EOFError, zlib.error):  # damage, which is told of where the file is read
+        return False
+
+
+def is_dicom(path: Path) -> bool:
+    """Whether a file, whatever its name, has the prefix of DICOM (PS3.10, 7.1)."""
+    return _first_bytes(path)[128:132] == b"DICM"
+
+
+def _first_bytes(path: Path) -> bytes:
+    """Up to 1024, more than pointers have; none of what is no file, or cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return file.read(1024)
+    except OSError:
+        return b""
