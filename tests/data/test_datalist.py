@@ -2,6 +2,8 @@
 
 import json
 
+import nibabel as nib
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -233,3 +235,37 @@ def test_all_missing_masks_are_named(folders):
 def test_bad_fraction(fraction):
     with pytest.raises(InputError, match="validation_fraction: .*; set it between 0 and 1"):
         split_by_group([{"image": "a", "label": "a", "group": "g"}], fraction)
+
+
+def with_patients(folder, write_series, patients):
+    for k, patient in enumerate(patients):
+        files = write_series(folder / f"images/case{k}", np.full((6, 5, 2), k), PatientID=patient)
+        assert len(files) == 2
+        nib.save(nib.Nifti1Image(np.ones((6, 5, 2), np.uint8), np.eye(4)), folder / f"{k}.nii")
+        (folder / "masks").mkdir(exist_ok=True)
+        (folder / f"{k}.nii").rename(folder / f"masks/case{k}.nii")
+
+
+def test_images_of_one_patient_stay_together(tmp_path, write_series):
+    with_patients(tmp_path, write_series, ["Smith", "Jones", "Smith", "Miller"])
+    groups = [case["group"] for case in build_datalist(tmp_path)]
+    assert groups == ["patient_001", "patient_002", "patient_001", "patient_003"]
+    with pytest.raises(InputError, match="case.': of one patient with '.*case.', by their headers"):
+        for seed in range(9):
+            split_by_group(build_datalist(tmp_path, group_pattern="(.*)"), 0.5, seed)
+    lists = {
+        part: [{"image": f"images/case{k}", "label": f"masks/case{k}.nii"} for k in numbers]
+        for part, numbers in (("training", [0, 1]), ("validation", [2, 3]))
+    }
+    (tmp_path / "dataset.json").write_text(json.dumps(lists))
+    cases = [{k: v for k, v in c.items() if k != "group"} for c in build_datalist(tmp_path)]
+    with pytest.raises(InputError, match="of one patient|stands in training and in validation"):
+        split_by_group([c | {"group": c["image"]} for c in cases], 0.5)
+
+
+def test_a_column_of_patients_is_the_group(png_dataset):
+    stems = sorted(path.stem for path in (png_dataset / "images").iterdir())
+    rows = "".join(f"{stem},p{k // 2}\n" for k, stem in enumerate(stems))
+    (png_dataset / "index.csv").write_text(f"stem,patient\n{rows}")
+    groups = [case["group"] for case in build_datalist(png_dataset)]
+    assert groups == [f"p{k // 2}" for k in range(len(stems))]

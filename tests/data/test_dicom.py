@@ -297,3 +297,9 @@ def test_frames_of_different_rescale(tmp_path, write_enhanced):
     header.save_as(path)
     scales = np.array([2, 1, 3, 4])  # of the places; frame 0 lies at the second
     np.testing.assert_array_equal(load(path)[0], VOLUME * scales - (scales - 1))
+
+
+def test_burned_in_text_is_told(tmp_path, write_series, caplog):
+    write_series(tmp_path / "case1", VOLUME, BurnedInAnnotation="YES")
+    load(tmp_path / "case1")
+    assert caplog.text.count("text is burned into its pixels (BurnedInAnnotation)") == 1

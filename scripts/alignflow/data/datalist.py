@@ -26,11 +26,13 @@ from alignflow.data.folders import (
 from alignflow.data.formats import channel_files, split_suffix
 from alignflow.data.nnunet import FOLDERS as NNUNET_FOLDERS
 from alignflow.data.nnunet import join_channels, listed_pairs, require_channels
+from alignflow.data.patients import patients, require_no_leak
 from alignflow.errors import InputError
 
 logger = logging.getLogger(__name__)
 
 Case = dict[str, str]
+PATIENT = "patient"  # the column of `index.csv` that groups go by where none is named
 LABELS_FORM = 'give {"value": "name"} or {"name": value}'
 GroupOf = Callable[[str], str]
 
@@ -55,8 +57,8 @@ def build_datalist(
     Returns:
         One dictionary per pair, sorted by stem: "image" (of several files what `formats.load` reads
         them by), "label", "group" (from `dataset.json`, else the pattern, else the column, else the
-        folder within `images/`, else the stem), and "split" and "modality" where `dataset.json`
-        states them.
+        PatientID of DICOM, else a column "patient" of `index.csv`, else the folder within
+        `images/`, else the stem), and "split" and "modality" where `dataset.json` states them.
 
     Raises:
         InputError: no such folder, nothing in it, an image without a mask or with several, or
@@ -71,11 +73,13 @@ def build_datalist(
     content = read_json(root / "dataset.json")
     require_channels([case["image"] for _, case in named], content)
     modality = _modality(content)
+    is_stated = group_pattern is not None or group_column is not None
+    patient_of = {} if is_stated else patients([case["image"] for _, case in named])
     for name, case in named:
         if modality:
             case["modality"] = modality
         if "group" not in case:
-            case["group"] = group_of(name)
+            case["group"] = patient_of.get(case["image"]) or group_of(name)
     return [case for _, case in named]
 
 
@@ -111,7 +115,8 @@ def split_by_group(
     training data, and a warning says so.
 
     Raises:
-        InputError: fewer than two groups, or a stated split that divides a group.
+        InputError: fewer than two groups, a stated split that divides a group, or a patient on both
+            sides, by the headers of DICOM files.
     """
     if any(case.get("split") == "validation" for case in datalist):
         return _stated_split(datalist)
@@ -133,7 +138,9 @@ def split_by_group(
         )
     chosen = _draw_groups(sizes, validation_fraction * len(datalist), seed)
     training = [case for case in datalist if case["group"] not in chosen]
-    return training, [case for case in datalist if case["group"] in chosen]
+    validation = [case for case in datalist if case["group"] in chosen]
+    require_no_leak(*([case["image"] for case in part] for part in (training, validation)))
+    return training, validation
 
 
 def _draw_groups(sizes: dict[str, int], target: float, seed: int) -> set[str]:
@@ -158,6 +165,7 @@ def _stated_split(datalist: list[Case]) -> tuple[list[Case], list[Case]]:
         )
     if not training:
         raise InputError("dataset.json: no case in 'training'; leave some of 'validation' to it")
+    require_no_leak(*([case["image"] for case in part] for part in (training, validation)))
     return training, validation
 
 
@@ -311,6 +319,9 @@ def _group_rule(root: Path, pattern: str | None, column: str | None) -> GroupOf:
         return _pattern_rule(pattern)
     if column is not None:
         return _column_rule(root / "index.csv", column)
+    table = root / "index.csv"
+    if table.is_file() and {"stem", PATIENT} <= {*_read_table(table)[0]}:
+        return _column_rule(table, PATIENT)
     return lambda name: name.split("/")[0]
 
 

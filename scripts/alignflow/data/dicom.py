@@ -120,10 +120,13 @@ def read_series(series: Series) -> tuple[np.ndarray, dict[str, Any]]:
         InputError: see `require_sound`.
         Exception: whatever pydicom and its decoders raise on damaged pixels.
     """
-    parts, affine, is_sized = [], np.eye(4), False
+    parts: list[np.ndarray] = []
+    affine, is_sized = np.eye(4), False
     for file in series.files:
         dataset = read_file(file)
         require_sound(dataset, file)
+        if not parts and dataset.get("BurnedInAnnotation") == "YES":
+            logger.warning("image '%s': text is burned into its pixels (BurnedInAnnotation)", file)
         parts.append(native_values(dataset))
         if len(parts) == 1:
             affine, is_sized = place_of(dataset)
