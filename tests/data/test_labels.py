@@ -108,3 +108,12 @@ def test_one_class_written_in_two_ways_is_refused(values, match):
 def test_255_beside_small_classes_in_one_mask_is_a_class():
     assert list(find_labels({"a.png": [0, 1, 255], "b.png": [0, 1]}).values()) == [0, 1, 255]
     assert list(find_labels({"a.png": [0, 255], "b.png": [0, 255]}).values()) == [0, 255]
+
+
+def test_a_value_that_one_mask_has_alone_is_told(caplog):
+    values = {f"{k}.png": [0, 1] for k in range(5)} | {"odd.png": [0, 1, 7]}
+    assert len(find_labels(values)) == 3
+    assert "value 7 is in 'odd.png' alone, of 6 masks; if it is not a class" in caplog.text
+    caplog.clear()
+    find_labels(values, {"disc": 1, "cup": 7})
+    assert not caplog.text

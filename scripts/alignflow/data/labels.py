@@ -22,6 +22,7 @@ logger = logging.getLogger(__name__)
 Labels = dict[str, float]  # name -> native value, in the order of class indices
 
 MOST_VALUES = 16
+FEWEST = 5  # masks, from which on a value that one of them has alone is told
 LOSSY_SUFFIXES = (".jpg", ".jpeg")
 
 
@@ -179,6 +180,16 @@ def _count_labels(by_file: Mapping[str, list[float]]) -> Labels:
         )
     background = 0.0 if 0.0 in values else values[0]
     foreground = [value for value in values if value != background]
+    for value in foreground:
+        holders = [file for file, found in by_file.items() if value in found]
+        if len(holders) == 1 and len(by_file) >= FEWEST:
+            logger.warning(
+                "masks: value %g is in '%s' alone, of %d masks; if it is not a class, correct that "
+                "mask, or state labels",
+                value,
+                holders[0],
+                len(by_file),
+            )
     return {"background": background} | {f"class{i}": v for i, v in enumerate(foreground, start=1)}
 
 
