@@ -5,11 +5,29 @@ from __future__ import annotations
 import numpy as np
 import pydicom
 from pydicom.pixels import apply_color_lut, apply_modality_lut, get_decoder, pixel_array
-from pydicom.uid import JPEGExtended12Bit
+from pydicom.uid import (
+    UID,
+    JPEGBaseline8Bit,
+    JPEGExtended12Bit,
+    JPEGLossless,
+    JPEGLosslessSV1,
+    JPEGLSLossless,
+    JPEGLSNearLossless,
+    RLELossless,
+)
 
 from alignflow.data.dicom_header import functional
 from alignflow.errors import InputError
 
+DECODERS = {  # by transfer syntax: plugin, and package; others are those of JPEG 2000
+    JPEGBaseline8Bit: ("pillow", "pillow"),
+    JPEGExtended12Bit: ("pillow", "pillow"),
+    JPEGLossless: ("gdcm", "python-gdcm"),
+    JPEGLosslessSV1: ("gdcm", "python-gdcm"),
+    JPEGLSLossless: ("pyjpegls", "pyjpegls"),
+    JPEGLSNearLossless: ("pyjpegls", "pyjpegls"),
+    RLELossless: ("pydicom", "pydicom"),
+}
 QUANTITIES = ("CT", "PT")  # their values are HU and Bq/ml, whatever the photometric interpretation
 
 
@@ -23,8 +41,7 @@ def native_values(dataset: pydicom.Dataset) -> np.ndarray:
         InputError: a compression that needs a package which is not installed.
         Exception: whatever pydicom and its decoders raise on damaged pixels.
     """
-    _require_decoder(dataset)
-    stored = pixel_array(dataset)
+    stored = pixel_array(dataset, decoding_plugin=_decoder(dataset))
     if dataset.PhotometricInterpretation == "PALETTE COLOR":
         colours = apply_color_lut(stored, dataset)
         stored = (colours >> 8).astype(np.uint8) if colours.dtype == np.uint16 else colours
@@ -38,15 +55,26 @@ def native_values(dataset: pydicom.Dataset) -> np.ndarray:
     return _in_fitting_type(values)
 
 
-def _require_decoder(dataset: pydicom.Dataset) -> None:
-    """GDCM decodes all but 12-bit JPEG (PS3.5, 8.2.1)."""
-    syntax = dataset.file_meta.TransferSyntaxUID
-    is_deep = syntax == JPEGExtended12Bit and dataset.BitsStored > 8
-    if is_deep and "pylibjpeg" not in get_decoder(syntax).available_plugins:
+def _decoder(dataset: pydicom.Dataset) -> str:
+    """The plugin of pydicom that decodes a file; "" for uncompressed pixels.
+
+    GDCM, which pydicom asks first, ends the process at some damaged streams.
+
+    Raises:
+        InputError: its package is not installed.
+    """
+    syntax = UID(str(dataset.file_meta.TransferSyntaxUID))
+    if not syntax.is_encapsulated:
+        return ""
+    plugin, packages = DECODERS.get(syntax, ("pylibjpeg", "pylibjpeg pylibjpeg-openjpeg"))
+    if syntax == JPEGExtended12Bit and dataset.BitsStored > 8:  # PS3.5, 8.2.1
+        plugin, packages = "pylibjpeg", "pylibjpeg pylibjpeg-libjpeg (GPL-3)"
+    if plugin not in get_decoder(syntax).available_plugins:
         raise InputError(
-            f"image '{dataset.filename}': 12-bit JPEG needs pip install pylibjpeg "
-            "pylibjpeg-libjpeg (GPL-3); or save it uncompressed"
+            f"image '{dataset.filename}': its compression, {syntax.name}, needs pip install "
+            f"{packages}; or save it uncompressed"
         )
+    return plugin
 
 
 def _without_unused_bits(stored: np.ndarray, dataset: pydicom.Dataset) -> np.ndarray:

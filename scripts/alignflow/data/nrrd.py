@@ -50,6 +50,8 @@ def read_nrrd(path: Path) -> tuple[np.ndarray, np.ndarray]:
     origin = header.get("space origin")
     if origin is not None:
         affine[: len(origin), 3] = origin
+    if "space" in header and "space directions" not in header:
+        raise InputError(f"image '{path}': 'space directions' is missing; correct the header")
     space = str(header.get("space", "lps")).lower()
     if space not in TO_RAS:
         raise InputError(f"image '{path}': space '{space}'; save it in LPS or RAS")
