@@ -141,11 +141,11 @@ def score_site(
     return content
 
 
-def log_scores(handlers: list[Any], kept: KeepWeights, site: dict[str, Any] | None) -> None:
+def log_scores(tracking: Tracking | None, kept: KeepWeights, site: dict[str, Any] | None) -> None:
     """Log Dice and IoU on source validation, and at a site, to the training's MLflow run.
 
     Args:
-        handlers: of the trainer; nothing is logged where none of them tracks.
+        tracking: of the training; nothing is logged without one.
         kept: scores on the validation split.
         site: what `score_site` returned.
     """
@@ -153,9 +153,8 @@ def log_scores(handlers: list[Any], kept: KeepWeights, site: dict[str, Any] | No
     for name in ("dice", "iou") if site is not None else ():
         for key, suffix in (("mean", ""), ("low", "_low"), ("high", "_high")):
             metrics[f"site_{name}{suffix}"] = cast("dict[str, Any]", site)[name][key]
-    for handler in handlers:
-        if isinstance(handler, Tracking):
-            handler.log_late(metrics)
+    if tracking is not None:
+        tracking.log_late(metrics)
 
 
 def require_fit(record: SegmenterRecord, site: References, stage1: Stage1) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -135,6 +136,27 @@ class Tracking(MLFlowHandler):
     def _stop_on_exception(self, error: BaseException) -> None:
         self.stop_monitor()
         raise error
+
+
+def tracked(
+    options: Mapping[str, Any],
+    run_name: str,
+    artifacts: Sequence[str] = (),
+    validator: Workflow | None = None,
+) -> Tracking | None:
+    """`Tracking` of a training; None where `options["mlflow"]` is false.
+
+    Args:
+        options: "mlflow", and arguments of `Tracking` that the trainings of a config share.
+        run_name: of this one.
+        artifacts: files and folders below `options["output_dir"]`, logged at the end.
+        validator: engine whose metrics are logged as "held_out_*".
+    """
+    shared = dict(options)
+    if not shared.pop("mlflow"):
+        return None
+    paths = [f"{shared['output_dir']}/{name}" for name in artifacts]
+    return Tracking(run_name=run_name, artifacts=paths, validator=validator, **shared)
 
 
 def make_store(uri: str) -> None:

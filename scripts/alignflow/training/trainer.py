@@ -1,0 +1,178 @@
+"""MONAI engines as every stage uses them, with handlers in the one order that is right.
+
+A checkpoint is loaded before the epoch is seeded, the learning rate moves before validation, and
+weights are saved before MLflow takes them as an artifact.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, cast
+
+import torch
+from ignite.metrics import Average, Metric
+from monai.data import DataLoader
+from monai.engines import Evaluator, SupervisedEvaluator, SupervisedTrainer
+from monai.handlers import LrScheduleHandler, ValidationHandler
+from monai.inferers import Inferer, SimpleInferer
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import Dataset, Sampler
+
+from alignflow.distributed import local_batch, rank, world
+from alignflow.training.checkpoint import ExactResume
+from alignflow.training.epochs import EpochSampler, EpochSeed
+from alignflow.training.progress import Progress
+from alignflow.training.tracking import Tracking
+from alignflow.training.weights import SaveWeights
+
+Handlers = Sequence[Any]
+
+
+def make_dataloader(
+    dataset: Any,
+    batch_size: int,
+    steps: int = 0,
+    seed: int = 0,
+    sampler: Sampler[int] | None = None,
+    num_workers: int = 0,
+    device: str | torch.device = "cpu",
+) -> DataLoader:
+    """Batches of an epoch, or this process's share of them.
+
+    Args:
+        dataset: with a length.
+        batch_size: of all processes together.
+        steps: batches of an epoch, drawn by `EpochSampler`; 0 for all items once, in their order.
+        seed: of the order.
+        sampler: in place of `EpochSampler`.
+        num_workers: processes that read.
+        device: that the batches go to.
+    """
+    if sampler is None and steps:
+        sampler = EpochSampler(len(dataset), steps * batch_size, seed, rank(), world())
+    return DataLoader(
+        dataset,
+        batch_size=local_batch(batch_size) if sampler is not None else batch_size,
+        sampler=sampler,
+        num_workers=num_workers,
+        pin_memory="cuda" in str(device),
+    )
+
+
+def make_trainer(
+    *,
+    name: str,
+    max_epochs: int,
+    epoch_length: int,
+    dataloader: DataLoader,
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    update: Callable[..., Any],
+    loss: Callable[..., Any] | None = None,
+    inferer: Inferer | None = None,
+    lr_scheduler: Any = None,
+    checkpoint: Mapping[str, Any] | None = None,
+    augmentation: Any = None,
+    validator: Evaluator | None = None,
+    val_interval: int = 1,
+    weights: Mapping[str, Any] | None = None,
+    tracking: Tracking | None = None,
+    handlers: Handlers = (),
+    last_handlers: Handlers = (),
+    compile: bool = False,
+    device: str | torch.device = "cpu",
+    seed: int = 0,
+    every: int = 10,
+) -> SupervisedTrainer:
+    """A trainer that resumes exactly, validates, shows its progress, saves weights and is tracked.
+
+    Args:
+        name: shown before the progress bar.
+        max_epochs, epoch_length: epochs, and steps of each.
+        dataloader: of `make_dataloader`; its sampler gets the number of each epoch.
+        network: that is trained; of several processes each has a copy.
+        optimizer, lr_scheduler: a scheduler moves after each step.
+        update: the step, as MONAI's `iteration_update`.
+        loss, inferer: that the update finds in the engine.
+        checkpoint: arguments of `ExactResume`, which here knows network, optimizer, scheduler and
+            update, so that `objects` are what there is besides; None to keep none.
+        augmentation: seeded at each epoch.
+        validator: run every `val_interval` epochs.
+        weights: arguments of `SaveWeights`; None to save none.
+        tracking: of MLflow; None for none.
+        handlers: more, attached after the epoch is seeded.
+        last_handlers: more, attached after the weights are saved.
+        compile: compile the network.
+        device: of the engine.
+        seed: of the epochs.
+        every: steps between two updates of the bar.
+    """
+    trained: Any = torch.compile(network) if compile else network
+    if world() > 1:
+        trained = DistributedDataParallel(trained)
+    state = {"network": network, "optimizer": optimizer, "update": update}
+    if lr_scheduler is not None:
+        state["lr_scheduler"] = lr_scheduler
+    attached = [
+        ExactResume(**{**checkpoint, "objects": state | checkpoint["objects"]})
+        if checkpoint
+        else None,
+        EpochSeed(cast("EpochSampler", dataloader.sampler), augmentation, seed),
+        *handlers,
+        lr_scheduler and LrScheduleHandler(lr_scheduler, print_lr=False, epoch_level=False),
+        validator and ValidationHandler(val_interval, validator, epoch_level=True),
+        Progress(name, validator, every),
+        SaveWeights(**weights) if weights else None,
+        *last_handlers,
+        tracking,
+    ]
+    return SupervisedTrainer(
+        device=torch.device(device),
+        max_epochs=max_epochs,
+        epoch_length=epoch_length,
+        train_data_loader=dataloader,
+        network=trained,
+        optimizer=optimizer,
+        loss_function=loss or nn.MSELoss(),
+        inferer=inferer or SimpleInferer(),
+        iteration_update=update,
+        key_train_metric=mean_loss(),
+        metric_cmp_fn=is_smaller,
+        train_handlers=[handler for handler in attached if handler is not None],
+        non_blocking=True,
+        decollate=False,
+    )
+
+
+def make_evaluator(
+    *,
+    dataset: Dataset[Any],
+    batch_size: int,
+    network: nn.Module,
+    update: Callable[..., Any],
+    device: str | torch.device = "cpu",
+    handlers: Handlers = (),
+) -> SupervisedEvaluator:
+    """The mean loss of held-out data, by the same step without an update of the weights."""
+    return SupervisedEvaluator(
+        device=torch.device(device),
+        val_data_loader=make_dataloader(dataset, batch_size),
+        network=network,
+        inferer=SimpleInferer(),
+        iteration_update=update,
+        key_val_metric=mean_loss(),
+        metric_cmp_fn=is_smaller,
+        val_handlers=list(handlers),
+        decollate=False,
+    )
+
+
+def mean_loss() -> dict[str, Metric]:
+    """The key metric: the mean over the steps of an epoch of the update's "loss"."""
+    return {"loss": Average(output_transform=lambda output: output["loss"])}
+
+
+def is_smaller(current: float, best: float) -> bool:
+    """How losses compare."""
+    return current < best
