@@ -249,7 +249,7 @@ def with_patients(folder, write_series, patients):
 def test_images_of_one_patient_stay_together(tmp_path, write_series):
     with_patients(tmp_path, write_series, ["Smith", "Jones", "Smith", "Miller"])
     groups = [case["group"] for case in build_datalist(tmp_path)]
-    assert groups == ["patient_001", "patient_002", "patient_001", "patient_003"]
+    assert groups == ["dicom_001", "dicom_002", "dicom_001", "dicom_003"]
     with pytest.raises(InputError, match="case.': of one patient with '.*case.', by their headers"):
         for seed in range(9):
             split_by_group(build_datalist(tmp_path, group_pattern="(.*)"), 0.5, seed)

@@ -1,6 +1,7 @@
 """Masks from segmentations and structure sets, laid on the grid of their image."""
 
 import nibabel as nib
+import nrrd
 import numpy as np
 import pydicom
 import pytest
@@ -164,20 +165,16 @@ def test_nested_regions_may_overlap_and_the_later_label_is_on_top(series, write_
         np.testing.assert_array_equal(mask[0], 2 * (boxes() > 0))
 
 
-@pytest.mark.parametrize(
-    ("scheme", "labels"), [("nested", None), ("nested", {"lesion": 2, "liver": 1})]
-)
-def test_training_on_nested_regions(series, write_seg, scheme, labels):
+def test_training_on_nested_regions(series, write_seg):
     both = np.stack([boxes() > 0, boxes() == 2], axis=-1).astype(np.uint8)
     path = write_seg(both.transpose(2, 1, 0, 3), ("liver", "lesion"))
-    case = [{"image": str(series[0][0].parent), "label": str(path)}]
-    options = {"labels": labels, "progress": False}
-    found = SliceDataset(case, None, IntensityWindow(), scheme=scheme, **options).label_stack
-    # without labels they go by name: lesion is class 1, and liver lies on top
-    index = 2 * (boxes() > 0) if labels is None or next(iter(labels)) == "lesion" else boxes()
-    np.testing.assert_array_equal(found[:, 0], index[..., [1, 2, 4]].transpose(2, 0, 1))
+    case = [(series[0][0].parent, path)]
+    found = dataset(case, {"liver": 5, "lesion": 2}, scheme="nested").label_stack
+    np.testing.assert_array_equal(found[:, 0], boxes()[..., [1, 2, 4]].transpose(2, 0, 1))
+    with pytest.raises(InputError, match="which of lesion, liver lies within which is not stated"):
+        dataset(case, scheme="nested")
     with pytest.raises(InputError, match="'lesion' and 'liver' overlap.*\"mask_scheme\" nested"):
-        SliceDataset(case, None, IntensityWindow(), **options)
+        dataset(case, {"liver": 5, "lesion": 2})
 
 
 def test_fractions_are_refused(series, write_seg):
@@ -293,3 +290,65 @@ def test_what_is_no_closed_contour_of_the_image_is_refused(series, write_rtstruc
     path = write_rtstruct({"point": [[(2, 2, 0)]]}, kind="POINT")
     with pytest.raises(InputError, match="no region in it"):
         load(path, is_mask=True, image=image)
+
+
+def rt_mask(series, write_rtstruct, polygons, **options):
+    return load(write_rtstruct({"a": polygons}, **options), is_mask=True, image=series[1])[0]
+
+
+def test_contours_twice_between_slices_and_side_by_side(series, write_rtstruct):
+    once = rt_mask(series, write_rtstruct, [box((2, 8), (3, 9), 1)])
+    twice = [box((2, 8), (3, 9), 1)] * 2
+    np.testing.assert_array_equal(rt_mask(series, write_rtstruct, twice), once)
+    half = [box((2, 8), (3, 9), 1), box((2, 9), (3, 9), 1.4), box((2, 8), (3, 9), 0.6)]
+    np.testing.assert_array_equal(rt_mask(series, write_rtstruct, half)[..., 1], once[..., 1])
+    pair = rt_mask(series, write_rtstruct, [box((2, 6), (3, 9), 1), box((5, 9), (3, 9), 1)])
+    expected = np.zeros(VOLUME.shape[:2])
+    expected[2:10, 3:10] = 1
+    np.testing.assert_array_equal(pair[..., 1], expected)
+    island = [box((1, 12), (1, 12), 1), box((3, 10), (3, 10), 1), box((5, 7), (5, 7), 1)]
+    expected = np.zeros(VOLUME.shape[:2])
+    expected[1:13, 1:13], expected[3:11, 3:11], expected[5:8, 5:8] = 1, 0, 1
+    np.testing.assert_array_equal(rt_mask(series, write_rtstruct, island)[..., 1], expected)
+
+
+def test_names_that_labels_get_wrong(tmp_path, series, write_rtstruct):
+    shapes = {"Tumor": [box((1, 4), (1, 4), 1)], "Tumor_final": [box((8, 12), (8, 12), 1)]}
+    case = [(series[0][0].parent, write_rtstruct(shapes))]
+    read = dataset(case, {"tumor": "Tumor final"})
+    assert read.label_stack.sum() == 25  # Tumor_final alone
+    with pytest.raises(
+        InputError, match="no mask has a structure 'tumour'; the masks have 'Tumor'"
+    ):
+        dataset(case, {"tumor": ["Tumour", "Tumor"]})
+    with pytest.raises(InputError, match="structure 'tumor' is in two classes"):
+        dataset(case, {"one": "Tumor", "two": ["tumor", "Tumor_final"]})
+    nameless = [(series[0][0].parent, write_rtstruct({"": shapes["Tumor"]}))]
+    with pytest.raises(InputError, match="a structure without a name"):
+        dataset(nameless)
+    nib.save(nib.Nifti1Image(boxes(), series[1].affine.numpy()), tmp_path / "b.nii")
+    with pytest.raises(InputError, match="the masks have values alone"):
+        dataset([(series[0][0].parent, tmp_path / "b.nii")], {"liver": "Liver"})
+
+
+def test_structures_beyond_the_image_that_no_class_needs(series, write_rtstruct):
+    shapes = {"BODY": [box((2, 10), (3, 11), 9)], "Liver": [box((2, 4), (3, 5), 1)]}
+    case = [(series[0][0].parent, write_rtstruct(shapes))]
+    assert dataset(case, {"liver": "Liver"}).label_stack.sum() == 9
+
+
+def test_segments_of_slicer_by_name(tmp_path, series):
+    affine = np.diag([-1, -1, 1, 1]) @ series[1].affine.numpy()
+    space = {"space": "LPS", "space directions": affine[:3, :3].T, "space origin": affine[:3, 3]}
+    pairs = []
+    for k, values in enumerate([(1, 2), (2, 1)]):
+        names = {f"Segment{j}_Name": name for j, name in enumerate(("Liver", "Spleen"))}
+        codes = {f"Segment{j}_LabelValue": str(value) for j, value in enumerate(values)}
+        label = np.array([0, *values], np.uint8)[boxes()]
+        path = tmp_path / f"{k}.seg.nrrd"
+        nrrd.write(str(path), label, space | names | codes)
+        pairs.append((series[0][0].parent, path))
+    read = dataset(pairs)
+    assert read.spec.labels == {"background": 0, "Liver": 1, "Spleen": 2}
+    expected = boxes()[..., [1, 2, 4]].transpose(2, 0, 1)
+    np.testing.assert_array_equal(read.label_stack[:, 0], np.concatenate([expected, expected]))

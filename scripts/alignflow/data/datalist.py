@@ -32,6 +32,7 @@ from alignflow.errors import InputError
 logger = logging.getLogger(__name__)
 
 Case = dict[str, str]
+BIDS_SUBJECT = re.compile(r"sub-[A-Za-z0-9]+(?=_)")
 PATIENT = "patient"  # the column of `index.csv` that groups go by where none is named
 LABELS_FORM = 'give {"value": "name"} or {"name": value}'
 GroupOf = Callable[[str], str]
@@ -56,9 +57,10 @@ def build_datalist(
 
     Returns:
         One dictionary per pair, sorted by stem: "image" (of several files what `formats.load` reads
-        them by), "label", "group" (from `dataset.json`, else the pattern, else the column, else the
-        PatientID of DICOM, else a column "patient" of `index.csv`, else the folder within
-        `images/`, else the stem), and "split" and "modality" where `dataset.json` states them.
+        them by), "label", "group" (from `dataset.json`, else the pattern, else the column, else a
+        column "patient" of `index.csv`, else the folder within `images/`, else the PatientID of
+        DICOM, else the subject of a BIDS name, else the stem), and "split" and "modality" where
+        `dataset.json` states them.
 
     Raises:
         InputError: no such folder, nothing in it, an image without a mask or with several, or
@@ -73,13 +75,15 @@ def build_datalist(
     content = read_json(root / "dataset.json")
     require_channels([case["image"] for _, case in named], content)
     modality = _modality(content)
-    is_stated = group_pattern is not None or group_column is not None
+    is_stated = group_pattern or group_column or _has_patients(root / "index.csv")
     patient_of = {} if is_stated else patients([case["image"] for _, case in named])
     for name, case in named:
         if modality:
             case["modality"] = modality
         if "group" not in case:
-            case["group"] = patient_of.get(case["image"]) or group_of(name)
+            # A folder of a patient counts before a header: studies may have a PatientID each.
+            known = None if "/" in name else patient_of.get(case["image"])
+            case["group"] = known or group_of(name)
     return [case for _, case in named]
 
 
@@ -256,7 +260,17 @@ def _from_json(root: Path) -> list[tuple[str, Case]]:
         )
     _tell_of_others(root, cases)
     cases.sort(key=lambda case: case["image"])
-    return [(normalize("NFC", split_suffix(case["image"])[0]), case) for case in cases]
+    return [(_name_in_list(root, case["image"]), case) for case in cases]
+
+
+def _name_in_list(root: Path, image: str) -> str:
+    """As `by_name` has it: the stem, and folders of patients before it."""
+    folders = Path(os.path.relpath(image, root)).parts[1:-1]
+    is_below = os.path.commonpath([os.path.abspath(root), os.path.abspath(image)]) == (
+        os.path.abspath(root)
+    )
+    stem = split_suffix(image)[0]
+    return normalize("NFC", "/".join([*folders, stem] if is_below else [stem]))
 
 
 def _tell_of_others(root: Path, cases: list[Case]) -> None:
@@ -319,10 +333,34 @@ def _group_rule(root: Path, pattern: str | None, column: str | None) -> GroupOf:
         return _pattern_rule(pattern)
     if column is not None:
         return _column_rule(root / "index.csv", column)
-    table = root / "index.csv"
-    if table.is_file() and {"stem", PATIENT} <= {*_read_table(table)[0]}:
-        return _column_rule(table, PATIENT)
-    return lambda name: name.split("/")[0]
+    if _has_patients(root / "index.csv"):
+        return _column_rule(root / "index.csv", PATIENT)
+    return _first_of_name
+
+
+def _first_of_name(name: str) -> str:
+    """The folder of a name, or the subject of one as BIDS has it, or all of it."""
+    subject = BIDS_SUBJECT.match(name)
+    return subject[0] if subject and "/" not in name else name.split("/")[0]
+
+
+def _has_patients(table: Path) -> bool:
+    """Whether a table has a column of patients.
+
+    Raises:
+        InputError: it names patients and its columns are not `stem` and `patient`.
+    """
+    if not os.path.lexists(table):
+        return False
+    require_here(table, "table")
+    columns = _read_table(table)[0]
+    if {"stem", PATIENT} <= {*columns}:
+        return True
+    if any(PATIENT in column.casefold() for column in columns):
+        raise InputError(
+            f"'{table}': columns {columns}; name them stem and {PATIENT}, with commas between them"
+        )
+    return False
 
 
 def _pattern_rule(pattern: str) -> GroupOf:
@@ -356,7 +394,11 @@ def _column_rule(table: Path, column: str) -> GroupOf:
             how = "two columns" if needed in columns else "no column"
             raise InputError(f"'{table}': {how} '{needed}'; it has {', '.join(columns)}")
     stems, values = ([row[columns.index(key)] for row in rows] for key in ("stem", column))
-    groups = {normalize("NFC", stem): value for stem, value in zip(stems, values, strict=True)}
+    groups: dict[str, str] = {}
+    for stem, value in zip(stems, values, strict=True):
+        known = groups.setdefault(normalize("NFC", stem), value)
+        if known != value:
+            raise InputError(f"'{table}': stem '{stem}' has '{known}' and '{value}'; leave one row")
 
     def group_of(name: str) -> str:
         group = groups.get(name) or groups.get(name.rpartition("/")[2])
@@ -371,7 +413,8 @@ def _read_table(table: Path) -> tuple[list[str], list[list[str]]]:
     """Names of the columns, and the rows, each with a cell for each column."""
     try:
         with table.open(newline="", encoding="utf-8-sig") as file:
-            columns, *rows = [row for row in csv.reader(file, strict=True) if row] or [[]]
+            cells = [[c.strip() for c in row] for row in csv.reader(file, strict=True) if row]
+            columns, *rows = cells or [[]]
     except (csv.Error, UnicodeDecodeError) as error:
         raise InputError(
             f"'{table}': not readable as CSV in UTF-8 ({error}); correct it"

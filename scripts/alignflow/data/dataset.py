@@ -21,11 +21,11 @@ from alignflow.data.intensity import IntensityWindow, Window, median_window, sca
 from alignflow.data.labels import (
     Labels,
     check_values,
-    classes_of_masks,
     complete_labels,
     find_labels,
     to_index,
 )
+from alignflow.data.named_masks import classes_of_masks, warn_of_others
 from alignflow.data.slices import unique_geometries
 from alignflow.data.spec import SourceSpec, output_suffixes, writable_dtype
 from alignflow.data.structures import Structures
@@ -89,9 +89,11 @@ class SliceDataset(Dataset):
         if slice_axis not in (0, 1, 2):
             raise InputError(f"slice_axis: {slice_axis}; set 0, 1 or 2")
         if like is None:
-            labels, structures = classes_of_masks([c["label"] for c in data], labels)
+            labels, structures = classes_of_masks([c["label"] for c in data], labels, scheme)
         else:
             labels, structures = like.spec.labels, like.spec.structures
+            rules = Structures.of(scheme, labels, structures)
+            warn_of_others([c["label"] for c in data], rules)
         read = partial(
             load_case,
             intensity=intensity,

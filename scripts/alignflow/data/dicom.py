@@ -121,7 +121,7 @@ def read_series(series: Series) -> tuple[np.ndarray, dict[str, Any]]:
         Exception: whatever pydicom and its decoders raise on damaged pixels.
     """
     parts: list[np.ndarray] = []
-    affine, is_sized = np.eye(4), False
+    affine, is_sized, frame = np.eye(4), False, ""
     for file in series.files:
         dataset = read_file(file)
         require_sound(dataset, file)
@@ -130,14 +130,15 @@ def read_series(series: Series) -> tuple[np.ndarray, dict[str, Any]]:
         parts.append(native_values(dataset))
         if len(parts) == 1:
             affine, is_sized = place_of(dataset)
+            frame = str(dataset.get("FrameOfReferenceUID", ""))
     array = np.concatenate(parts, axis=3)
     if series.frames is not None:
         array = array[..., series.frames]
-    is_grid = series.planes is not None
     meta = {
         "affine": series.planes.affine if series.planes is not None else LPS @ affine,
         "native_dtype": array.dtype.name,
-        "has_place": is_grid or is_sized,
+        "has_place": is_sized,
+        "frame_of_reference": frame,
         "modality": "" if series.modality == "OT" else series.modality,  # "other" states nothing
     }
     return array, meta
@@ -350,4 +351,5 @@ def is_repetition(file: Path, other: Path) -> bool:
 def _content(file: Path) -> list[object]:
     dataset = read_file(file)
     names = ("ImagePositionPatient", "RescaleSlope", "RescaleIntercept", "PixelData")
-    return [dataset.file_meta.TransferSyntaxUID, *(dataset.get(name) for name in names)]
+    syntax = dataset.file_meta.TransferSyntaxUID
+    return [syntax, *series_of(dataset), *(dataset.get(name) for name in names)]

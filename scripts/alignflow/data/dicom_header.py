@@ -9,7 +9,12 @@ import numpy as np
 import pydicom
 from pydicom.errors import InvalidDicomError
 from pydicom.pixels.utils import get_expected_length
-from pydicom.uid import UID, ImplicitVRLittleEndian
+from pydicom.uid import (
+    UID,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+)
 
 from alignflow.errors import InputError
 
@@ -36,6 +41,11 @@ PHOTOMETRIC = {
 }
 ORTHONORMAL = 1e-2  # directions are often given to three digits
 CENTIMETRES = 3  # PhysicalUnits of an ultrasound region (PS3.3, C.8.5.5.1.15)
+PIXELS = 0x7FE0  # group of PixelData, which may begin with spaces
+SYNTAXES: dict[Any, UID] = {  # by (implicit VR, little endian)
+    (False, True): ExplicitVRLittleEndian,
+    (False, False): ExplicitVRBigEndian,
+}
 GROUPS = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
 
 
@@ -56,10 +66,11 @@ def read_file(path: str | Path, **options: Any) -> pydicom.Dataset:
     except InvalidDicomError as error:
         dataset = _without_preamble(path, error, **options)
     if "TransferSyntaxUID" not in dataset.file_meta:
-        dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian  # the default, PS3.5, 10.1
+        found = SYNTAXES.get(dataset.original_encoding, ImplicitVRLittleEndian)
+        dataset.file_meta.TransferSyntaxUID = found
     for tag in list(dataset.keys()):
         raw = dataset.get_item(tag)  # not yet converted: a value that is wrong may not matter
-        if raw.VR != "SQ" and _is_blank(raw.value):
+        if raw.VR != "SQ" and tag.group != PIXELS and _is_blank(raw.value):
             del dataset[tag]
     return dataset
 
@@ -101,10 +112,12 @@ def require_sound(dataset: pydicom.Dataset, file: str | Path) -> None:
     if dataset.get("PhotometricInterpretation") not in PHOTOMETRIC[dataset.SamplesPerPixel]:
         name = "PhotometricInterpretation"
         raise _broken(file, name, dataset.get(name))
-    if ("RescaleSlope" in dataset) != ("RescaleIntercept" in dataset) or dataset.get(
-        "RescaleSlope", 1
-    ) == 0:
-        raise _broken(file, "RescaleSlope", dataset.get("RescaleSlope"))
+    rescale = {name: dataset.get(name) for name in ("RescaleSlope", "RescaleIntercept")}
+    for name, value in rescale.items():
+        if value is None and any(other is not None for other in rescale.values()):
+            raise _broken(file, name, None)
+    if rescale["RescaleSlope"] == 0:
+        raise _broken(file, "RescaleSlope", 0)
     _require_frames(dataset, file)
     _require_pixels(dataset, file)
 
@@ -210,13 +223,16 @@ def _region_spacing(region: pydicom.Dataset) -> tuple[float, float] | None:
 
 
 def slice_thickness(dataset: pydicom.Dataset) -> float:
-    """mm from slice to slice where no positions tell: 1 where the header does not either."""
+    """mm from slice to slice where no positions tell: 1 where the header does not either.
+
+    A spacing is negative where frames run against the normal (PS3.3, C.8.4.15).
+    """
     measures = functional(dataset, "PixelMeasuresSequence")
     for name in ("SpacingBetweenSlices", "SliceThickness"):
         for place in (dataset, measures):
             numbers = reals(place, name, 1)
-            if numbers is not None and numbers[0] > 0:
-                return float(numbers[0])
+            if numbers is not None and numbers[0]:
+                return abs(float(numbers[0]))
     return 1.0
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import pydicom
 from skimage.draw import polygon2mask
 
-from alignflow.data.dicom_header import read_file
+from alignflow.data.dicom_header import read_file, reals
 from alignflow.data.dicom_planes import LPS, Planes
 from alignflow.data.structures import Structures
 from alignflow.errors import InputError
@@ -94,7 +94,11 @@ def read_mask(
     elif shape is None or affine is None:
         raise InputError(f"mask '{path}': a structure set has no grid of its own; give its image")
     else:
-        found = list(_structures(header, path, shape[:2], Planes.of_grid(affine, shape[2])))
+        planes = Planes.of_grid(affine, shape[2])
+        wanted = structures if structures and structures.values else None
+        found = list(_structures(header, path, shape[:2], planes, wanted))
+        if not found and wanted is not None:
+            return np.zeros((1, *shape), np.float32), affine
     return combine(found, path, structures)[None], affine
 
 
@@ -201,14 +205,36 @@ def _value(region: Region, structures: Structures | None) -> float | None:
     return structures.value_of(region.name, region.code)
 
 
-def region_names(path: Path) -> list[tuple[str, float | None]]:
-    """Name, and code where it is of our own, of each segment or structure; no pixels are read."""
+@dataclass(frozen=True)
+class RegionName:
+    """What a file calls a segment or structure; `code` as of `Region`, `kind` its property type."""
+
+    name: str
+    code: float | None = None
+    kind: str = ""
+
+
+def region_names(path: Path) -> list[RegionName]:
+    """Of each segment or structure with an area; no pixels are read.
+
+    Raises:
+        InputError: one without a name, or one number for two.
+    """
     header = read_file(path, stop_before_pixels=True)
     if header.Modality == "SEG":
-        segments = header.get("SegmentSequence") or []
-        return [(str(s.get("SegmentLabel", "")), _code(s)) for s in segments]
-    kept = _with_area(header)
-    return [(name, None) for number, name in _roi_names(header).items() if number in kept]
+        segments = [s for s in header.get("SegmentSequence") or [] if s.get("SegmentNumber")]
+        found = [RegionName(str(s.get("SegmentLabel", "")), _code(s), _kind(s)) for s in segments]
+    else:
+        kept, names = _with_area(header), _roi_names(header, path)
+        found = [RegionName(name) for number, name in names.items() if number in kept]
+    if any(not region.name.strip() for region in found):
+        raise InputError(f"mask '{path}': a structure without a name; name it, or remove it")
+    return found
+
+
+def _kind(segment: pydicom.Dataset) -> str:
+    kinds = segment.get("SegmentedPropertyTypeCodeSequence") or [pydicom.Dataset()]
+    return str(kinds[0].get("CodeMeaning", ""))
 
 
 def _code(segment: pydicom.Dataset) -> float | None:
@@ -277,21 +303,34 @@ def _on_grid(
 
 
 def _structures(
-    header: pydicom.Dataset, path: Path, shape: tuple[int, ...], planes: Planes
+    header: pydicom.Dataset,
+    path: Path,
+    shape: tuple[int, ...],
+    planes: Planes,
+    structures: Structures | None = None,
 ) -> Iterator[Region]:
-    names, kept = _roi_names(header), _with_area(header)
+    names, kept = _roi_names(header, path), _with_area(header)
     for roi in header.get("ROIContourSequence", []):
         number = int(roi.ReferencedROINumber)
+        name = names.get(number)
         if number not in kept:
             continue
-        inside = np.zeros((*shape, len(planes.positions)), bool)
-        for contour in roi.get("ContourSequence", []):
-            _draw(contour, inside, planes, f"mask '{path}': structure '{names.get(number)}'")
-        yield Region(names.get(number, ""), number, None, inside)
+        if name is None:
+            raise InputError(
+                f"mask '{path}': contours of ROI {number}, which StructureSetROISequence does not "
+                "list; export it again"
+            )
+        if structures is None or structures.value_of(name, None) is not None:
+            what = f"mask '{path}': structure '{name}'"
+            yield Region(name, number, None, _filled(roi, shape, planes, what))
 
 
-def _roi_names(header: pydicom.Dataset) -> dict[int, str]:
-    return {int(r.ROINumber): str(r.get("ROIName", "")) for r in header.StructureSetROISequence}
+def _roi_names(header: pydicom.Dataset, path: Path) -> dict[int, str]:
+    listed = [(int(r.ROINumber), str(r.get("ROIName", ""))) for r in header.StructureSetROISequence]
+    names = dict(listed)
+    if len(names) < len(listed):
+        raise InputError(f"mask '{path}': one ROINumber for two structures; export it again")
+    return names
 
 
 def _with_area(header: pydicom.Dataset) -> set[int]:
@@ -303,16 +342,44 @@ def _with_area(header: pydicom.Dataset) -> set[int]:
     }
 
 
-def _draw(contour: pydicom.Dataset, inside: np.ndarray, planes: Planes, what: str) -> None:
-    """Turn over the pixels within one contour: a contour within another is a hole."""
-    if contour.ContourGeometricType not in CLOSED:
-        raise InputError(f"{what}: {contour.ContourGeometricType} contour; save closed ones")
-    points = np.array(contour.ContourData, dtype=float).reshape(-1, 3)
-    k, pixels, heights = planes.locate(points)
+def _filled(roi: pydicom.Dataset, shape: tuple[int, ...], planes: Planes, what: str) -> np.ndarray:
+    """Pixels (X, Y, Z) within the closed contours of a structure; points and lines are left out.
+
+    Of contours at several heights above one slice the nearest count. A contour within another is a
+    hole; contours that overlap or touch add up (PS3.3, C.8.8.6.3).
+    """
+    on_slice: dict[int, dict[float, dict[bytes, tuple[str, np.ndarray]]]] = {}
+    for contour in roi.get("ContourSequence") or []:
+        kind = contour.get("ContourGeometricType")
+        if kind in CLOSED:
+            k, height, pixels = _located(contour, planes, what)
+            found = on_slice.setdefault(k, {}).setdefault(round(height, 2), {})
+            found[pixels.round(3).tobytes()] = kind, pixels  # the same contour twice counts once
+    inside = np.zeros((*shape[:2], len(planes.positions)), bool)
+    for k, heights in on_slice.items():
+        nearest = heights[min(heights, key=abs)]
+        drawn = [
+            (kind, polygon2mask(inside.shape[:2], pixels)) for kind, pixels in nearest.values()
+        ]
+        for kind, mask in sorted(drawn, key=lambda pair: -pair[1].sum()):
+            within = (mask <= inside[..., k]).all()
+            if kind == "CLOSEDPLANAR_XOR" or within:
+                inside[..., k] ^= mask
+            else:
+                inside[..., k] |= mask
+    return inside
+
+
+def _located(contour: pydicom.Dataset, planes: Planes, what: str) -> tuple[int, float, np.ndarray]:
+    """Slice of a contour, its height above it in steps, and its points in pixels."""
+    numbers = reals(contour, "ContourData", len(contour.get("ContourData") or []))
+    if numbers is None or not len(numbers) or len(numbers) % 3:
+        raise InputError(f"{what}: a contour whose ContourData are not points; export it again")
+    k, pixels, heights = planes.locate(numbers.reshape(-1, 3))
     if np.ptp(heights) > 1:
         raise InputError(f"{what}: a contour that lies across the slices; save it slice by slice")
     if np.abs(heights).max() > 0.5:
         raise InputError(
             f"{what}: contours beyond the image or between its slices; give the image of the mask"
         )
-    inside[..., k] ^= polygon2mask(inside.shape[:2], pixels)
+    return k, float(heights.mean()), pixels

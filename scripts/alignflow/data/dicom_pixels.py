@@ -88,7 +88,7 @@ def _without_unused_bits(stored: np.ndarray, dataset: pydicom.Dataset) -> np.nda
 def _rescaled(stored: np.ndarray, dataset: pydicom.Dataset, frame: int) -> np.ndarray:
     """Values of one frame; MONOCHROME1, in which low is bright, is turned over."""
     of_frame = functional(dataset, "PixelValueTransformationSequence", frame)
-    rule = of_frame if "RescaleSlope" in of_frame else dataset
+    rule = dataset if of_frame.get("RescaleSlope") is None else of_frame
     values = apply_modality_lut(stored, rule)
     if dataset.PhotometricInterpretation != "MONOCHROME1" or dataset.get("Modality") in QUANTITIES:
         return values

@@ -16,7 +16,7 @@ from alignflow.data.content import is_dicom, require_here, require_packing
 from alignflow.data.dicom_masks import is_dicom_mask, read_mask
 from alignflow.data.metaimage import read_metaimage
 from alignflow.data.nifti import read_nifti
-from alignflow.data.nrrd import read_nrrd
+from alignflow.data.nrrd import by_class, read_nrrd
 from alignflow.data.raster import SUFFIXES as PIL_SUFFIXES
 from alignflow.data.raster import read_raster
 from alignflow.data.structures import Structures
@@ -109,6 +109,8 @@ def load(
             array, meta = _read_dicom_mask(path, image, structures)
         else:
             array, meta = _read(path, suffix, is_mask)
+            if is_mask and suffix == ".nrrd" and structures is not None:
+                array = by_class(array, path, structures)
     except InputError:
         raise
     except Exception as error:  # each library has exceptions of its own, ITK's and PIL's are bare
@@ -201,7 +203,7 @@ def _volume(array: np.ndarray) -> np.ndarray:
 
 def _one_channel(array: np.ndarray, path: Path) -> np.ndarray:
     """The first channel of a mask; the others must repeat it, as in a mask saved as gray RGB."""
-    if not (array == array[:1]).all():
+    if not np.array_equal(array, np.broadcast_to(array[:1], array.shape), equal_nan=True):
         raise InputError(
             f"mask '{path}': {array.shape[0]} differing channels; save one channel of class values"
         )

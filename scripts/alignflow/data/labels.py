@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import torch
 
 from alignflow.data.check import raise_problems
-from alignflow.data.dicom import SUFFIXES as DICOM_SUFFIXES
-from alignflow.data.dicom_masks import is_dicom_mask, region_names
-from alignflow.data.formats import split_suffix
-from alignflow.data.structures import Structures, key
 from alignflow.errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -23,6 +19,8 @@ Labels = dict[str, float]  # name -> native value, in the order of class indices
 
 MOST_VALUES = 16
 FEWEST = 5  # masks, from which on a value that one of them has alone is told
+ONES = {1, 255, 256, 65535}  # what programs write for "yes"
+BLURRED = 20  # values from which on neighbours are not counted as classes 1, 2, 3, ...
 LOSSY_SUFFIXES = (".jpg", ".jpeg")
 
 
@@ -54,74 +52,6 @@ def find_labels(values: Mapping[str, Iterable[float]], stated: Labels | None = N
     return labels
 
 
-def classes_of_masks(
-    files: Sequence[str], stated: Mapping[str, Any] | None
-) -> tuple[Labels | None, dict[str, float]]:
-    """Classes of a data set before its pixels are read: DICOM masks name their structures.
-
-    Args:
-        files: masks.
-        stated: as `complete_labels` takes it; None: every structure of DICOM masks is a class, in
-            the order of their names.
-
-    Returns:
-        Labels, None where values of the masks are to decide; and what else structures are called,
-        `structures.key` of the name -> native value.
-
-    Raises:
-        InputError: DICOM masks none of whose structures is a class, or that have names where other
-            masks of the set have values alone.
-    """
-    labels = None if stated is None else complete_labels(stated)
-    merged = {} if labels is None or stated is None else _merged(stated, labels)
-    named = {f: region_names(Path(f)) for f in files if _is_dicom_mask(f)}
-    if not named:
-        return labels, merged
-    found: dict[str, tuple[str, float | None]] = {}
-    for names in named.values():
-        for name, code in names:
-            found.setdefault(key(name), (name, code))
-    if labels is None:
-        if len(named) < len(files):
-            raise InputError(
-                f"masks: '{next(iter(named))}' names its structures, others have values; state "
-                'which are the same in "labels", as {"liver": 1}'
-            )
-        return _labels_of_names(list(found.values())), {}
-    rules = Structures.of("disjoint", labels, merged)
-    others = [f"'{n}'" for n, code in found.values() if rules.value_of(n, code) is None]
-    listed = ", ".join(sorted(others))
-    if len(others) == len(found):
-        raise InputError(
-            f"labels: none of {', '.join(list(labels)[1:])} is a structure of the masks, which "
-            f'have {listed[:300]}; set "labels", as {{"liver": "Liver"}}'
-        )
-    if others:
-        logger.info("masks: structures %s are not in labels and left out", listed)
-    return labels, merged
-
-
-def _is_dicom_mask(file: str) -> bool:
-    path = Path(file)
-    return split_suffix(path)[1] in DICOM_SUFFIXES and path.is_file() and is_dicom_mask(path)
-
-
-def _labels_of_names(found: Sequence[tuple[str, float | None]]) -> Labels:
-    """Values 1, 2, ... by name; those of our own codes where all have one."""
-    codes = [code for _, code in found if code is not None]
-    if len(set(codes)) == len(found):
-        return {"background": 0.0} | dict(
-            sorted(zip((n for n, _ in found), codes, strict=True), key=lambda pair: pair[1])
-        )
-    names = sorted({key(name): name for name, _ in found}.items())
-    return {"background": 0.0} | {name: float(k) for k, (_, name) in enumerate(names, start=1)}
-
-
-def _merged(stated: Mapping[str, Any], labels: Labels) -> dict[str, float]:
-    named = {n: [v] if isinstance(v, str) else v for n, v in stated.items() if not _is_number(v)}
-    return {key(other): labels[name] for name, others in named.items() for other in others}
-
-
 def complete_labels(stated: Mapping[str, Any]) -> Labels:
     """Stated labels with the background in front; the others keep their order.
 
@@ -136,12 +66,12 @@ def complete_labels(stated: Mapping[str, Any]) -> Labels:
     """
     if not isinstance(stated, Mapping):
         raise InputError(f'labels: {stated!r}; set {{"name": value in the masks, ...}}')
-    numbers = {name: value for name, value in stated.items() if _is_number(value)}
+    numbers = {name: value for name, value in stated.items() if is_number(value)}
     if 0 < len(numbers) < len(stated) and set(numbers.values()) != {0}:
         raise InputError(f"labels: {dict(stated)}; give all classes by value, or all by name")
     places = iter(range(1, len(stated) + 1))
     labels = {
-        name: float(value) if _is_number(value) else _place(name, value, places)
+        name: float(value) if is_number(value) else _place(name, value, places)
         for name, value in stated.items()
     }
     if len(set(labels.values())) < len(labels):
@@ -151,7 +81,8 @@ def complete_labels(stated: Mapping[str, Any]) -> Labels:
     return {background: labels.get(background, 0.0)} | labels
 
 
-def _is_number(value: object) -> bool:
+def is_number(value: object) -> bool:
+    """Whether a class is stated by its value, and not by names of structures."""
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
@@ -178,6 +109,12 @@ def _count_labels(by_file: Mapping[str, list[float]]) -> Labels:
             f"masks: {len(values)} different values (most in '{_richest(by_file)}'), which looks "
             "like soft or JPEG-compressed masks; set mask_threshold, or labels if they are classes"
         )
+    close = next((v for v, w in pairwise(values) if v >= BLURRED and w - v <= 2), None)
+    if close is not None:
+        raise InputError(
+            f"masks: values {close:g} and {close + 1:g}, so close that they look like classes "
+            "after JPEG compression; save the masks without loss, or set labels if they are classes"
+        )
     background = 0.0 if 0.0 in values else values[0]
     foreground = [value for value in values if value != background]
     for value in foreground:
@@ -197,8 +134,8 @@ def _require_no_disguise(by_file: Mapping[str, list[float]], values: Sequence[fl
     """Refuse values that look like classes and are one structure, written in two ways.
 
     Raises:
-        InputError: values around 0 and 255, as JPEG leaves them; or 1 in some masks and 255 in
-            others, never in one.
+        InputError: values around 0 and 255, or around others, as JPEG leaves them; or one value in
+            some masks, another in others, never two in one, and both mean "yes" in some format.
     """
     around = all(value <= 10 or value >= 245 for value in values)
     high = [value for value in values if value >= 245]
@@ -207,11 +144,15 @@ def _require_no_disguise(by_file: Mapping[str, list[float]], values: Sequence[fl
             f"masks: values {', '.join(f'{v:g}' for v in values[:6])}, which look like a binary "
             "mask after JPEG compression; set mask_threshold to 127, or labels if they are classes"
         )
-    if values == [0, 1, 255] and not any({1, 255} <= set(found) for found in by_file.values()):
-        ones, others = (next(f for f, found in by_file.items() if v in found) for v in (1, 255))
+    foreground = [value for value in values if value != 0]
+    is_binary = all(len([v for v in found if v]) <= 1 for found in by_file.values())
+    if len(foreground) > 1 and set(foreground) <= ONES and is_binary:
+        first, last = foreground[0], foreground[-1]
+        one, other = (next(f for f, found in by_file.items() if v in found) for v in (first, last))
         raise InputError(
-            f"masks: 1 in '{ones}' and 255 in '{others}', never in one mask, which look like one "
-            "class written in two ways; set mask_threshold to 0, or labels if they are classes"
+            f"masks: {first:g} in '{one}' and {last:g} in '{other}', never in one mask, which look "
+            "like one class written in two ways; set mask_threshold to 0, or labels if they are "
+            "classes"
         )
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import nrrd
 import numpy as np
 
+from alignflow.data.structures import Structures
 from alignflow.errors import InputError
 
 TO_RAS = {  # of the spaces whose axes are those of a patient
@@ -57,6 +59,27 @@ def read_nrrd(path: Path) -> tuple[np.ndarray, np.ndarray]:
         raise InputError(f"image '{path}': space '{space}'; save it in LPS or RAS")
     signs = np.diag([*TO_RAS[space], 1.0])
     return values, signs @ np.diag([*_units(header, path), 1.0]) @ affine
+
+
+def segment_values(path: Path) -> dict[str, float]:
+    """Name -> value of the segments of a file by 3D Slicer (.seg.nrrd); empty for others."""
+    try:
+        header = nrrd.read_header(str(path))
+    except Exception:  # told of where the file is read
+        return {}
+    names = {k[:-5]: str(v) for k, v in header.items() if re.fullmatch(r"Segment\d+_Name", k)}
+    return {name: float(header.get(f"{k}_LabelValue", 1)) for k, name in names.items()}
+
+
+def by_class(array: np.ndarray, path: Path, structures: Structures) -> np.ndarray:
+    """Values of the classes in place of those of a file, where that names its segments."""
+    known = {v: structures.value_of(name, None) for name, v in segment_values(path).items()}
+    if not any(value is not None for value in known.values()):
+        return array
+    result = np.zeros(array.shape, np.float32)
+    for value, wanted in known.items():
+        result[array == value] = wanted or 0
+    return result
 
 
 def _axes(header: dict[str, object], count: int, path: Path) -> tuple[list[int], list[np.ndarray]]:

@@ -18,7 +18,7 @@ def patients(images: Iterable[str]) -> dict[str, str]:
     """Image -> patient as a number, of the DICOM images whose header names one."""
     found = {image: patient for image in images if (patient := _patient_of(Path(image)))}
     number = {patient: k for k, patient in enumerate(dict.fromkeys(found.values()), start=1)}
-    return {image: f"patient_{number[patient]:03d}" for image, patient in found.items()}
+    return {image: f"dicom_{number[patient]:03d}" for image, patient in found.items()}
 
 
 def require_no_leak(training: Iterable[str], validation: Iterable[str]) -> None:

@@ -42,8 +42,16 @@ def _plain(image: Image.Image, path: Path, is_mask: bool) -> np.ndarray:
         raise InputError(f"image '{path}': several pages ({pages}); save each as its own file")
     # Viewers and annotation tools show a photograph upright, so masks are drawn on it upright.
     image = ImageOps.exif_transpose(image)
+    if (
+        is_mask
+        and "A" in image.getbands()
+        and len(np.unique(np.asarray(image.getchannel("A")))) > 1
+    ):
+        raise InputError(f"mask '{path}': transparent in part; save it as gray, 0 for background")
     if image.mode == "P" and is_mask:
         return np.asarray(_mask_of_palette(image, path))
+    if is_mask and (depth := _gray_depth(path)) in (2, 4):  # Pillow spreads it over 8 bits
+        return np.asarray(image) // (255 // (2**depth - 1))
     if image.mode in ("1", "L", "LA", "La"):
         return np.asarray(image.convert("L"))
     is_deep = image.mode == "F" or image.mode.startswith("I")
@@ -66,23 +74,32 @@ def _require_8_bit_colour(path: Path) -> None:
         )
 
 
+def _gray_depth(path: Path) -> int:
+    """Bits of a gray PNG, 0 of other files."""
+    with path.open("rb") as file:
+        header = file.read(26)
+    is_gray = header.startswith(b"\x89PNG") and header[25:26] == b"\0"
+    return header[24] if is_gray else 0
+
+
 def _mask_of_palette(image: Image.Image, path: Path) -> Image.Image:
-    """Indices of the palette as classes; gray levels where black, the background, is not entry 0.
+    """Gray levels of a palette of grays, else its entries, of which black, entry 0, is background.
 
     Raises:
-        InputError: black is another entry than 0 of a palette of colours.
+        InputError: entry 0 of a palette of colours is not black.
     """
     colours = np.array(image.getpalette("RGB")).reshape(-1, 3)
     used = np.unique(np.asarray(image))
-    black = [int(k) for k in used if not colours[k].any()]
-    if not black or black[0] == 0:
-        return image
     if (colours[used] == colours[used, :1]).all():
         return image.convert("L")
-    raise InputError(
-        f"mask '{path}': black is entry {black[0]} of its palette, not entry 0, so the "
-        "background is unclear; save it as gray, 0 for background"
-    )
+    black = [int(k) for k in used if not colours[k].any()]
+    if black not in ([], [0]) or colours[0].any():
+        where = f"black is entry {black[0]} of its palette" if black else "its palette has no black"
+        raise InputError(
+            f"mask '{path}': {where}, not entry 0, so the background is unclear; save it as gray, "
+            "0 for background"
+        )
+    return image
 
 
 def _read_tiff(path: Path) -> np.ndarray:

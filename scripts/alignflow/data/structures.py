@@ -5,6 +5,7 @@ ROI Numbers and segment numbers are unique within one file only (PS3.3, C.8.8.5 
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -12,8 +13,9 @@ from alignflow.masks.class_index import Scheme
 
 
 def key(name: str) -> str:
-    """What names are compared by: people write 'Liver', 'liver ' and 'LIVER'."""
-    return " ".join(name.split()).casefold()
+    """What names are compared by: people write 'Lung_L', 'lung l ' and 'LUNG-L'."""
+    plain = unicodedata.normalize("NFKC", name).replace("_", " ").replace("-", " ")
+    return " ".join(plain.split()).casefold()
 
 
 @dataclass(frozen=True)
@@ -37,9 +39,11 @@ class Structures:
         Args:
             scheme: of the classes.
             labels: name -> value, background first.
-            merged: `key` of further names -> value.
+            merged: `key` of a name -> value, for classes that are not called as their regions.
         """
-        named = {key(name): value for name, value in list(labels.items())[1:]} | dict(merged or {})
+        merged = dict(merged or {})
+        own = {n: v for n, v in list(labels.items())[1:] if v not in merged.values()}
+        named = {key(name): value for name, value in own.items()} | merged
         order = list(labels.values())
         return cls(
             dict(sorted(named.items(), key=lambda item: order.index(item[1]))), scheme == "nested"

@@ -16,7 +16,8 @@ from torch import Tensor
 from alignflow.alignment.gap import appearance
 from alignflow.data.datalist import Case, build_datalist, split_by_group, stated_labels
 from alignflow.data.dataset import BINARY, SliceDataset
-from alignflow.data.labels import Labels, classes_of_masks, find_labels
+from alignflow.data.labels import Labels, find_labels
+from alignflow.data.named_masks import classes_of_masks
 from alignflow.data.references import References, listed_files, load_references
 from alignflow.data.spec import SourceSpec
 from alignflow.data.structures import Structures
@@ -234,7 +235,7 @@ class Check:
         """Labels of the source; None where values of the masks are to decide."""
         try:
             masks = [case["label"] for case in cases if "label" in case]
-            labels, merged = classes_of_masks(masks, stated)
+            labels, merged = classes_of_masks(masks, stated, self.reading.scheme)
         except InputError as error:
             self.problems += str(error).splitlines()
             return None
