@@ -62,7 +62,7 @@ def checked(root, references=None, test=None, **train):
     if test:
         check.leaks(known, check.site(test, "test", files))
     if references:
-        check.separation(root, references)
+        check.separation(references)
     return check
 
 

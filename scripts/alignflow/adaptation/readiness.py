@@ -48,7 +48,7 @@ def inspect(
     if test is not None:
         check.leaks(known, check.site(test, "test", files))
     if references is not None:
-        check.separation(source, references)
+        check.separation(references)
     result = check.result
     if not check.problems:
         result["disk"] = _disk(result, source, train, bundle, output, sections, configs)

@@ -220,9 +220,9 @@ class _Collection:
             elif "LOCALIZER" in (header.get("ImageType") or []):
                 self.left_out["localizers"] += 1
             elif str(header.get("SOPClassUID")).startswith(SecondaryCaptureImageStorage):
-                captures[_key(header)].append((path, header))
+                captures[_key(header, path)].append((path, header))
             else:
-                groups[_key(header)].append((path, header))
+                groups[_key(header, path)].append((path, header))
             seen.setdefault(instance, path)
         if groups and captures:
             self.left_out["secondary captures"] += sum(map(len, captures.values()))
@@ -311,6 +311,7 @@ class _Collection:
         if len(names) != 1:
             self.left_out["masks without their series, or of one in several parts"] += 1
         elif list((self.root / "masks").glob(f"{names[0]}.*")):
+            logger.warning("'%s': a further mask of '%s', left out", path, names[0])
             self.left_out["further masks of a series that has one"] += 1
         elif names[0] not in self.resampled:
             _copy(path, self.root / "masks" / f"{names[0]}.dcm")
@@ -361,9 +362,9 @@ def _facts(planes: Planes, affine: np.ndarray, slices: int) -> dict[str, object]
     return facts | ({"tilt_degrees": round(planes.tilt, 2)} if planes.tilt > 0.01 else {})
 
 
-def _key(header: Header) -> tuple[object, ...]:
+def _key(header: Header, path: Path) -> tuple[object, ...]:
     """Equal for images that may be slices of one volume; frames stand alone."""
-    alone = header.get("SOPInstanceUID") if int(header.get("NumberOfFrames") or 1) > 1 else None
+    alone = path if int(header.get("NumberOfFrames") or 1) > 1 else None
     return *series_of(header), alone
 
 

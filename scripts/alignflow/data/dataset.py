@@ -23,6 +23,7 @@ from alignflow.data.labels import (
     check_values,
     complete_labels,
     find_labels,
+    require_one_palette,
     to_index,
 )
 from alignflow.data.named_masks import classes_of_masks, warn_of_others
@@ -236,6 +237,7 @@ def _spec(cases: list[LoadedCase], labels: Labels, structures: dict[str, float])
 
 def _labels(cases: list[LoadedCase], labels: Labels | None, threshold: float | None) -> Labels:
     values = {case.label_path: case.label_values for case in cases}
+    require_one_palette(values)
     if threshold is None:
         return find_labels(values, labels)
     find_labels(values, BINARY)  # raises where no mask has foreground

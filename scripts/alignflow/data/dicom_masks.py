@@ -71,6 +71,7 @@ def read_mask(
     shape: tuple[int, ...] | None,
     affine: np.ndarray | None,
     structures: Structures | None = None,
+    frame_of_reference: str = "",
 ) -> tuple[np.ndarray, np.ndarray]:
     """One array of class values from the regions of a file.
 
@@ -79,6 +80,7 @@ def read_mask(
         shape: (X, Y, Z) of the image that the mask belongs to; None for the file's own grid.
         affine: of that image, RAS in mm.
         structures: as `combine` has it.
+        frame_of_reference: (0020,0052) of that image; a warning tells where the mask has another.
 
     Returns:
         (1, X, Y, Z) and its affine.
@@ -88,6 +90,7 @@ def read_mask(
             another grid, contours that are not closed in a plane; a structure set without an image.
     """
     header = read_file(path, stop_before_pixels=True)
+    _warn_of_another_frame(header, frame_of_reference, path)
     if header.Modality == "SEG":
         _require_frames(header, path)
         found, affine = _segments(path, shape, affine)
@@ -100,6 +103,14 @@ def read_mask(
         if not found and wanted is not None:
             return np.zeros((1, *shape), np.float32), affine
     return combine(found, path, structures)[None], affine
+
+
+def _warn_of_another_frame(header: pydicom.Dataset, frame: str, path: Path) -> None:
+    """Places of two frames of reference cannot be compared (PS3.3, C.7.4.1)."""
+    listed = header.get("ReferencedFrameOfReferenceSequence") or [header]
+    own = {str(item.get("FrameOfReferenceUID", "")) for item in listed} - {""}
+    if frame and own and frame not in own:
+        logger.warning("mask '%s': its frame of reference is not that of its image", path)
 
 
 def read_mask_on_planes(

@@ -190,7 +190,8 @@ def _read_dicom_mask(
 ) -> tuple[np.ndarray, dict[str, Any]]:
     shape = None if image is None else (*image.shape[1:], 1)[:3]
     grid = None if image is None else image.affine.numpy()
-    array, affine = read_mask(path, shape, grid, structures)
+    frame = "" if image is None else image.meta.get("frame_of_reference", "")
+    array, affine = read_mask(path, shape, grid, structures, frame)
     is_small = array.min() >= 0 and array.max() < 256 and (array == array.round()).all()
     dtype = "uint8" if is_small else "float32"
     return array, {"affine": affine, "native_dtype": dtype}

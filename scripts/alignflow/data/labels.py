@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
 from alignflow.data.check import raise_problems
+from alignflow.data.raster import palette_of
 from alignflow.errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -50,6 +52,23 @@ def find_labels(values: Mapping[str, Iterable[float]], stated: Labels | None = N
             "correct the masks"
         )
     return labels
+
+
+def require_one_palette(files: Iterable[str]) -> None:
+    """Refuse masks in which one entry of the palette is of two colours: classes go by entry.
+
+    Raises:
+        InputError: naming the entry and both files.
+    """
+    known: dict[int, tuple[tuple[int, int, int], str]] = {}
+    for file in files:
+        for entry, colour in palette_of(Path(file)).items():
+            first, other = known.setdefault(entry, (colour, file))
+            if first != colour:
+                raise InputError(
+                    f"masks: entry {entry} of the palette is {first} in '{other}' and {colour} in "
+                    f"'{file}'; save all masks with one palette, or as gray"
+                )
 
 
 def complete_labels(stated: Mapping[str, Any]) -> Labels:

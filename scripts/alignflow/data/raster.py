@@ -16,6 +16,19 @@ TIFF_SUFFIXES = (".tif", ".tiff")
 UPRIGHT = 1  # of the orientation tag, EXIF and TIFF
 
 
+def palette_of(path: Path) -> dict[int, tuple[int, int, int]]:
+    """Entry -> colour of a mask with a palette of colours, of the entries that are used."""
+    if path.suffix.lower() not in (".png", ".bmp"):
+        return {}
+    with Image.open(path) as image:
+        if image.mode != "P" or (colours := image.getpalette("RGB")) is None:
+            return {}
+        used = np.unique(np.asarray(image)).tolist()
+    found = {k: (colours[3 * k], colours[3 * k + 1], colours[3 * k + 2]) for k in used}
+    is_gray = all(len(set(colour)) == 1 for colour in found.values())
+    return {} if is_gray else found  # grays are read by their levels
+
+
 def read_raster(path: Path, is_mask: bool) -> np.ndarray:
     """(C, X, Y) of one channel or three; X runs along the columns. Alpha is dropped.
 

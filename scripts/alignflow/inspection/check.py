@@ -6,7 +6,7 @@ import warnings
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -52,6 +52,7 @@ class Check:
         self.problems: list[str] = []
         self.warnings: list[str] = []
         self.result: dict[str, Any] = {}
+        self.training: SliceDataset | None = None
         self.structures = Structures() if reading.bundle is None else reading.bundle.structures
 
     def source(self, directory: str | Path) -> list[FileFacts]:
@@ -63,6 +64,7 @@ class Check:
         split = self._split(cases)
         self._duplicates(files, split)
         self._masks(files, stated)
+        self._as_training(split, stated)
         held_out = {case["image"] for case in split[1]}
         seen = [f for f in files if f.image in held_out and f.shares and not f.is_empty]
         # a volume has more than one slice with foreground, as a rule
@@ -115,12 +117,12 @@ class Check:
                 "remove it from one of them"
             )
 
-    def separation(self, directory: str | Path, references: str | Path) -> None:
+    def separation(self, references: str | Path) -> None:
         """Compare references with the source; nothing where problems stand in the way."""
         if self.problems:
             return
         try:
-            spec, source = self._source_features(directory)
+            spec, source = self._source_features()
             site = load_references(references, self.reading.record(spec))
         except InputError as error:
             self.problems += str(error).splitlines()
@@ -263,29 +265,46 @@ class Check:
                 f"source: {len(empty)} of {len(masked)} masks are empty, such as {_named(empty)}"
             )
 
-    def _source_features(self, directory: str | Path) -> tuple[SourceSpec, dict[str, Tensor]]:
-        """Of the source images, or what a bundle remembers of them."""
+    def _as_training(self, split: tuple[list[Case], list[Case]], stated: Labels | None) -> None:
+        """Read the data as training would, so that both give one answer."""
+        if self.problems or self.reading.bundle is not None or not split[0]:
+            return
+        try:
+            self.training = self._dataset(split[0], stated)
+            if split[1]:
+                self._dataset(split[1], stated, self.training)
+        except InputError as error:
+            self.problems += str(error).splitlines()
+
+    def _dataset(
+        self, cases: list[Case], stated: Labels | None, like: SliceDataset | None = None
+    ) -> SliceDataset:
         reading = self.reading
-        if reading.bundle is not None:
-            return reading.bundle.source, {"appearance": torch.tensor(reading.bundle.appearance)}
-        cases = self._split(self._datalist(directory))[0]
-        chosen = np.linspace(0, len(cases) - 1, min(COMPARED, len(cases))).round().astype(int)
         resize: Any = Resized(
             ["image", "label"],
             reading.image_size,
             mode=["bilinear", "nearest-exact"],
             anti_aliasing=[True, False],
         )
-        dataset = SliceDataset(
-            [cases[k] for k in chosen],
+        return SliceDataset(
+            cases,
             resize,
             reading.intensity,
-            labels=self._stated(directory),
+            labels=stated,
             mask_threshold=reading.facts["mask_threshold"],
             slice_axis=reading.facts["slice_axis"],
             foreground_only=reading.facts["foreground_only"],
+            like=like,
+            scheme=reading.scheme,
             progress=False,
         )
+
+    def _source_features(self) -> tuple[SourceSpec, dict[str, Tensor]]:
+        """Of the source images, or what a bundle remembers of them."""
+        reading = self.reading
+        if reading.bundle is not None:
+            return reading.bundle.source, {"appearance": torch.tensor(reading.bundle.appearance)}
+        dataset = cast("SliceDataset", self.training)
         images = torch.stack([item["image"] for item in dataset.data])
         shown = np.linspace(0, len(images) - 1, min(COMPARED, len(images))).round().astype(int)
         return dataset.spec, features(images[shown])
