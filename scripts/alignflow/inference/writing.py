@@ -21,7 +21,7 @@ from tqdm import tqdm
 from alignflow import __version__
 from alignflow.config import running_config
 from alignflow.data.dicom_masks import require_highdicom
-from alignflow.data.dicomweb import require_client, store
+from alignflow.data.dicomweb import require_address, require_client, store
 from alignflow.data.intensity import unscale
 from alignflow.data.spec import Geometry
 from alignflow.data.writer import pair_name, write_dicom_pair, write_image, write_label
@@ -103,6 +103,7 @@ class WritePairs:
         if dicomweb_url is not None:
             if output_format != "dicom":
                 raise InputError('config "dicomweb_url": needs "output_format" set to "dicom"')
+            require_address(dicomweb_url)
             require_client()
         self.weights_sha256 = weight_hashes(model_dir)
         self.run = json.dumps([self.weights_sha256, seed])
