@@ -52,6 +52,7 @@ def test_what_is_refused(line, words, capsys, tmp_path):
         ("hand_over=best", "hand_over"),
         ("seeds=0", "seeds"),
         ("tracking_uri=runs", "tracking_uri 'runs': MLflow keeps no runs in plain files"),
+        ("tracking_uri=http://127.0.0.1:9", "'http://127.0.0.1:9': does not answer"),
     ],
 )
 def test_keys_are_refused_before_anything_runs(png_dataset, tmp_path, setting, words, capsys):

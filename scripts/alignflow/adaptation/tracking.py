@@ -13,7 +13,6 @@ from typing import Any
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
-from alignflow.errors import InputError
 from alignflow.files import replacing
 from alignflow.training.tracking import NESTED, PARENT
 
@@ -34,19 +33,11 @@ class Runs:
             `state/mlflow.json` remembers the runs.
         params: of the adaptation.
         tags: of the adaptation, such as hashes of its inputs; they may change.
-
-    Raises:
-        InputError: a store of files, which MLflow no longer takes.
     """
 
     def __init__(
         self, tracking_uri: str, experiment: str, root: Path, params: Facts, tags: Facts
     ) -> None:
-        if "://" not in tracking_uri or tracking_uri.startswith("file:"):
-            raise InputError(
-                f"tracking_uri '{tracking_uri}': MLflow keeps no runs in plain files any more; "
-                "give sqlite:////path/mlflow.db or the address of a server"
-            )
         logging.getLogger("mlflow").setLevel(logging.WARNING)
         logging.getLogger("alembic").setLevel(logging.WARNING)
         self.client = MlflowClient(tracking_uri=tracking_uri)
