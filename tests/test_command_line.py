@@ -62,6 +62,26 @@ def test_keys_are_refused_before_anything_runs(png_dataset, tmp_path, setting, w
     assert words in capsys.readouterr().err and not (out / "prepare").exists()
 
 
+@pytest.mark.parametrize("name", ["patient#2", "patient::2"])
+def test_names_that_configs_cannot_hold(png_dataset, tmp_path, name, monkeypatch, capsys):
+    folder = tmp_path / name
+    png_dataset.rename(folder)
+    data, out = str(folder), str(tmp_path / "out")
+    monkeypatch.chdir(folder)
+    for line in (
+        ["check", data],
+        ["check", "."],
+        ["adapt", "--source", data, "--references", data, "--out", out],
+        ["adapt", "--source", ".", "--references", "images", "--out", out],
+        ["adapt", "--source", "..", "--references", "..", "--out", f"{out}#1"],
+    ):
+        assert main(line) == 2
+        error = capsys.readouterr().err
+        assert "cannot hold '#' or '::'" in error and error.count("\n") == 1
+        assert name in error or "out#1" in error
+    assert list(tmp_path.iterdir()) == [folder]
+
+
 def test_results_among_the_data_are_refused(png_dataset, capsys):
     data, out = str(png_dataset), str(png_dataset / "images/out")
     assert main(["adapt", "--source", data, "--references", data, "--out", out]) == 2

@@ -145,6 +145,8 @@ def run_adapt(args: argparse.Namespace) -> int:
     """`alignflow adapt`."""
     from monai.bundle import ConfigWorkflow
 
+    from alignflow.config import require_plain
+
     logging.getLogger("monai.bundle.workflows").setLevel(logging.ERROR)  # warns of no logging file
     overrides = settings(args)
     given = {
@@ -160,6 +162,8 @@ def run_adapt(args: argparse.Namespace) -> int:
         "mlflow": False if args.no_mlflow else None,
     }
     overrides |= {key: value for key, value in given.items() if value is not None}
+    for path in filter(None, (args.source, args.references, args.test, args.model_dir, args.out)):
+        require_plain(str(Path(path).resolve()), "folder")
     root = bundle_root(args.bundle_root)
     workflow = ConfigWorkflow(
         config_file=str(root / "configs/adapt.json"),
@@ -178,15 +182,17 @@ def run_check(args: argparse.Namespace) -> int:
     """`alignflow check`."""
     from alignflow.adaptation.jobs import overlaid
     from alignflow.adaptation.readiness import inspect
+    from alignflow.config import require_plain
     from alignflow.errors import InputError
     from alignflow.inspection.text import lines
     from alignflow.stage1 import Stage1
 
     configs = bundle_root(args.bundle_root) / "configs"
     content = json.loads((configs / "adapt.json").read_text()) | settings(args)
-    for path in (args.directory, args.references, args.test):
-        if path is not None and not Path(path).is_dir():
+    for path in filter(None, (args.directory, args.references, args.test)):
+        if not Path(path).is_dir():
             raise InputError(f"'{path}' is no folder; correct the path")
+        require_plain(str(Path(path).resolve()), "folder")
     result = inspect(
         source=Path(args.directory),
         references=args.references and Path(args.references),

@@ -20,7 +20,7 @@ from alignflow.adaptation.tracking import Runs
 from alignflow.adaptation.verdict import ADAPTED, GAIN, NOT_ADAPTED, SOURCE, judge
 from alignflow.adaptation.workflow import StageFailed, run_workflow
 from alignflow.alignment.site import NothingFound
-from alignflow.config import running_config
+from alignflow.config import require_plain, running_config
 from alignflow.data.datalist import build_datalist, split_by_group, stated_labels
 from alignflow.data.references import listed_files
 from alignflow.errors import InputError, find_input_error
@@ -101,6 +101,8 @@ class Adaptation:
         require_arms(self.sections["arms"], hand_over)
         require_keys(self.sections, self.configs)
         self.root = Path(output_dir).resolve()
+        for path in filter(None, (source, references, test, model_dir, output_dir)):
+            require_plain(str(Path(path).resolve()), "folder")
         for path in filter(None, (source, references, test)):
             if self.root == Path(path).resolve() or Path(path).resolve() in self.root.parents:
                 raise InputError(
