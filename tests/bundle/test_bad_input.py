@@ -239,5 +239,5 @@ def test_a_folder_that_the_command_line_cuts_off_is_not_that_of_another_patient(
     config = bundle / "configs/train.json"
     folders = {"dataset_dir": "patient#2", "output_dir": "models"}
     done = shell(command("train", "training", config_file=str(config), **folders), cwd=tmp_path)
-    assert_one_line(done, ['config "dataset_dir" \'patient#2\'', "rename the file or folder"])
+    assert_one_line(done, ["config \"dataset_dir\" 'patient#2'", "rename the file or folder"])
     assert not (tmp_path / "models").exists()
