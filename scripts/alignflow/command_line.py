@@ -47,19 +47,20 @@ the source (is alignment worth it), with the time and disk that `alignflow adapt
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code, see `EXIT_CODES`."""
     args = parser().parse_args(argv)
-    # What follows imports torch and MONAI, which takes seconds: help and usage come before.
-    from alignflow.adaptation.readiness import NotReady
-    from alignflow.adaptation.workflow import StageFailed
-    from alignflow.errors import find_input_error
+    from alignflow.errors import STOPPED, causes, find_input_error
 
     try:
+        # It imports torch and MONAI, which takes seconds: help and usage come before.
         code: int = args.command(args)
         return code
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on from here", file=sys.stderr)
-        return INTERRUPTED
-    except Exception as error:
-        for cause in _chain(error):
+    except BaseException as error:
+        if any(isinstance(cause, KeyboardInterrupt) for cause in causes(error)):
+            print(STOPPED, file=sys.stderr)
+            return INTERRUPTED
+        from alignflow.adaptation.readiness import NotReady
+        from alignflow.adaptation.workflow import StageFailed
+
+        for cause in causes(error):
             if isinstance(cause, NotReady):
                 return _say(cause, PROBLEMS)
             if isinstance(cause, StageFailed):
@@ -286,14 +287,6 @@ def _one(text: str) -> dict[str, Any]:
         parsed = value
     stage, dot, name = key.partition(".")
     return {stage: {name.replace(".", "::"): parsed}} if dot else {stage: parsed}
-
-
-def _chain(error: BaseException | None) -> list[BaseException]:
-    found = []
-    while error is not None:
-        found.append(error)
-        error = error.__cause__ or error.__context__
-    return found
 
 
 def _say(error: BaseException, code: int) -> int:

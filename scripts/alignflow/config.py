@@ -23,7 +23,7 @@ from alignflow.files import replacing, storage_error
 from alignflow.hashes import require_as_packed
 from alignflow.limits import check_limits
 from alignflow.lock import hold
-from alignflow.memory import out_of_memory
+from alignflow.memory import out_of_memory, out_of_shared_memory
 from alignflow.targets import resolve
 
 REFERENCE = re.compile(r"@(\w+(?:(?:::|#)\w+)*)")
@@ -83,7 +83,12 @@ def written_folder(config: Mapping[str, Any]) -> str | None:
 
 def explained(error: BaseException, config: Mapping[str, Any], folder: str) -> InputError | None:
     """What a user can fix, as one line: input, disk, memory; None for everything else."""
-    return find_input_error(error) or storage_error(error, folder) or out_of_memory(error, config)
+    return (
+        find_input_error(error)
+        or out_of_shared_memory(error)
+        or storage_error(error, folder)
+        or out_of_memory(error, config)
+    )
 
 
 def running_config() -> dict[str, Any]:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Callable, Iterator
 from types import TracebackType
+
+from tqdm import tqdm
+
+STOPPED = "interrupted; the same command goes on from here"
 
 
 class InputError(ValueError):
@@ -42,17 +47,24 @@ def print_input_errors_as_one_line(
     """Let an uncaught `InputError` end the process with its line alone, and exit code 1.
 
     MONAI wraps whatever a config expression raises in several RuntimeErrors; the user's line
-    would stand in the middle of a page of traceback. Every other exception is shown as before.
+    would stand in the middle of a page of traceback. So does Ctrl-C end, by its signal. Every
+    other exception is shown as before.
 
     Args:
         explain: gives the line of an exception, or None for its traceback.
     """
 
     def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        for bar in list(getattr(tqdm, "_instances", ())):
+            bar.close()  # else the line would stand behind it, and the bar be drawn once more
         found = explain(error)
-        if found is None:
+        if any(isinstance(cause, KeyboardInterrupt) for cause in causes(error)):
+            print(STOPPED, file=sys.stderr)
+        elif found is None:
             sys.__excepthook__(kind, error, trace)
         else:
             print(f"error: {found}", file=sys.stderr)
 
     sys.excepthook = hook
+    # It announces every exception, with the traceback of a worker, before it is shown here.
+    logging.getLogger("ignite.engine").setLevel(logging.CRITICAL)

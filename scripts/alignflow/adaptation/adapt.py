@@ -20,7 +20,7 @@ from alignflow.adaptation.tracking import Runs
 from alignflow.adaptation.verdict import ADAPTED, GAIN, NOT_ADAPTED, SOURCE, judge
 from alignflow.adaptation.workflow import StageFailed, run_workflow
 from alignflow.alignment.site import NothingFound
-from alignflow.config import require_plain, running_config
+from alignflow.config import explained, require_plain, running_config
 from alignflow.data.datalist import build_datalist, split_by_group, stated_labels
 from alignflow.data.references import listed_files
 from alignflow.errors import InputError, find_input_error
@@ -288,7 +288,8 @@ class Adaptation:
         try:
             run_workflow(job, self._overrides(job), log, on_line)
         except Exception as error:
-            found = find_input_error(error)
+            config = overlaid(job.config, job.settings)
+            found = explained(error, config, str(job.folder))
             reason = str(found) if found else f"{type(error).__name__}: {_innermost(error)}"
             raise StageFailed(f"{job.name}: {reason} (log: {log})") from error
         if job.run_id == "test":  # scores tell of what they scored

@@ -14,6 +14,7 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from alignflow.files import replacing
+from alignflow.training.store import make_store
 from alignflow.training.tracking import NESTED, PARENT
 
 Facts = Mapping[str, Any]
@@ -40,6 +41,7 @@ class Runs:
     ) -> None:
         logging.getLogger("mlflow").setLevel(logging.WARNING)
         logging.getLogger("alembic").setLevel(logging.WARNING)
+        make_store(tracking_uri)
         self.client = MlflowClient(tracking_uri=tracking_uri)
         self.experiment = experiment
         self.memory = root / "state/mlflow.json"
