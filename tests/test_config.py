@@ -224,6 +224,11 @@ def test_texts_that_monai_changes(config, key):
         check_texts(config)
 
 
+def test_letters_that_the_locale_does_not_have():
+    with pytest.raises(InputError, match="set PYTHONUTF8=1"):
+        check_texts({"output_dir": "gr\udcc3\udcbcn"})
+
+
 @pytest.mark.parametrize("line", [["--dataset_dir", "patient#2"], ["--dataset-dir=patient#2"]])
 def test_a_text_that_fire_cuts_off(line):
     with pytest.raises(InputError, match="'patient#2'"):

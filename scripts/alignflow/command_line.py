@@ -47,8 +47,9 @@ the source (is alignment worth it), with the time and disk that `alignflow adapt
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code, see `EXIT_CODES`."""
     args = parser().parse_args(argv)
-    from alignflow.errors import STOPPED, causes, find_input_error
+    from alignflow.errors import STOPPED, causes, find_input_error, print_all_letters
 
+    print_all_letters()
     try:
         # It imports torch and MONAI, which takes seconds: help and usage come before.
         code: int = args.command(args)
@@ -189,7 +190,7 @@ def run_check(args: argparse.Namespace) -> int:
     from alignflow.stage1 import Stage1
 
     configs = bundle_root(args.bundle_root) / "configs"
-    content = json.loads((configs / "adapt.json").read_text()) | settings(args)
+    content = json.loads((configs / "adapt.json").read_text(encoding="utf-8")) | settings(args)
     for path in filter(None, (args.directory, args.references, args.test)):
         if not Path(path).is_dir():
             raise InputError(f"'{path}' is no folder; correct the path")
@@ -219,10 +220,10 @@ def settings(args: argparse.Namespace) -> dict[str, Any]:
     from alignflow.errors import InputError
 
     configs = bundle_root(args.bundle_root) / "configs"
-    base = json.loads((configs / "adapt.json").read_text())
+    base = json.loads((configs / "adapt.json").read_text(encoding="utf-8"))
     layers: list[dict[str, Any]] = []
     if args.quick:
-        layers.append(json.loads((configs / "adapt_quick.json").read_text()))
+        layers.append(json.loads((configs / "adapt_quick.json").read_text(encoding="utf-8")))
     if args.config:
         if not Path(args.config).is_file():
             raise InputError(f"--config '{args.config}': no such file; correct the path")

@@ -131,7 +131,9 @@ def bundle_folder(config_folder: str | Path) -> Path:
 def save_config(path: str) -> None:
     """Write the running config, overrides included, as JSON."""
     with replacing(path) as temporary:
-        temporary.write_text(json.dumps(running_config(), indent=2, default=str) + "\n")
+        temporary.write_text(
+            json.dumps(running_config(), indent=2, default=str) + "\n", encoding="utf-8"
+        )
 
 
 def settings() -> dict[str, Any]:
@@ -198,7 +200,8 @@ def check_texts(config: dict[str, Any], arguments: Sequence[str] = ()) -> None:
     """Refuse texts that do not arrive as they were given.
 
     MONAI makes '::' of every '#'. Fire, which reads its command line, takes `patient#2` for
-    'patient', and a folder 2024 for a number.
+    'patient', and a folder 2024 for a number. In a locale without UTF-8, torch and MLflow fail on
+    names that have other letters.
 
     Args:
         config: to look at.
@@ -212,6 +215,11 @@ def check_texts(config: dict[str, Any], arguments: Sequence[str] = ()) -> None:
     for key, value in [*texts, *leaves(config)]:
         if isinstance(value, str) and not value.startswith(("$", "@", "%")) and key[:1] != "_":
             require_plain(value, f'config "{key}"')
+            if any("\udc80" <= letter <= "\udcff" for letter in value):
+                raise InputError(
+                    f"config \"{key}\" '{value}': has letters that are not of this locale; set "
+                    "PYTHONUTF8=1 in the environment"
+                )
     for key, value in config.items():
         is_path = key.endswith("_dir") or key in ("source", "references", "output")
         if is_path and not isinstance(value, (str, list, type(None))):

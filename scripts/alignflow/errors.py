@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import sys
+from codecs import lookup
 from collections.abc import Callable, Iterator
+from io import TextIOWrapper
 from types import TracebackType
 
 from tqdm import tqdm
@@ -22,7 +24,15 @@ class InputError(ValueError):
     """
 
     def __init__(self, *lines: str) -> None:
-        super().__init__("\n".join("".join(map(_shown, line)) for line in lines))
+        super().__init__("\n".join("".join(map(_shown, _decoded(line))) for line in lines))
+
+
+def _decoded(line: str) -> str:
+    """With the letters of names that the locale gave as bytes."""
+    try:
+        return line.encode("utf-8", "surrogateescape").decode("utf-8")
+    except UnicodeError:
+        return line
 
 
 def _shown(character: str) -> str:
@@ -39,6 +49,13 @@ def causes(error: BaseException | None) -> Iterator[BaseException]:
 def find_input_error(error: BaseException | None) -> InputError | None:
     """The first `InputError` in an exception's chain of causes, or None."""
     return next((cause for cause in causes(error) if isinstance(cause, InputError)), None)
+
+
+def print_all_letters() -> None:
+    """Let names with any letters be printed where the locale is C, which stands for ASCII."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper) and lookup(stream.encoding).name == "ascii":
+            stream.reconfigure(encoding="utf-8", errors="surrogateescape")
 
 
 def print_input_errors_as_one_line(
@@ -66,5 +83,6 @@ def print_input_errors_as_one_line(
             print(f"error: {found}", file=sys.stderr)
 
     sys.excepthook = hook
+    print_all_letters()
     # It announces every exception, with the traceback of a worker, before it is shown here.
     logging.getLogger("ignite.engine").setLevel(logging.CRITICAL)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import multiprocessing.synchronize
 import re
 import traceback
 from collections.abc import Mapping
@@ -25,7 +26,7 @@ TEXTS = (
 )
 """What libraries say that raise no error of a class of its own."""
 SHARED = re.compile(
-    "(shared memory|torch_|pym-).*(No space left|Cannot allocate memory)"
+    "(shared memory|torch_).*(No space left|Cannot allocate memory)|No space left.*/pym-"
     "|(insufficient|out of) shared memory|killed by signal: Bus error"
 )
 """What they say where the memory that processes share is too small; some call it a device."""
@@ -65,9 +66,9 @@ def out_of_shared_memory(error: BaseException) -> InputError | None:
 
 def _is_of_a_queue(error: BaseException) -> bool:
     """Whether a queue between processes found no room for its semaphores, which names no file."""
-    raised = traceback.extract_tb(error.__traceback__)[-1:]
     full = isinstance(error, OSError) and error.errno == errno.ENOSPC
-    return full and any("multiprocessing" in frame.filename for frame in raised)
+    frames = traceback.extract_tb(error.__traceback__) if full else []
+    return any(frame.filename == multiprocessing.synchronize.__file__ for frame in frames)
 
 
 def _is_of_memory(error: BaseException) -> bool:

@@ -173,7 +173,7 @@ class Adaptation:
         path = job.folder / "check.json"
         if self.state.finished(job):
             self.display.say(f"{self.display.title_of('prepare')}: finished before, skipped")
-            known: Facts = json.loads(path.read_text())
+            known: Facts = json.loads(path.read_text(encoding="utf-8"))
             if self.runs and not self.runs.complete("prepare"):
                 with self._tracked_stage("prepare", {}):
                     pass
@@ -197,7 +197,7 @@ class Adaptation:
             for line in lines(found):
                 self.display.say(f"  {line}")
             with replacing(path) as temporary:
-                temporary.write_text(json.dumps(found, indent=1) + "\n")
+                temporary.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
             if found["problems"]:
                 raise NotReady(f"{len(found['problems'])} problems in the data; fix them first")
             self._write_parts(folders, train)
@@ -229,7 +229,9 @@ class Adaptation:
         one = checked["separation"]["spaces"]["appearance"]
         content = {"gap": one["value"], "floor": one["floor_high"], "adapt": adapt}
         with replacing(self.root / "gap.json") as temporary:
-            temporary.write_text(json.dumps(content | {"reason": reason}, indent=1) + "\n")
+            temporary.write_text(
+                json.dumps(content | {"reason": reason}, indent=1) + "\n", encoding="utf-8"
+            )
 
     def _stage_or_nothing(self, stage: str, jobs: list[Job], checked: Facts) -> bool:
         """Run a stage; false where no structure is found in the references."""
@@ -391,9 +393,9 @@ class Adaptation:
         found["versions"] = versions()
         found["inputs_sha256"] = folders.inputs
         with replacing(folders.verdict) as temporary:
-            temporary.write_text(json.dumps(found, indent=1) + "\n")
+            temporary.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
         with replacing(self.root / "verdict.txt") as temporary:
-            temporary.write_text("\n".join(found["text"]) + "\n")
+            temporary.write_text("\n".join(found["text"]) + "\n", encoding="utf-8")
         self._picture(found, folders)
         return found
 
@@ -472,7 +474,7 @@ class Adaptation:
         for job in jobs if stage == "segment" else []:
             if job.run_id == "test":
                 name, where = job.name.split("/")[1].rsplit("-", 1)
-                dice = json.loads((job.folder / "scores.json").read_text())["dice"]
+                dice = json.loads((job.folder / "scores.json").read_text(encoding="utf-8"))["dice"]
                 key = {"validation": "source", "test": "site"}.get(where)
                 if key is None:  # a fold
                     continue
@@ -533,7 +535,7 @@ def require_keys(sections: Facts, configs: Path) -> None:
         path = configs / f"{CONFIG_OF.get(stage, stage)}.json"
         if not path.is_file():
             continue
-        known = [k for k in json.loads(path.read_text()) if not k.startswith("_")]
+        known = [k for k in json.loads(path.read_text(encoding="utf-8")) if not k.startswith("_")]
         for key in settings:
             top = key.replace("#", "::").split("::")[0]
             if top not in known:
@@ -546,14 +548,14 @@ def require_keys(sections: Facts, configs: Path) -> None:
 def stage_figures(root: Path, stage: str) -> dict[str, float | None]:
     """What a stage is compared by, from the records it wrote."""
     if stage == "align":
-        record = json.loads((root / "aligned/align.json").read_text())
+        record = json.loads((root / "aligned/align.json").read_text(encoding="utf-8"))
         kept = record["kept"]
         return {
             "kept_epoch": record["kept_epoch"],
             "left_out_before": record["before"]["left_out"],
         } | {name: value for name, value in kept.items() if isinstance(value, (int, float))}
     if stage == "evaluate":
-        record = json.loads((root / "evaluation/evaluation.json").read_text())
+        record = json.loads((root / "evaluation/evaluation.json").read_text(encoding="utf-8"))
         found = {
             f"{metric}_{name}": record["metrics"][metric][name]["value"]
             for metric in ("kid", "mmd", "fid")
@@ -567,7 +569,9 @@ def stage_figures(root: Path, stage: str) -> dict[str, float | None]:
 def write_list(folder: Path, cases: Sequence[Facts], stated: Facts) -> None:
     """A data set that lists images and masks of another by their paths."""
     with replacing(folder / "dataset.json") as temporary:
-        temporary.write_text(json.dumps({"training": cases, **stated}, indent=1) + "\n")
+        temporary.write_text(
+            json.dumps({"training": cases, **stated}, indent=1) + "\n", encoding="utf-8"
+        )
 
 
 def _near(key: str, known: Sequence[str]) -> str:

@@ -151,7 +151,7 @@ class Runs:
         run = self.client.create_run(self.experiment_id, run_name=name, tags=dict(tags))
         self.runs[name] = run.info.run_id
         with replacing(self.memory) as temporary:
-            temporary.write_text(json.dumps(self.runs, indent=1) + "\n")
+            temporary.write_text(json.dumps(self.runs, indent=1) + "\n", encoding="utf-8")
         return self.runs[name]
 
     def _end_killed(self, stage: str) -> None:
@@ -170,7 +170,7 @@ class Runs:
     def _remembered(self) -> dict[str, str]:
         if not self.memory.is_file():
             return {}
-        runs: dict[str, str] = json.loads(self.memory.read_text())
+        runs: dict[str, str] = json.loads(self.memory.read_text(encoding="utf-8"))
         return runs
 
     def _params(self, run_id: str, params: Facts) -> None:

@@ -68,7 +68,8 @@ def run_workflow(job: Job, overrides: dict[str, Any], log: Path, on_line: OnLine
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     given = {k: v for k, v in (job.paths | job.settings | overrides).items()}
-    with log.open("a") as file, _captured(LogStream(file, on_line)):
+    into = log.open("a", encoding="utf-8", errors="surrogateescape")
+    with into as file, _captured(LogStream(file, on_line)):
         try:
             made = ConfigWorkflow(
                 config_file=str(job.config),

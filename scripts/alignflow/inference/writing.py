@@ -217,7 +217,9 @@ class WritePairs:
     def write_json(self, name: str, content: dict[str, Any]) -> None:
         """Write `content` to a file of the output folder."""
         with replacing(self.output_dir / name) as temporary:
-            temporary.write_text(json.dumps(content, indent=1, default=str) + "\n")
+            temporary.write_text(
+                json.dumps(content, indent=1, default=str) + "\n", encoding="utf-8"
+            )
 
     def description(self) -> dict[str, Any]:
         """What the files alone do not tell a reader: names of the classes, and the modality."""
@@ -244,7 +246,7 @@ def require_own_folder(folder: Path) -> None:
     """Raise `InputError` where the folder holds anything but pairs of an earlier run."""
     foreign = [p for p in pair_files(folder) if not p.name.startswith(("pair_", ".partial-"))]
     description = folder / "dataset.json"
-    if description.is_file() and '"synthetic": true' not in description.read_text():
+    if description.is_file() and '"synthetic": true' not in description.read_text(encoding="utf-8"):
         foreign.append(description)
     if foreign:
         raise InputError(
