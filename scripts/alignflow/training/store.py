@@ -164,7 +164,7 @@ def _reason(error: Exception, uri: str) -> str:
         return found
     if isinstance(error, ImportError):
         return f"needs the package '{error.name}'; install it, correct tracking_uri"
-    if "locked" in str(error):
+    if "database is locked" in str(error):
         return "locked by another program; wait for its end, give another tracking_uri"
     if isinstance(error, MlflowException) and error.get_http_status_code() in (401, 403):
         return f"lets nobody in without a name; set {WHO}"
