@@ -3,6 +3,7 @@
 import io
 import json
 import re
+import ssl
 import threading
 import time
 from collections import defaultdict
@@ -21,6 +22,10 @@ class Server(ThreadingHTTPServer):
         faults: by path, what becomes of the next answers to it: "cut" in the middle of the body,
             "slow" by `delay` seconds, or a status; None for an answer as it should be.
         closed: from so many requests on every answer is cut.
+        reads: what of a query is heeded, "limit", "offset", both or neither.
+        largest: so many matches are given at most.
+        asks, takes: the scheme that it asks for, and the Authorization that it lets in, or None.
+        page: an answer to everything, instead of what is asked for.
     """
 
     daemon_threads = True
@@ -32,11 +37,23 @@ class Server(ThreadingHTTPServer):
         self.faults = defaultdict(list)
         self.closed = None
         self.delay = 2
+        self.reads = ("limit", "offset")
+        self.largest = 10**6
+        self.asks = self.takes = self.page = None
         threading.Thread(target=self.serve_forever, args=(0.05,), daemon=True).start()
+
+    def speak_tls(self, certificate, key):
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificate, key)
+        self.socket = context.wrap_socket(self.socket, server_side=True)
 
     @property
     def url(self):
-        return f"http://127.0.0.1:{self.server_port}/dicom-web"
+        scheme = "https" if isinstance(self.socket, ssl.SSLSocket) else "http"
+        return f"{scheme}://127.0.0.1:{self.server_port}/dicom-web"
+
+    def handle_error(self, request, client_address):
+        """Say nothing: that a client goes away is what is tested."""
 
     def add(self, paths):
         for path in paths:
@@ -61,16 +78,26 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
     def do_GET(self):
+        server = self.server
         path = self.path.removeprefix("/dicom-web").split("?")[0]
+        if server.takes is not None and self.headers.get("Authorization") != server.takes:
+            self.answer(path, "text/plain", b"who are you?", 401)
+            return
+        if server.page is not None:
+            self.answer(path, "text/html", server.page)
+            return
         study, series, instance = re.fullmatch(PATTERN, path).groups()
         found = [pydicom.dcmread(io.BytesIO(c)) for c in self.server.instances.values()]
         found = [d for d in found if study in (None, d.StudyInstanceUID)]
         found = [d for d in found if series in (None, d.SeriesInstanceUID)]
-        if "offset=" in self.path and "offset=0" not in self.path:
-            found = []
         if instance is None:
             last = re.sub(r"/[\d.]+", "", path).rsplit("/", 1)[1]
-            self.answer(path, "application/dicom+json", json.dumps(headers(found, last)).encode())
+            asked = dict(re.findall(r"(limit|offset)=(\d+)", self.path))
+            asked = {name: int(asked[name]) for name in server.reads if name in asked}
+            first = asked.get("offset", 0)
+            count = min(asked.get("limit", server.largest), server.largest)
+            matches = headers(found, last)[first : first + count]
+            self.answer(path, "application/dicom+json", json.dumps(matches).encode())
         elif instance in self.server.instances:
             body = self.server.instances[instance]
             part = b"--limit\r\nContent-Type: application/dicom\r\n\r\n" + body + b"\r\n--limit--"
@@ -115,6 +142,8 @@ class Handler(BaseHTTPRequestHandler):
         self.send_response(status)
         self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(body)))
+        if status == 401 and self.server.asks is not None:
+            self.send_header("WWW-Authenticate", self.server.asks)
         self.end_headers()
         self.wfile.write(body[: len(body) // 2] if fault == "cut" else body)
         if fault in ("cut", "slow"):

@@ -1,9 +1,14 @@
 """Exit codes and messages of the command `alignflow`; whole adaptations are in tests/bundle."""
 
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
+from alignflow import command_line
 from alignflow.command_line import main
 
 REQUIRED = ["--references", "r", "--out", "o"]
@@ -52,6 +57,7 @@ def test_what_is_refused(line, words, capsys, tmp_path):
         ("hand_over=best", "hand_over"),
         ("seeds=0", "seeds"),
         ("tracking_uri=runs", "tracking_uri 'runs': MLflow keeps no runs in plain files"),
+        ("tracking_uri=http://127.0.0.1:9", "'http://127.0.0.1:9': does not answer"),
     ],
 )
 def test_keys_are_refused_before_anything_runs(png_dataset, tmp_path, setting, words, capsys):
@@ -59,6 +65,61 @@ def test_keys_are_refused_before_anything_runs(png_dataset, tmp_path, setting, w
     folders = ["--source", png_dataset, "--references", png_dataset / "images", "--out", out]
     assert main(["adapt", *map(str, folders), "--set", setting]) == 2
     assert words in capsys.readouterr().err and not (out / "prepare").exists()
+
+
+@pytest.mark.parametrize("name", ["patient#2", "patient::2"])
+def test_names_that_configs_cannot_hold(png_dataset, tmp_path, name, monkeypatch, capsys):
+    folder = tmp_path / name
+    png_dataset.rename(folder)
+    data, out = str(folder), str(tmp_path / "out")
+    monkeypatch.chdir(folder)
+    for line in (
+        ["check", data],
+        ["check", "."],
+        ["adapt", "--source", data, "--references", data, "--out", out],
+        ["adapt", "--source", ".", "--references", "images", "--out", out],
+        ["adapt", "--source", "..", "--references", "..", "--out", f"{out}#1"],
+    ):
+        assert main(line) == 2
+        error = capsys.readouterr().err
+        assert "cannot hold '#' or '::'" in error and error.count("\n") == 1
+        assert name in error or "out#1" in error
+    assert list(tmp_path.iterdir()) == [folder]
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_ctrl_c(wrapped, monkeypatch, capsys):
+    def interrupted(args):
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt as error:
+            if wrapped:
+                raise RuntimeError("in a library") from error
+            raise
+
+    monkeypatch.setattr(command_line, "run_check", interrupted)
+    assert main(["check", "."]) == 130
+    assert capsys.readouterr().err == "interrupted; the same command goes on from here\n"
+
+
+def test_names_with_umlauts_where_the_locale_is_c(png_dataset):
+    for folder in ("images", "masks"):
+        for path in (png_dataset / folder).iterdir():
+            path.rename(path.with_name(f"gr\u00fcn_{path.name}"))
+    (png_dataset / "images/gr\u00fcn_000.png").write_bytes(b"")
+    (png_dataset / "dataset.json").write_text('{"labels": {"Gr\u00f6\u00dfe": 255}}', "utf-8")
+    environment = {
+        "LC_ALL": "C",
+        "PYTHONCOERCECLOCALE": "0",
+        "PYTHONUTF8": "0",
+        "PYTHONPATH": os.pathsep.join(sys.path),
+    }
+    line = [sys.executable, "-m", "alignflow", "check", str(png_dataset)]
+    line += ["--bundle_root", str(Path(__file__).parents[1] / "bundle")]
+    done = subprocess.run(line, capture_output=True, env=os.environ | environment)
+    assert done.stderr == b"" and done.returncode == 3
+    printed = done.stdout.decode()
+    assert "gr\u00fcn_000.png" in printed and "6 images (5 .png)" in printed
 
 
 def test_results_among_the_data_are_refused(png_dataset, capsys):

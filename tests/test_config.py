@@ -12,6 +12,7 @@ from alignflow.config import (
     begin,
     check_arguments,
     check_keys,
+    check_texts,
     find,
     leaves,
     parts_with_target,
@@ -207,3 +208,49 @@ def test_begin_seeds_and_checks(keep_excepthook, tmp_path):
 def test_begin_needs_a_bundle(keep_excepthook):
     with pytest.raises(RuntimeError, match="not called from an expression"):
         begin(["run"], 0)
+
+
+@pytest.mark.parametrize(
+    ("config", "key"),
+    [
+        ({"dataset_dir": "patient::2"}, "dataset_dir"),
+        ({"output_dir": "/data/run::1"}, "output_dir"),
+        ({"segment_dir": ["a", "b::c"]}, "segment_dir::1"),
+        ({"train": {"group_pattern": "x::y"}}, "train::group_pattern"),
+    ],
+)
+def test_texts_that_monai_changes(config, key):
+    with pytest.raises(InputError, match=f"config \"{key}\" .*'#' or '::'"):
+        check_texts(config)
+
+
+def test_letters_that_the_locale_does_not_have():
+    with pytest.raises(InputError, match="set PYTHONUTF8=1"):
+        check_texts({"output_dir": "gr\udcc3\udcbcn"})
+
+
+@pytest.mark.parametrize("line", [["--dataset_dir", "patient#2"], ["--dataset-dir=patient#2"]])
+def test_a_text_that_fire_cuts_off(line):
+    with pytest.raises(InputError, match="'patient#2'"):
+        check_texts({"dataset_dir": "patient"}, ["run", "training", *line])
+
+
+@pytest.mark.parametrize("value", [2024, 1e5, True, ("a", "b"), {"a": 1}])
+def test_a_folder_that_fire_takes_for_something_else(value):
+    with pytest.raises(InputError, match="for a folder of that name give ./name"):
+        check_texts({"output_dir": value}, ["--output_dir", "name"])
+
+
+def test_texts_that_arrive():
+    config = {
+        "dataset_dir": "a b/gr\u00fcn & 100%?",
+        "test": None,
+        "output_dir": "$@bundle_root + '/models'",
+        "loss": "@train::loss",
+        "labels": {"lesion #1": 1},
+        "segment_dir": ["a", "b"],
+        "batch_size": 4,
+        "_desc_": "a :: b",
+    }
+    line = ["--train#update#clip", "0.5", "--loss", "@train#loss", "--labels", "{'lesion #1': 1}"]
+    check_texts(config, ["run", "training", "--compile", *line])

@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 
@@ -48,6 +49,37 @@ def test_other_errors_keep_their_traceback():
     done = run('raise ValueError("not of the input")')
     assert done.returncode == 1
     assert done.stderr.startswith("Traceback") and "ValueError: not of the input" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        "raise KeyboardInterrupt",
+        """
+try:
+    raise KeyboardInterrupt
+except KeyboardInterrupt:
+    raise RuntimeError("in a library")
+""",
+    ],
+)
+def test_ctrl_c_ends_with_a_line(script):
+    done = run(script)
+    assert done.returncode != 0
+    assert done.stderr == "interrupted; the same command goes on from here\n"
+
+
+def test_the_line_does_not_stand_behind_a_bar():
+    script = "from tqdm import tqdm\nbar = tqdm(total=9)\nbar.update(1)\nraise InputError('line')"
+    assert run(script).stderr.splitlines()[-1] == "error: line"
+
+
+def test_letters_of_any_alphabet_where_the_locale_is_c():
+    script = "import os\nprint('Gr\\u00f6\\u00dfe', os.fsdecode(b'gr\\xc3\\xbcn'))"
+    locale = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
+    line = [sys.executable, "-c", HEAD + script]
+    done = subprocess.run(line, capture_output=True, env=os.environ | locale)
+    assert done.stdout.decode() == "Gr\u00f6\u00dfe gr\u00fcn\n"
 
 
 def chained(*errors):

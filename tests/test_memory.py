@@ -1,8 +1,10 @@
+import multiprocessing.synchronize
 import resource
 
 import pytest
 import torch
 
+from alignflow.config import explained
 from alignflow.memory import out_of_memory
 
 CONFIG = {"batch_size": 16, "image_size": [64, 64], "precision": "fp32", "num_workers": 2}
@@ -47,6 +49,40 @@ def test_what_to_lower_comes_with_what_it_is_and_in_order():
 def test_each_way_of_saying_it(error):
     for one in (error, chained(error)):
         assert str(error).splitlines()[0] in str(out_of_memory(one, CONFIG))
+
+
+SHARED = "out of shared memory: set num_workers to 0, or start the container with a larger --shm-"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError(
+            "Caught RuntimeError in DataLoader worker process 0.\nOriginal Traceback:\n"
+            "RuntimeError: unable to allocate shared memory(shm) for file </torch_7_8_0>: "
+            "No space left on device (28)"
+        ),
+        RuntimeError("unable to write to file </torch_7_8_0>: No space left on device (28)"),
+        RuntimeError(
+            "unable to mmap 64 bytes from file </torch_7_8_0>: Cannot allocate memory (12)"
+        ),
+        RuntimeError("DataLoader worker (pid 12) is killed by signal: Bus error. It is possible"),
+        OSError(28, "No space left on device", "/dev/shm/pym-12-x"),
+    ],
+)
+def test_shared_memory_is_no_disk(error, tmp_path):
+    for one in (error, chained(error)):
+        assert str(explained(one, CONFIG, str(tmp_path))).startswith(SHARED)
+
+
+def test_semaphores_take_shared_memory(monkeypatch, tmp_path):
+    def full(*arguments):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(multiprocessing.synchronize._multiprocessing, "SemLock", full)
+    error = raised(multiprocessing.get_context("fork").Queue)
+    assert str(explained(error, CONFIG, str(tmp_path))).startswith(SHARED)
+    assert "the disk is full" in str(explained(raised(full), CONFIG, str(tmp_path)))
 
 
 def test_other_errors_are_none_of_memory():

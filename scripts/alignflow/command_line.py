@@ -47,19 +47,21 @@ the source (is alignment worth it), with the time and disk that `alignflow adapt
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code, see `EXIT_CODES`."""
     args = parser().parse_args(argv)
-    # What follows imports torch and MONAI, which takes seconds: help and usage come before.
-    from alignflow.adaptation.readiness import NotReady
-    from alignflow.adaptation.workflow import StageFailed
-    from alignflow.errors import find_input_error
+    from alignflow.errors import STOPPED, causes, find_input_error, print_all_letters
 
+    print_all_letters()
     try:
+        # It imports torch and MONAI, which takes seconds: help and usage come before.
         code: int = args.command(args)
         return code
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on from here", file=sys.stderr)
-        return INTERRUPTED
-    except Exception as error:
-        for cause in _chain(error):
+    except BaseException as error:
+        if any(isinstance(cause, KeyboardInterrupt) for cause in causes(error)):
+            print(STOPPED, file=sys.stderr)
+            return INTERRUPTED
+        from alignflow.adaptation.readiness import NotReady
+        from alignflow.adaptation.workflow import StageFailed
+
+        for cause in causes(error):
             if isinstance(cause, NotReady):
                 return _say(cause, PROBLEMS)
             if isinstance(cause, StageFailed):
@@ -145,6 +147,8 @@ def run_adapt(args: argparse.Namespace) -> int:
     """`alignflow adapt`."""
     from monai.bundle import ConfigWorkflow
 
+    from alignflow.config import require_plain
+
     logging.getLogger("monai.bundle.workflows").setLevel(logging.ERROR)  # warns of no logging file
     overrides = settings(args)
     given = {
@@ -160,6 +164,8 @@ def run_adapt(args: argparse.Namespace) -> int:
         "mlflow": False if args.no_mlflow else None,
     }
     overrides |= {key: value for key, value in given.items() if value is not None}
+    for path in filter(None, (args.source, args.references, args.test, args.model_dir, args.out)):
+        require_plain(str(Path(path).resolve()), "folder")
     root = bundle_root(args.bundle_root)
     workflow = ConfigWorkflow(
         config_file=str(root / "configs/adapt.json"),
@@ -178,15 +184,17 @@ def run_check(args: argparse.Namespace) -> int:
     """`alignflow check`."""
     from alignflow.adaptation.jobs import overlaid
     from alignflow.adaptation.readiness import inspect
+    from alignflow.config import require_plain
     from alignflow.errors import InputError
     from alignflow.inspection.text import lines
     from alignflow.stage1 import Stage1
 
     configs = bundle_root(args.bundle_root) / "configs"
-    content = json.loads((configs / "adapt.json").read_text()) | settings(args)
-    for path in (args.directory, args.references, args.test):
-        if path is not None and not Path(path).is_dir():
+    content = json.loads((configs / "adapt.json").read_text(encoding="utf-8")) | settings(args)
+    for path in filter(None, (args.directory, args.references, args.test)):
+        if not Path(path).is_dir():
             raise InputError(f"'{path}' is no folder; correct the path")
+        require_plain(str(Path(path).resolve()), "folder")
     result = inspect(
         source=Path(args.directory),
         references=args.references and Path(args.references),
@@ -212,10 +220,10 @@ def settings(args: argparse.Namespace) -> dict[str, Any]:
     from alignflow.errors import InputError
 
     configs = bundle_root(args.bundle_root) / "configs"
-    base = json.loads((configs / "adapt.json").read_text())
+    base = json.loads((configs / "adapt.json").read_text(encoding="utf-8"))
     layers: list[dict[str, Any]] = []
     if args.quick:
-        layers.append(json.loads((configs / "adapt_quick.json").read_text()))
+        layers.append(json.loads((configs / "adapt_quick.json").read_text(encoding="utf-8")))
     if args.config:
         if not Path(args.config).is_file():
             raise InputError(f"--config '{args.config}': no such file; correct the path")
@@ -280,14 +288,6 @@ def _one(text: str) -> dict[str, Any]:
         parsed = value
     stage, dot, name = key.partition(".")
     return {stage: {name.replace(".", "::"): parsed}} if dot else {stage: parsed}
-
-
-def _chain(error: BaseException | None) -> list[BaseException]:
-    found = []
-    while error is not None:
-        found.append(error)
-        error = error.__cause__ or error.__context__
-    return found
 
 
 def _say(error: BaseException, code: int) -> int:

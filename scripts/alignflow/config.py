@@ -6,7 +6,9 @@ import difflib
 import inspect
 import json
 import re
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,7 +23,7 @@ from alignflow.files import replacing, storage_error
 from alignflow.hashes import require_as_packed
 from alignflow.limits import check_limits
 from alignflow.lock import hold
-from alignflow.memory import out_of_memory
+from alignflow.memory import out_of_memory, out_of_shared_memory
 from alignflow.targets import resolve
 
 REFERENCE = re.compile(r"@(\w+(?:(?:::|#)\w+)*)")
@@ -36,8 +38,9 @@ def begin(workflows: Sequence[str], seed: int) -> None:
     """First item of each config's `initialize`.
 
     Shows input errors, and disk or memory that ran out, as one line; refuses a packed bundle that
-    was changed, keys without effect, targets that are not allowed and values out of range; keeps
-    the output folder to this process, tunes the allocator, and seeds.
+    was changed, keys without effect, targets that are not allowed, texts that do not arrive as they
+    were given and values out of range; keeps the output folder to this process, tunes the
+    allocator, and seeds.
 
     MONAI has evaluated the config's `imports` and the arguments of this call before: against a
     config that is made to do harm this is no protection, `alignflow.packing verify` is.
@@ -48,8 +51,8 @@ def begin(workflows: Sequence[str], seed: int) -> None:
 
     Raises:
         InputError: on a changed file, a key without effect, a target that is not allowed or does
-            not take an argument, a value out of range, several processes that nothing joins, or an
-            output folder that is in use or cannot be written.
+            not take an argument, a text with '#', a value out of range, several processes that
+            nothing joins, or an output folder that is in use or cannot be written.
     """
     print_input_errors_as_one_line()
     if (workflow := _on_the_stack(ConfigWorkflow)) is not None:
@@ -57,6 +60,7 @@ def begin(workflows: Sequence[str], seed: int) -> None:
     config = running_config()
     check_keys(config, workflows)
     check_arguments(config)
+    check_texts(config, sys.argv)
     check_limits(config)
     require_joining(config)
     if (folder := written_folder(config)) is not None:
@@ -79,7 +83,12 @@ def written_folder(config: Mapping[str, Any]) -> str | None:
 
 def explained(error: BaseException, config: Mapping[str, Any], folder: str) -> InputError | None:
     """What a user can fix, as one line: input, disk, memory; None for everything else."""
-    return find_input_error(error) or storage_error(error, folder) or out_of_memory(error, config)
+    return (
+        find_input_error(error)
+        or out_of_shared_memory(error)
+        or storage_error(error, folder)
+        or out_of_memory(error, config)
+    )
 
 
 def running_config() -> dict[str, Any]:
@@ -122,7 +131,9 @@ def bundle_folder(config_folder: str | Path) -> Path:
 def save_config(path: str) -> None:
     """Write the running config, overrides included, as JSON."""
     with replacing(path) as temporary:
-        temporary.write_text(json.dumps(running_config(), indent=2, default=str) + "\n")
+        temporary.write_text(
+            json.dumps(running_config(), indent=2, default=str) + "\n", encoding="utf-8"
+        )
 
 
 def settings() -> dict[str, Any]:
@@ -185,6 +196,48 @@ def check_arguments(config: dict[str, Any]) -> None:
             )
 
 
+def check_texts(config: dict[str, Any], arguments: Sequence[str] = ()) -> None:
+    """Refuse texts that do not arrive as they were given.
+
+    MONAI makes '::' of every '#'. Fire, which reads its command line, takes `patient#2` for
+    'patient', and a folder 2024 for a number. In a locale without UTF-8, torch and MLflow fail on
+    names that have other letters.
+
+    Args:
+        config: to look at.
+        arguments: of the command line.
+
+    Raises:
+        InputError: naming the key and the text.
+    """
+    given = dict(_given(arguments))
+    texts = [(key, text) for key, text in given.items() if isinstance(config.get(key), str)]
+    for key, value in [*texts, *leaves(config)]:
+        if isinstance(value, str) and not value.startswith(("$", "@", "%")) and key[:1] != "_":
+            require_plain(value, f'config "{key}"')
+            if any("\udc80" <= letter <= "\udcff" for letter in value):
+                raise InputError(
+                    f"config \"{key}\" '{value}': has letters that are not of this locale; set "
+                    "PYTHONUTF8=1 in the environment"
+                )
+    for key, value in config.items():
+        is_path = key.endswith("_dir") or key in ("source", "references", "output")
+        if is_path and not isinstance(value, (str, list, type(None))):
+            raise InputError(
+                f'config "{key}": {value!r} is not text; for a folder of that name give '
+                f"./{given.get(key, value)}"
+            )
+
+
+def require_plain(text: str, field: str) -> None:
+    """Raise `InputError` where a text holds what MONAI's configs keep for themselves."""
+    if "#" in text or "::" in text:
+        raise InputError(
+            f"{field} '{text}': a value cannot hold '#' or '::', which MONAI takes for parts of "
+            "a config; rename the file or folder"
+        )
+
+
 def find(config: Any, key: str) -> Any:
     """The part of a config at 'a::b::0', or None."""
     for part in key.split("::"):
@@ -220,6 +273,14 @@ def parts_with_target(config: Any, key: str = "") -> Iterator[tuple[str, dict[st
     for name, value in items:
         if isinstance(value, (dict, list)):
             yield from parts_with_target(value, f"{key}::{name}" if key else str(name))
+
+
+def _given(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """(key, text) of `--key=text` and `--key text`."""
+    for name, after in pairwise([*arguments, ""]):
+        if name.startswith("--"):
+            key, sign, text = name[2:].partition("=")
+            yield key.replace("-", "_"), text if sign else after
 
 
 def _suggestion(key: str, known: Iterable[str]) -> str:

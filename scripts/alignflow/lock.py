@@ -45,13 +45,16 @@ def hold(folder: str | Path) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=WAIT)
-        path.write_text(f"process {os.getpid()} on {platform.node()} since {_now()}\n")
+        path.write_text(
+            f"process {os.getpid()} on {platform.node()} since {_now()}\n", encoding="utf-8"
+        )
         if not os.access(path.parent, os.W_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     except Timeout as error:
+        user = path.read_text(encoding="utf-8").strip() or "another process"
         raise InputError(
-            f"output_dir '{folder}': in use by {path.read_text().strip() or 'another process'}; "
-            "wait for its end, stop it, or give another folder"
+            f"output_dir '{folder}': in use by {user}; wait for its end, stop it, or give another "
+            "folder"
         ) from error
     except OSError as error:
         if error.errno not in NO_LOCKS:

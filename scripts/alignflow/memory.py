@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import errno
+import multiprocessing.synchronize
+import re
+import traceback
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,10 +22,14 @@ TEXTS = (
     "bad allocation",
     "Failed to allocate memory",
     "could not create a memory object",
-    "insufficient shared memory",
     "is killed by signal: Killed",
 )
 """What libraries say that raise no error of a class of its own."""
+SHARED = re.compile(
+    "(shared memory|torch_).*(No space left|Cannot allocate memory)|No space left.*/pym-"
+    "|(insufficient|out of) shared memory|killed by signal: Bus error"
+)
+"""What they say where the memory that processes share is too small; some call it a device."""
 LOWER = ("micro_batch", "batch_size", "active_steps", "num_samples", "image_size", "num_pairs")
 """Config keys that memory grows with, those first that change the result least."""
 
@@ -45,6 +52,23 @@ def out_of_memory(error: BaseException, config: Mapping[str, Any]) -> InputError
         f"out of memory: {', or '.join(advice) or 'end other programs'}; "
         f"what was asked for: {said[:300]}"
     )
+
+
+def out_of_shared_memory(error: BaseException) -> InputError | None:
+    """An error of the memory through which the workers of a loader give batches; else None."""
+    if not any(SHARED.search(str(c)) or _is_of_a_queue(c) for c in causes(error)):
+        return None
+    return InputError(
+        "out of shared memory: set num_workers to 0, or start the container with a larger "
+        "--shm-size (/dev/shm)"
+    )
+
+
+def _is_of_a_queue(error: BaseException) -> bool:
+    """Whether a queue between processes found no room for its semaphores, which names no file."""
+    full = isinstance(error, OSError) and error.errno == errno.ENOSPC
+    frames = traceback.extract_tb(error.__traceback__) if full else []
+    return any(frame.filename == multiprocessing.synchronize.__file__ for frame in frames)
 
 
 def _is_of_memory(error: BaseException) -> bool:

@@ -78,7 +78,7 @@ def pack(
 
 def requirements(project: str | Path) -> str:
     """`requirements.txt` with the pins of a pyproject.toml; extras as comments below."""
-    content = tomllib.loads(Path(project).read_text())["project"]
+    content = tomllib.loads(Path(project).read_text(encoding="utf-8"))["project"]
     lines = [f"# of {content['name']} {alignflow.__version__}", *content["dependencies"]]
     for extra in ("dicom", "encoder", "eval", "export", "tensorrt"):
         lines += ["", f"# optional: {extra}"]

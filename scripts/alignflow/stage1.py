@@ -104,7 +104,7 @@ class Stage1:
         record["source"] = self.source.to_dict()
         record["weights"] = weight_hashes(directory)
         with replacing(Path(directory) / FILE) as temporary:
-            temporary.write_text(json.dumps(record, indent=1) + "\n")
+            temporary.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
         logger.info("wrote %s and %s to '%s'", ", ".join(record["weights"]), FILE, directory)
 
     @classmethod
@@ -145,7 +145,7 @@ def read_record(path: Path) -> dict[str, Any]:
         InputError: no JSON, or a field that this version needs is missing.
     """
     try:
-        record = json.loads(path.read_text())
+        record = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise InputError(
             f"'{path}': not valid JSON ({error}); copy it from the training again"

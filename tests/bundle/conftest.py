@@ -259,20 +259,26 @@ def shell(environment):
 
 
 @pytest.fixture(scope="session")
-def kill_at(environment):
-    """`kill_at(path, command, delay=0)`: start it, SIGKILL it `delay` s after `path` exists."""
+def kill_at(environment, tmp_path_factory):
+    """`kill_at(path, command, delay=0, how=SIGKILL)`: start it, kill it `delay` s after `path`.
 
-    def call(awaited, arguments, delay=0):
-        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-        process = subprocess.Popen(arguments, cwd=BUNDLE, env=environment, **quiet)
+    Returns what it wrote on standard error.
+    """
+
+    def call(awaited, arguments, delay=0, how=signal.SIGKILL):
+        said = tmp_path_factory.mktemp("killed") / "stderr"
+        with said.open("w") as file:
+            quiet = {"stdout": subprocess.DEVNULL, "stderr": file}
+            process = subprocess.Popen(arguments, cwd=BUNDLE, env=environment, **quiet)
         deadline = time.monotonic() + 300
         while not awaited.exists():
             assert process.poll() is None, f"ended before it wrote {awaited.name}"
             assert time.monotonic() < deadline
             time.sleep(0.01)
         time.sleep(delay)
-        process.send_signal(signal.SIGKILL)
-        assert process.wait() == -signal.SIGKILL
+        process.send_signal(how)
+        assert process.wait() == -how
+        return said.read_text()
 
     return call
 

@@ -229,3 +229,15 @@ def test_on_the_command_line_a_key(command, shell, png_dataset, tmp_path):
     done = shell(command("train", "training", **overrides, **key))
     assert_one_line(done, ["train::trainer::max_epoch", "has no effect", "max_epochs"])
     assert not (tmp_path / "m").exists()
+
+
+def test_a_folder_that_the_command_line_cuts_off_is_not_that_of_another_patient(
+    shell, command, bundle, png_dataset, tmp_path
+):
+    (tmp_path / "patient").symlink_to(png_dataset)
+    (tmp_path / "patient#2").mkdir()
+    config = bundle / "configs/train.json"
+    folders = {"dataset_dir": "patient#2", "output_dir": "models"}
+    done = shell(command("train", "training", config_file=str(config), **folders), cwd=tmp_path)
+    assert_one_line(done, ["config \"dataset_dir\" 'patient#2'", "rename the file or folder"])
+    assert not (tmp_path / "models").exists()

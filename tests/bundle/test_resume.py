@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import signal
 
 import numpy as np
 import pytest
@@ -50,6 +51,20 @@ def test_killed_in_each_part(uninterrupted, three_class_dataset, train, command,
     kill_at(tmp_path / "checkpoints/segmenter_checkpoint_1.pt", call)
     assert not (tmp_path / "segmenter.pt").exists()
     train(three_class_dataset, tmp_path, **SEVERAL_EPOCHS)
+    assert_same_weights(tmp_path, uninterrupted)
+
+
+def test_ctrl_c_ends_with_one_line_and_the_same_command_goes_on(
+    uninterrupted, three_class_dataset, train, command, kill_at, tmp_path
+):
+    folders = {"dataset_dir": three_class_dataset, "output_dir": tmp_path}
+    options = SEVERAL_EPOCHS | {"mlflow": True}
+    call = command("train", "training", **folders, **options)
+    said = kill_at(tmp_path / "checkpoints/image_checkpoint_2.pt", call, how=signal.SIGINT)
+    assert "Traceback" not in said and "Error" not in said
+    assert said.splitlines()[-1] == "interrupted; the same command goes on from here"
+    assert not (tmp_path / "model.pt").exists() and not (tmp_path / ".lock").exists()
+    train(three_class_dataset, tmp_path, **options)
     assert_same_weights(tmp_path, uninterrupted)
 
 

@@ -133,3 +133,32 @@ def test_a_run_is_nested_under_the_one_that_is_named(
         [experiment], filter_string=f"tags.mlflow.parentRunId = '{parent}'"
     )
     assert child.info.run_name == "segmenter" and child.info.status == "FINISHED"
+
+
+@pytest.mark.parametrize("uri", ["http://127.0.0.1:9", "mlruns", "default"])
+@pytest.mark.parametrize(
+    ("config", "run_id"),
+    [
+        ("train", "training"),
+        ("train", "train_images"),
+        ("train", "train_masks"),
+        ("train", "train_segmenter"),
+        ("align", "align"),
+        ("distill", "distill"),
+        ("segment", "segment"),
+    ],
+)
+def test_a_store_is_looked_at_before_any_data(
+    run_config, refused, tmp_path, monkeypatch, config, run_id, uri
+):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    out = tmp_path / "My%20Project"
+    folder = "dataset_dir" if config == "train" else "model_dir"
+    options = {"device": "cpu", "output_dir": str(out), folder: str(tmp_path / "absent")}
+    if uri != "default":
+        options["tracking_uri"] = uri
+    line = refused(run_config, config, "train", run_id, options)
+    said = {"default": "rename the folder", "mlruns": "plain files"}.get(uri, "does not answer")
+    assert said in line and "--mlflow False" in line
+    assert not list(tmp_path.rglob("*"))
+    assert "absent" in refused(run_config, config, "train", run_id, options | {"mlflow": False})

@@ -15,7 +15,7 @@ from alignflow.data.formats import load
 from alignflow.data.nnunet import description
 from alignflow.data.writer import write_nnunet_pair
 from alignflow.device import Precision
-from alignflow.errors import InputError
+from alignflow.errors import InputError, find_input_error
 from alignflow.flow.sampler import FlowSampler
 from alignflow.inference.masks import MaskGenerator
 
@@ -236,3 +236,13 @@ def test_pairs_that_a_server_has_are_not_sent_again(write, dicomweb_server, tmp_
     assert len(dicomweb_server.asked) == 12 - 5
     assert len(dicomweb_server.instances) == 12 and first < set(dicomweb_server.instances)
     assert not (done.folder / ".progress").exists()
+
+
+def test_a_password_in_the_address_is_refused_before_any_pair(write, tmp_path):
+    pytest.importorskip("highdicom")
+    options = {"output_format": "dicom", "dicomweb_url": "http://me:secret@127.0.0.1:9"}
+    with pytest.raises(RuntimeError) as caught:  # MONAI's, around ours
+        write("out", **options)
+    line = str(find_input_error(caught.value))
+    assert "ALIGNFLOW_DICOMWEB_USER" in line and "secret" not in line
+    assert not (tmp_path / "out/images").exists()

@@ -20,7 +20,7 @@ from alignflow.adaptation.tracking import Runs
 from alignflow.adaptation.verdict import ADAPTED, GAIN, NOT_ADAPTED, SOURCE, judge
 from alignflow.adaptation.workflow import StageFailed, run_workflow
 from alignflow.alignment.site import NothingFound
-from alignflow.config import running_config
+from alignflow.config import explained, require_plain, running_config
 from alignflow.data.datalist import build_datalist, split_by_group, stated_labels
 from alignflow.data.references import listed_files
 from alignflow.errors import InputError, find_input_error
@@ -101,6 +101,8 @@ class Adaptation:
         require_arms(self.sections["arms"], hand_over)
         require_keys(self.sections, self.configs)
         self.root = Path(output_dir).resolve()
+        for path in filter(None, (source, references, test, model_dir, output_dir)):
+            require_plain(str(Path(path).resolve()), "folder")
         for path in filter(None, (source, references, test)):
             if self.root == Path(path).resolve() or Path(path).resolve() in self.root.parents:
                 raise InputError(
@@ -171,7 +173,7 @@ class Adaptation:
         path = job.folder / "check.json"
         if self.state.finished(job):
             self.display.say(f"{self.display.title_of('prepare')}: finished before, skipped")
-            known: Facts = json.loads(path.read_text())
+            known: Facts = json.loads(path.read_text(encoding="utf-8"))
             if self.runs and not self.runs.complete("prepare"):
                 with self._tracked_stage("prepare", {}):
                     pass
@@ -195,7 +197,7 @@ class Adaptation:
             for line in lines(found):
                 self.display.say(f"  {line}")
             with replacing(path) as temporary:
-                temporary.write_text(json.dumps(found, indent=1) + "\n")
+                temporary.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
             if found["problems"]:
                 raise NotReady(f"{len(found['problems'])} problems in the data; fix them first")
             self._write_parts(folders, train)
@@ -227,7 +229,9 @@ class Adaptation:
         one = checked["separation"]["spaces"]["appearance"]
         content = {"gap": one["value"], "floor": one["floor_high"], "adapt": adapt}
         with replacing(self.root / "gap.json") as temporary:
-            temporary.write_text(json.dumps(content | {"reason": reason}, indent=1) + "\n")
+            temporary.write_text(
+                json.dumps(content | {"reason": reason}, indent=1) + "\n", encoding="utf-8"
+            )
 
     def _stage_or_nothing(self, stage: str, jobs: list[Job], checked: Facts) -> bool:
         """Run a stage; false where no structure is found in the references."""
@@ -286,7 +290,8 @@ class Adaptation:
         try:
             run_workflow(job, self._overrides(job), log, on_line)
         except Exception as error:
-            found = find_input_error(error)
+            config = overlaid(job.config, job.settings)
+            found = explained(error, config, str(job.folder))
             reason = str(found) if found else f"{type(error).__name__}: {_innermost(error)}"
             raise StageFailed(f"{job.name}: {reason} (log: {log})") from error
         if job.run_id == "test":  # scores tell of what they scored
@@ -390,9 +395,9 @@ class Adaptation:
         found["versions"] = versions()
         found["inputs_sha256"] = folders.inputs
         with replacing(folders.verdict) as temporary:
-            temporary.write_text(json.dumps(found, indent=1) + "\n")
+            temporary.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
         with replacing(self.root / "verdict.txt") as temporary:
-            temporary.write_text("\n".join(found["text"]) + "\n")
+            temporary.write_text("\n".join(found["text"]) + "\n", encoding="utf-8")
         self._picture(found, folders)
         return found
 
@@ -471,7 +476,7 @@ class Adaptation:
         for job in jobs if stage == "segment" else []:
             if job.run_id == "test":
                 name, where = job.name.split("/")[1].rsplit("-", 1)
-                dice = json.loads((job.folder / "scores.json").read_text())["dice"]
+                dice = json.loads((job.folder / "scores.json").read_text(encoding="utf-8"))["dice"]
                 key = {"validation": "source", "test": "site"}.get(where)
                 if key is None:  # a fold
                     continue
@@ -532,7 +537,7 @@ def require_keys(sections: Facts, configs: Path) -> None:
         path = configs / f"{CONFIG_OF.get(stage, stage)}.json"
         if not path.is_file():
             continue
-        known = [k for k in json.loads(path.read_text()) if not k.startswith("_")]
+        known = [k for k in json.loads(path.read_text(encoding="utf-8")) if not k.startswith("_")]
         for key in settings:
             top = key.replace("#", "::").split("::")[0]
             if top not in known:
@@ -545,14 +550,14 @@ def require_keys(sections: Facts, configs: Path) -> None:
 def stage_figures(root: Path, stage: str) -> dict[str, float | None]:
     """What a stage is compared by, from the records it wrote."""
     if stage == "align":
-        record = json.loads((root / "aligned/align.json").read_text())
+        record = json.loads((root / "aligned/align.json").read_text(encoding="utf-8"))
         kept = record["kept"]
         return {
             "kept_epoch": record["kept_epoch"],
             "left_out_before": record["before"]["left_out"],
         } | {name: value for name, value in kept.items() if isinstance(value, (int, float))}
     if stage == "evaluate":
-        record = json.loads((root / "evaluation/evaluation.json").read_text())
+        record = json.loads((root / "evaluation/evaluation.json").read_text(encoding="utf-8"))
         found = {
             f"{metric}_{name}": record["metrics"][metric][name]["value"]
             for metric in ("kid", "mmd", "fid")
@@ -566,7 +571,9 @@ def stage_figures(root: Path, stage: str) -> dict[str, float | None]:
 def write_list(folder: Path, cases: Sequence[Facts], stated: Facts) -> None:
     """A data set that lists images and masks of another by their paths."""
     with replacing(folder / "dataset.json") as temporary:
-        temporary.write_text(json.dumps({"training": cases, **stated}, indent=1) + "\n")
+        temporary.write_text(
+            json.dumps({"training": cases, **stated}, indent=1) + "\n", encoding="utf-8"
+        )
 
 
 def _near(key: str, known: Sequence[str]) -> str:

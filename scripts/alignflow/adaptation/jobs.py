@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -48,7 +49,11 @@ class Job:
     @property
     def parts(self) -> dict[str, str]:
         """What decides the result, name -> hash."""
-        config = {k: v for k, v in json.loads(self.config.read_text()).items() if _counts(k)}
+        config = {
+            k: v
+            for k, v in json.loads(self.config.read_text(encoding="utf-8")).items()
+            if _counts(k)
+        }
         settings = {k: v for k, v in self.settings.items() if _counts(k)}
         return (
             {"config": _hash(config), "settings": _hash(settings)}
@@ -81,7 +86,7 @@ class State:
         path = self.path(job)
         if not path.is_file():
             return {}
-        content: Facts = json.loads(path.read_text())
+        content: Facts = json.loads(path.read_text(encoding="utf-8"))
         return content
 
     def finished(self, job: Job) -> bool:
@@ -123,7 +128,7 @@ class State:
     def _write(self, job: Job, content: Facts) -> None:
         content = content | {"key": job.key, "parts": job.parts}
         with replacing(self.path(job)) as temporary:
-            temporary.write_text(json.dumps(content, indent=1) + "\n")
+            temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
 def folder_hash(folder: str | Path) -> str:
@@ -133,7 +138,7 @@ def folder_hash(folder: str | Path) -> str:
     for path in sorted(p for p in root.rglob("*") if p.is_file()):
         name = path.relative_to(root).as_posix()
         if not any(part.startswith(".") for part in Path(name).parts):
-            digest.update(f"{name}\0{sha256(path)}\n".encode())
+            digest.update(os.fsencode(f"{name}\0{sha256(path)}\n"))
     return digest.hexdigest()
 
 
@@ -144,7 +149,7 @@ def bundle_hash(model_dir: str | Path) -> str:
 
 def overlaid(config: Path, settings: Facts) -> Facts:
     """The content of a config with overrides over it, "a::b" being entry b of a."""
-    content: Facts = json.loads(config.read_text())
+    content: Facts = json.loads(config.read_text(encoding="utf-8"))
     for key, value in settings.items():
         *parents, last = key.replace("#", "::").split("::")
         place = content

@@ -13,8 +13,8 @@ from typing import Any
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
-from alignflow.errors import InputError
 from alignflow.files import replacing
+from alignflow.training.store import make_store
 from alignflow.training.tracking import NESTED, PARENT
 
 Facts = Mapping[str, Any]
@@ -34,21 +34,14 @@ class Runs:
             `state/mlflow.json` remembers the runs.
         params: of the adaptation.
         tags: of the adaptation, such as hashes of its inputs; they may change.
-
-    Raises:
-        InputError: a store of files, which MLflow no longer takes.
     """
 
     def __init__(
         self, tracking_uri: str, experiment: str, root: Path, params: Facts, tags: Facts
     ) -> None:
-        if "://" not in tracking_uri or tracking_uri.startswith("file:"):
-            raise InputError(
-                f"tracking_uri '{tracking_uri}': MLflow keeps no runs in plain files any more; "
-                "give sqlite:////path/mlflow.db or the address of a server"
-            )
         logging.getLogger("mlflow").setLevel(logging.WARNING)
         logging.getLogger("alembic").setLevel(logging.WARNING)
+        make_store(tracking_uri)
         self.client = MlflowClient(tracking_uri=tracking_uri)
         self.experiment = experiment
         self.memory = root / "state/mlflow.json"
@@ -158,7 +151,7 @@ class Runs:
         run = self.client.create_run(self.experiment_id, run_name=name, tags=dict(tags))
         self.runs[name] = run.info.run_id
         with replacing(self.memory) as temporary:
-            temporary.write_text(json.dumps(self.runs, indent=1) + "\n")
+            temporary.write_text(json.dumps(self.runs, indent=1) + "\n", encoding="utf-8")
         return self.runs[name]
 
     def _end_killed(self, stage: str) -> None:
@@ -177,7 +170,7 @@ class Runs:
     def _remembered(self) -> dict[str, str]:
         if not self.memory.is_file():
             return {}
-        runs: dict[str, str] = json.loads(self.memory.read_text())
+        runs: dict[str, str] = json.loads(self.memory.read_text(encoding="utf-8"))
         return runs
 
     def _params(self, run_id: str, params: Facts) -> None:

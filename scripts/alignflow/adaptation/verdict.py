@@ -264,10 +264,10 @@ def _dice(folder: Path) -> list[float]:
 
 
 def _scores(folder: Path) -> Facts:
-    images: Facts = json.loads((folder / "scores.json").read_text())["images"]
+    images: Facts = json.loads((folder / "scores.json").read_text(encoding="utf-8"))["images"]
     return images
 
 
 def _read(path: Path) -> Facts:
     """The content of a JSON file, {} where there is none."""
-    return json.loads(path.read_text()) if path.is_file() else {}
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}

@@ -7,6 +7,7 @@ import gc
 import logging
 import re
 import sys
+import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -67,17 +68,22 @@ def run_workflow(job: Job, overrides: dict[str, Any], log: Path, on_line: OnLine
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     given = {k: v for k, v in (job.paths | job.settings | overrides).items()}
-    with log.open("a") as file, _captured(LogStream(file, on_line)):
-        made = ConfigWorkflow(
-            config_file=str(job.config),
-            logging_file=False,
-            run_id=job.run_id,
-            bundle_root=str(job.config.parent.parent),
-            **given,
-        )
-        made.initialize()
-        made.run()
-        made.finalize()
+    into = log.open("a", encoding="utf-8", errors="surrogateescape")
+    with into as file, _captured(LogStream(file, on_line)):
+        try:
+            made = ConfigWorkflow(
+                config_file=str(job.config),
+                logging_file=False,
+                run_id=job.run_id,
+                bundle_root=str(job.config.parent.parent),
+                **given,
+            )
+            made.initialize()
+            made.run()
+            made.finalize()
+        except Exception:
+            traceback.print_exc()  # into the log
+            raise
     del made
     gc.collect()  # configs and what they make refer to each other
 

@@ -103,7 +103,9 @@ class SaveAlignment:
         """Write both files."""
         self.picture()
         with replacing(self.output_dir / "align.json") as temporary:
-            temporary.write_text(json.dumps(self.record(), indent=1, default=str) + "\n")
+            temporary.write_text(
+                json.dumps(self.record(), indent=1, default=str) + "\n", encoding="utf-8"
+            )
 
     def picture(self) -> None:
         """References, unaligned and aligned samples, aligned with the outlines of their masks."""

@@ -194,7 +194,7 @@ class _Collection:
             "left_out": dict(sorted(self.left_out.items())),
         }
         with replacing(self.root / "collection.json") as temporary:
-            temporary.write_text(json.dumps(report, indent=1) + "\n")
+            temporary.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
         logger.info("%d images or series, %d masks", len(groups), self.masks)
         for what, count in sorted(self.left_out.items()):
             logger.info("left out: %d %s", count, what)
@@ -337,7 +337,9 @@ class _Collection:
         found = {str(entry["modality"]) for entry in self.images.values()} - {"", "OT"}
         if self.resampled and len(found) == 1:
             with replacing(self.root / "dataset.json") as temporary:
-                temporary.write_text(json.dumps({"modality": {"0": found.pop()}}) + "\n")
+                temporary.write_text(
+                    json.dumps({"modality": {"0": found.pop()}}) + "\n", encoding="utf-8"
+                )
 
     def write_patients(self) -> None:
         """Number the patients in the order of their images: identifiers stay where they are."""

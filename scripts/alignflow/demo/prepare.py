@@ -84,7 +84,7 @@ def main() -> None:
     parser.add_argument("--min_tissue", type=int, default=2000, help="labelled voxels in a slice")
     arguments = parser.parse_args()
     written = prepare(**vars(arguments))
-    cases = json.loads(written.read_text())["numTraining"]
+    cases = json.loads(written.read_text(encoding="utf-8"))["numTraining"]
     print(f"demo data: {cases} volumes of T1-weighted MR with grey and white matter, {written}")
     if arguments.site_dir:
         print(

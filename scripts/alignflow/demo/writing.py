@@ -36,4 +36,4 @@ def write_description(path: Path, name: str, description: str, **facts: Any) -> 
         "labels": LABELS,
     }
     with replacing(path) as temporary:
-        temporary.write_text(json.dumps(content | facts, indent=2) + "\n")
+        temporary.write_text(json.dumps(content | facts, indent=2) + "\n", encoding="utf-8")

@@ -146,7 +146,7 @@ def drawn_once(
         Identity(identity, folder).load_state_dict(_facts_of(facts))
     elif rank() == 0:
         with replacing(facts) as temporary:
-            temporary.write_text(json.dumps(identity, indent=1) + "\n")
+            temporary.write_text(json.dumps(identity, indent=1) + "\n", encoding="utf-8")
     paths = [folder / f"part-{k:05d}.pt" for k in range(-(-count // part))]
     own = range(rank(), len(paths), world())
     for k in tqdm(own, desc=name, unit="part", disable=rank() > 0):
@@ -171,7 +171,7 @@ def _is_whole(path: Path) -> bool:
 
 def _facts_of(path: Path) -> dict[str, Any]:
     try:
-        facts: dict[str, Any] = json.loads(path.read_text())
+        facts: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise InputError(
             f"'{path}': damaged ({error}); delete its folder, the pairs are drawn again"

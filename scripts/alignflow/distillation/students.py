@@ -86,7 +86,7 @@ def save_distilled(
         "versions": versions(),
     }
     with replacing(Path(output_dir) / FILE) as temporary:
-        temporary.write_text(json.dumps(record, indent=1, default=str) + "\n")
+        temporary.write_text(json.dumps(record, indent=1, default=str) + "\n", encoding="utf-8")
 
 
 def measured(

@@ -213,7 +213,7 @@ class Evaluation:
         """`evaluation.json`; NaN is refused, not written."""
         text = json.dumps(result, indent=1, default=str, allow_nan=False)
         with replacing(self.output_dir / "evaluation.json") as temporary:
-            temporary.write_text(text + "\n")
+            temporary.write_text(text + "\n", encoding="utf-8")
 
     def draw(self, metrics: dict[str, dict[str, Any]]) -> None:
         """The four pictures."""

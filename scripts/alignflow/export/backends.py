@@ -63,7 +63,7 @@ def require_recorded(path: Path, weights: Path) -> None:
     record = path.with_name(path.name + ".json")
     if not record.is_file():
         return
-    known = json.loads(record.read_text())
+    known = json.loads(record.read_text(encoding="utf-8"))
     for file, key in ((path, "sha256"), (weights, "weights_sha256")):
         if known.get(key) != sha256(file):
             raise InputError(

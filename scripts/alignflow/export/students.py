@@ -113,10 +113,10 @@ def record_parity(path: Path, weights: Path, name: str, compared: dict[str, Any]
     record, file = {}, path.with_name(path.name + ".json")
     digest = sha256(weights)
     if file.is_file():
-        record = json.loads(file.read_text())
+        record = json.loads(file.read_text(encoding="utf-8"))
     if record.get("weights_sha256") != digest:
         record = {"weights_sha256": digest, "parity": {}}
     record["parity"][name] = compared
     record |= {"sha256": sha256(path), "versions": versions()}
     with replacing(file) as temporary:
-        temporary.write_text(json.dumps(record, indent=1) + "\n")
+        temporary.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")

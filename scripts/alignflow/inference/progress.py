@@ -91,7 +91,7 @@ class PairProgress:
                 with suppress(OSError):
                     (self.output_dir / place).rmdir()
             with replacing(self.folder / "run.json") as temporary:
-                temporary.write_text(json.dumps(self.identity, indent=1) + "\n")
+                temporary.write_text(json.dumps(self.identity, indent=1) + "\n", encoding="utf-8")
 
     def record(self, indices: list[int], counts: dict[str, Any]) -> None:
         """Note that a batch is written.
@@ -108,7 +108,7 @@ class PairProgress:
     def stored(self) -> set[str]:
         """Names of files, relative to the folder, that `note_stored` was told."""
         path = self.folder / "stored.txt"
-        return set(path.read_text().splitlines()) if path.is_file() else set()
+        return set(path.read_text(encoding="utf-8").splitlines()) if path.is_file() else set()
 
     def note_stored(self, url: str, path: Path) -> None:
         """Note that a server has a file."""
@@ -124,7 +124,9 @@ class PairProgress:
 
     def _is_same_run(self) -> bool:
         try:
-            known: bool = json.loads((self.folder / "run.json").read_text()) == self.identity
+            known: bool = (
+                json.loads((self.folder / "run.json").read_text(encoding="utf-8")) == self.identity
+            )
         except (OSError, ValueError):
             return False
         return known
@@ -157,12 +159,12 @@ def _pair_of(path: Path) -> str:
 
 def _append(path: Path, line: str) -> None:
     """Add a line; the line break before it ends one that was cut off."""
-    with path.open("a") as file:
+    with path.open("a", encoding="utf-8") as file:
         file.write(f"\n{line}\n")
 
 
 def _whole_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    for line in path.read_text().splitlines():
+    for line in path.read_text(encoding="utf-8").splitlines():
         try:
             batch, counts = json.loads(line)
             yield int(batch), counts

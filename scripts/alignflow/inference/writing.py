@@ -22,7 +22,7 @@ from alignflow import __version__
 from alignflow.config import running_config
 from alignflow.data import nnunet
 from alignflow.data.dicom_masks import require_highdicom
-from alignflow.data.dicomweb import require_client, store
+from alignflow.data.dicomweb import require_address, require_client, store
 from alignflow.data.intensity import unscale
 from alignflow.data.spec import Geometry
 from alignflow.data.writer import (
@@ -113,6 +113,7 @@ class WritePairs:
         if dicomweb_url is not None:
             if output_format != "dicom":
                 raise InputError('config "dicomweb_url": needs "output_format" set to "dicom"')
+            require_address(dicomweb_url)
             require_client()
         self.weights_sha256 = weight_hashes(model_dir)
         self.run = json.dumps([self.weights_sha256, seed])
@@ -229,7 +230,9 @@ class WritePairs:
     def write_json(self, name: str, content: dict[str, Any]) -> None:
         """Write `content` to a file of the output folder."""
         with replacing(self.output_dir / name) as temporary:
-            temporary.write_text(json.dumps(content, indent=1, default=str) + "\n")
+            temporary.write_text(
+                json.dumps(content, indent=1, default=str) + "\n", encoding="utf-8"
+            )
 
     def description(self) -> dict[str, Any]:
         """What the files alone do not tell a reader: names of the classes, and the modality."""

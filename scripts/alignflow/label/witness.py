@@ -57,4 +57,4 @@ def save_witness(path: str | Path, names: Sequence[str], scores: Tensor) -> None
     """Write {file: score} as JSON, the highest first."""
     ordered = sorted(file_scores(names, scores).items(), key=lambda item: -item[1])
     with replacing(path) as temporary:
-        temporary.write_text(json.dumps(dict(ordered), indent=1) + "\n")
+        temporary.write_text(json.dumps(dict(ordered), indent=1) + "\n", encoding="utf-8")

@@ -81,7 +81,7 @@ class Work:
         named = {"bundle": bundle_hash(self.models), kind: str(folder.relative_to(self.folder))}
         content = self._read() | named
         with replacing(self.folder / FILE) as temporary:
-            temporary.write_text(json.dumps(content, indent=1) + "\n")
+            temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
     def current(self, kind: str) -> Path | None:
         """The folder in use of this kind, None before the first."""
@@ -100,7 +100,7 @@ class Work:
         if not path.is_file():
             return {}
         try:
-            content = json.loads(path.read_text())
+            content = json.loads(path.read_text(encoding="utf-8"))
         except ValueError as error:
             raise InputError(f"'{path}': not valid JSON ({error}); correct or remove it") from error
         return dict(content)

@@ -41,7 +41,7 @@ def run_workflow(
     arguments["bundle_root"] = str(config.parents[1])
     file = folder / f"{run_id}.args.json"
     with replacing(file) as temporary:
-        temporary.write_text(json.dumps(arguments, indent=1) + "\n")
+        temporary.write_text(json.dumps(arguments, indent=1) + "\n", encoding="utf-8")
     command = [sys.executable, "-m", "monai.bundle", "run", "--args_file", str(file)]
     process = subprocess.Popen(
         command,

@@ -398,7 +398,7 @@ class Audit:
         tile_rows(self.output_dir / "nearest.png", rows, y_points_up(self.stage1.source))
         with replacing(self.output_dir / "audit.json") as temporary:
             text = json.dumps(result, indent=1, default=str, allow_nan=False)
-            temporary.write_text(text + "\n")
+            temporary.write_text(text + "\n", encoding="utf-8")
 
 
 def words(result: dict[str, Any], pairs: int) -> list[str]:

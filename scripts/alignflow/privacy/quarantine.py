@@ -61,7 +61,7 @@ def quarantine_pair(pair: PairFiles, record: dict[str, Any], quarantine_dir: Pat
     no part of a file, and the same call ends what it began.
     """
     with replacing(quarantine_dir / f"{pair.name}.json") as temporary:
-        temporary.write_text(json.dumps(record, indent=1) + "\n")
+        temporary.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     for kind, path in zip(KINDS, (pair.image, pair.label), strict=True):
         if quarantine_dir in path.parents:
             continue
@@ -73,7 +73,7 @@ def quarantine_pair(pair: PairFiles, record: dict[str, Any], quarantine_dir: Pat
 def name_quarantined(pairs_dir: Path, names: list[str]) -> None:
     """Take pairs out of the list in `dataset.json`, if it has one, and name them there."""
     path = pairs_dir / "dataset.json"
-    content = json.loads(path.read_text()) if path.is_file() else {}
+    content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     if lists_cases(pairs_dir):
         content["training"] = [
             case
@@ -82,7 +82,7 @@ def name_quarantined(pairs_dir: Path, names: list[str]) -> None:
         ]
     content["quarantined"] = sorted({*content.get("quarantined", []), *names})
     with replacing(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=1) + "\n")
+        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
 def remove_partial(pairs_dir: Path, quarantine_dir: Path) -> None:

@@ -73,7 +73,7 @@ class SegmenterRecord:
             "versions": versions(),
         }
         with replacing(weights.with_name(FILE)) as temporary:
-            temporary.write_text(json.dumps(asdict(self), indent=1) + "\n")
+            temporary.write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
         logger.info(
             "wrote %s and %s to '%s'; Dice on the validation images %.3f",
             WEIGHTS,
@@ -94,7 +94,7 @@ class SegmenterRecord:
             if not needed.is_file():
                 raise InputError(f"'{needed}': no such file; run segment, or set segmenter_dir")
         try:
-            content = json.loads(path.read_text())
+            content = json.loads(path.read_text(encoding="utf-8"))
             record = cls(**{one.name: content[one.name] for one in fields(cls)})
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(

@@ -128,7 +128,7 @@ def score_site(
         "images": per_image,
     }
     with replacing(Path(output_dir) / "scores.json") as temporary:
-        temporary.write_text(json.dumps(content, indent=1) + "\n")
+        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     save_outlines(Path(output_dir) / "test.png", site.images, labels, predicted)
     logger.info(
         "Dice %.3f (%.3f to %.3f), IoU %.3f, sensitivity %.3f, precision %.3f on %d images; "

@@ -11,13 +11,11 @@ from typing import Any
 import ignite.distributed as idist
 from ignite.engine import Engine, Events
 from mlflow.entities import Run
-from mlflow.store.tracking import DEFAULT_LOCAL_FILE_AND_ARTIFACT_PATH
-from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 from monai.engines import Workflow
 from monai.handlers import MLFlowHandler
 
-from alignflow.files import replacing
+from alignflow.training.store import chosen, make_store
 
 PARENT = "ALIGNFLOW_PARENT_RUN"
 """Environment variable: id of the MLflow run that the runs of a workflow are nested under."""
@@ -54,7 +52,7 @@ class Tracking(MLFlowHandler):
             return  # not even a client: it would create the store's tables at the same time
         # MLflow tells of its tables and threads in the middle of the progress bar.
         logging.getLogger("mlflow").setLevel(logging.WARNING)
-        make_store(str(options.get("tracking_uri")))
+        make_store(chosen(str(options.get("tracking_uri"))))
         super().__init__(
             iteration_log=False, epoch_logger=self.log_epoch, close_on_complete=True, **options
         )
@@ -157,16 +155,3 @@ def tracked(
         return None
     paths = [f"{shared['output_dir']}/{name}" for name in artifacts]
     return Tracking(run_name=run_name, artifacts=paths, validator=validator, **shared)
-
-
-def make_store(uri: str) -> None:
-    """Make a new SQLite store with its tables, whole or not at all; other stores are left alone.
-
-    MLflow makes one table after another, and refuses for good what a kill left in between.
-    """
-    path = Path(uri.removeprefix("sqlite:///"))
-    if not uri.startswith("sqlite:///") or path.exists():
-        return
-    with replacing(path) as temporary:
-        store = SqlAlchemyStore(f"sqlite:///{temporary}", DEFAULT_LOCAL_FILE_AND_ARTIFACT_PATH)
-        store.engine.dispose()

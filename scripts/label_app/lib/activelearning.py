@@ -53,7 +53,7 @@ class WitnessScoring(ScoringMethod):
                 **chosen(request, WITNESS),
             }
             run_workflow("witness", CONFIGS / "align.json", overrides, folder, environment())
-            scores = json.loads((folder / "out/witness.json").read_text())
+            scores = json.loads((folder / "out/witness.json").read_text(encoding="utf-8"))
         for name, path in images.items():
             # a duplicate of another image has no score of its own
             info = {"witness": scores.get(file_name(name, path)), "witness_of": subject}

@@ -125,4 +125,4 @@ class TrainSegmenter(TrainTask):
 
 def read(path: Path) -> dict[str, Any]:
     """A JSON file; {} where there is none."""
-    return json.loads(path.read_text()) if path.is_file() else {}
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
