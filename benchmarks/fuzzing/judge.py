@@ -150,7 +150,9 @@ def difference(ours: Reading, other: Reading, kind: str = "") -> str:
         same = apart <= BLOCK_TOLERANCE
     if not same.all():
         share = 1 - same.mean()
-        damage = _affine_difference(ours, other) or ("pixels" if share < SAME else "values")
+        damage = _affine_difference(ours, other) or (
+            "pixels" if share < SAME or other.tolerance else "values"
+        )
         return f"{damage}: {share:.2%} differ, by at most {np.nanmax(apart[~same], initial=0):.4g}"
     return _affine_difference(ours, other)
 

@@ -69,12 +69,14 @@ class Series:
         modality: (0008,0060).
         planes: where the slices lie, or the frames of an enhanced file; None for a single one.
         frames: of an enhanced file, their numbers in spatial order; else None.
+        whole: the file of a series of one, where it was read to its end already.
     """
 
     files: list[str]
     modality: str
     planes: Planes | None
     frames: list[int] | None
+    whole: pydicom.Dataset | None = None
 
 
 def find_series(path: Path, regular: bool = True) -> Series:
@@ -108,6 +110,7 @@ def find_series(path: Path, regular: bool = True) -> Series:
         modality=str(first.get("Modality", "")),
         planes=planes,
         frames=frames,
+        whole=None if path.is_dir() else first,
     )
 
 
@@ -123,7 +126,7 @@ def read_series(series: Series) -> tuple[np.ndarray, dict[str, Any]]:
     parts: list[np.ndarray] = []
     affine, is_sized, frame = np.eye(4), False, ""
     for file in series.files:
-        dataset = read_file(file)
+        dataset = read_file(file) if series.whole is None else series.whole
         require_sound(dataset, file)
         if not parts and dataset.get("BurnedInAnnotation") == "YES":
             logger.warning("image '%s': text is burned into its pixels (BurnedInAnnotation)", file)
@@ -151,7 +154,7 @@ def _image_headers(path: Path) -> dict[Path, pydicom.Dataset]:
         files = [f for f in files if not is_system(f)]
         for file in files:  # a slice that is elsewhere would be missing in silence
             require_here(file, "image")
-    headers = dict(_read_headers(files))
+    headers = dict(_read_headers(files, whole=not path.is_dir()))
     images = {
         f: h for f, h in headers.items() if h.get("Modality") not in NON_IMAGES and "Rows" in h
     }
@@ -197,10 +200,11 @@ def _require_all_images(
             raise InputError(f"image '{file}': Rows is missing; repair or remove it")
 
 
-def _read_headers(files: list[Path]) -> Iterable[tuple[Path, pydicom.Dataset]]:
+def _read_headers(files: list[Path], whole: bool) -> Iterable[tuple[Path, pydicom.Dataset]]:
+    options: dict[str, Any] = {} if whole else {"stop_before_pixels": True, "specific_tags": TAGS}
     for file in files:
         try:
-            yield file, read_file(file, stop_before_pixels=True, specific_tags=TAGS)
+            yield file, read_file(file, **options)
         except InvalidDicomError as error:  # a stray text or picture file
             if file.suffix.lower() in SUFFIXES and len(files) > 1:
                 raise InputError(

@@ -239,7 +239,7 @@ def slice_thickness(dataset: pydicom.Dataset) -> float:
 def place_of(dataset: pydicom.Dataset) -> tuple[np.ndarray, bool]:
     """Affine (4, 4), LPS, of a single image or frame, and whether the file states its pixel size.
 
-    Without a plane the image lies at 0 along the axes of the patient.
+    What of its plane is not stated is 0, and along the axes of the patient.
     """
     position = reals(dataset, "ImagePositionPatient", 3)
     plane = functional(dataset, "PlanePositionSequence")
@@ -249,9 +249,10 @@ def place_of(dataset: pydicom.Dataset) -> tuple[np.ndarray, bool]:
     turned = reals(group, "ImageOrientationPatient", 6) if turned is None else turned
     spacing = pixel_spacing(dataset)
     affine = np.eye(4)
-    if position is not None and turned is not None:
+    if turned is not None:
         axes = turned.reshape(2, 3)
         affine[:3, :3] = np.c_[axes.T, np.cross(*axes)]
+    if position is not None:
         affine[:3, 3] = position
     row, column = (1.0, 1.0) if spacing is None else map(float, spacing)
     affine[:3, :3] *= [column, row, slice_thickness(dataset)]

@@ -13,6 +13,7 @@ from alignflow.errors import InputError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 TIFF_SUFFIXES = (".tif", ".tiff")
+EXIF_ORIENTATION = 0x0112
 UPRIGHT = 1  # of the orientation tag, EXIF and TIFF
 
 
@@ -54,7 +55,8 @@ def _plain(image: Image.Image, path: Path, is_mask: bool) -> np.ndarray:
     if pages > 1:
         raise InputError(f"image '{path}': several pages ({pages}); save each as its own file")
     # Viewers and annotation tools show a photograph upright, so masks are drawn on it upright.
-    image = ImageOps.exif_transpose(image)
+    if image.getexif().get(EXIF_ORIENTATION, UPRIGHT) != UPRIGHT:
+        image = ImageOps.exif_transpose(image)
     if (
         is_mask
         and "A" in image.getbands()
@@ -65,10 +67,9 @@ def _plain(image: Image.Image, path: Path, is_mask: bool) -> np.ndarray:
         return np.asarray(_mask_of_palette(image, path))
     if is_mask and (depth := _gray_depth(path)) in (2, 4):  # Pillow spreads it over 8 bits
         return np.asarray(image) // (255 // (2**depth - 1))
-    if image.mode in ("1", "L", "LA", "La"):
-        return np.asarray(image.convert("L"))
-    is_deep = image.mode == "F" or image.mode.startswith("I")
-    array = np.asarray(image if is_deep else image.convert("RGB"))
+    is_plain = image.mode in ("L", "RGB", "F") or image.mode.startswith("I")
+    is_gray = image.mode in ("1", "LA", "La")
+    array = np.asarray(image if is_plain else image.convert("L" if is_gray else "RGB"))
     return array.astype(array.dtype.newbyteorder("="), copy=False)
 
 
@@ -133,7 +134,7 @@ def _read_tiff(path: Path) -> np.ndarray:
             colours = np.asarray(page.colormap).T
             return np.asarray(colours[array] >> 8, np.uint8)
     if kind == tifffile.PHOTOMETRIC.MINISWHITE:
-        array = 1 - array if array.dtype == bool else np.iinfo(array.dtype).max - array
+        array = ~array if array.dtype == bool else np.iinfo(array.dtype).max - array
     elif kind not in COLOURS:
         raise InputError(f"image '{path}': {kind.name} pixels; save it as gray or RGB")
     if array.dtype == bool:
