@@ -244,3 +244,25 @@ def test_patients_are_numbered_and_not_named(tmp_path, write_series):
         found[owners[value]] = {row["patient"]} | found.get(owners[value], set())
     assert found == {"Smith-B": {"patient_001"}, "Smith-A": {"patient_002"}}
     assert "Smith" not in text + (tmp_path / "out/collection.json").read_text()
+
+
+def test_two_patients_with_one_series_uid_are_two_images(tmp_path, write_series):
+    for k, name in enumerate(("A", "B")):
+        folder = tmp_path / "export" / name
+        write_series(folder, VOLUME + k, series_uid="1.2.3.4", PatientID=name)
+    collect(str(tmp_path / "export"), str(tmp_path / "out"))
+    found = sorted(int(load(path).min()) for path in (tmp_path / "out/images").iterdir())
+    assert found == [VOLUME.min(), VOLUME.min() + 1]
+
+
+def test_files_of_several_frames_that_share_a_uid_are_all_kept(tmp_path, write_enhanced):
+    (tmp_path / "export").mkdir()
+    for k in range(2):
+        path = tmp_path / f"export/{k}.dcm"
+        write_enhanced(path, VOLUME + k, range(4), [0, 2.5, 5, 7.5])
+        header = pydicom.dcmread(path)
+        header.SOPInstanceUID, header.SeriesInstanceUID = "1.2.3.4.5", "1.2.3.4"
+        header.save_as(path)
+    collect(str(tmp_path / "export"), str(tmp_path / "out"))
+    found = sorted(int(load(path).min()) for path in (tmp_path / "out/images").iterdir())
+    assert found == [VOLUME.min(), VOLUME.min() + 1]

@@ -164,7 +164,7 @@ class _Collection:
         self.left_out: Counter[str] = Counter()
         self.images: dict[str, dict[str, object]] = {}
         self.patients: dict[str, str] = {}
-        self.by_series: dict[str, list[str]] = defaultdict(list)
+        self.by_series: dict[tuple[str, str], list[str]] = defaultdict(list)
         self.problems: list[str] = []
         self.masks = 0
         self.resampled: dict[str, tuple[tuple[int, int], Planes, list[str]]] = {}
@@ -299,7 +299,8 @@ class _Collection:
     def note(self, names: list[str], group: Group, files: int) -> None:
         """Remember what was written of a series."""
         first = group[0][1]
-        self.by_series[str(first.get("SeriesInstanceUID"))] += names
+        series = str(first.get("PatientID", "")), str(first.get("SeriesInstanceUID"))
+        self.by_series[series] += names
         patient = str(first.get("PatientID") or first.get("StudyInstanceUID") or names[0])
         for name in names:
             self.images[name] = {"modality": str(first.get("Modality", "")), "files": files}
@@ -370,16 +371,22 @@ def _key(header: Header, path: Path) -> tuple[object, ...]:
     return *series_of(header), alone
 
 
-def _referenced_series(header: Header) -> str:
-    """SeriesInstanceUID of the images that a mask refers to, "" where it names none."""
+def _referenced_series(header: Header) -> tuple[str, str]:
+    """PatientID and SeriesInstanceUID of the images that a mask refers to, "" where it names none.
+
+    A structure set may refer to several frames of reference: its contours lie in one of them.
+    """
+    patient = str(header.get("PatientID", ""))
     try:
         if header.Modality == "SEG":
-            return str(header.ReferencedSeriesSequence[0].SeriesInstanceUID)
-        frame = header.ReferencedFrameOfReferenceSequence[0]
+            return patient, str(header.ReferencedSeriesSequence[0].SeriesInstanceUID)
+        own = header.StructureSetROISequence[0].get("ReferencedFrameOfReferenceUID")
+        frames = list(header.ReferencedFrameOfReferenceSequence)
+        frame = next((f for f in frames if f.get("FrameOfReferenceUID") == own), frames[0])
         study = frame.RTReferencedStudySequence[0]
-        return str(study.RTReferencedSeriesSequence[0].SeriesInstanceUID)
+        return patient, str(study.RTReferencedSeriesSequence[0].SeriesInstanceUID)
     except (AttributeError, IndexError):
-        return ""
+        return patient, ""
 
 
 def _copy(path: Path, target: Path) -> None:

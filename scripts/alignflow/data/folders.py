@@ -44,6 +44,8 @@ def find_folders(root: Path) -> tuple[Path, list[Path]]:
 def list_images(folder: Path, aside: Sequence[Path] = ()) -> list[Path]:
     """Images of a folder and its subfolders: files, and folders that are a DICOM series.
 
+    DICOM files without a suffix are listed, too: `formats.load` tells of it.
+
     Args:
         folder: with all below it but what systems leave there, see `content.is_system`.
         aside: folders that are left out.
@@ -52,10 +54,7 @@ def list_images(folder: Path, aside: Sequence[Path] = ()) -> list[Path]:
 
 
 def list_masks(folder: Path) -> list[Path]:
-    """Files of a folder and its subfolders that may be masks; DICOM without a suffix, too.
-
-    `formats.load` tells of the suffix that is missing.
-    """
+    """Files of a folder and its subfolders that may be masks."""
     return list(_files(folder, series=False))
 
 
@@ -147,7 +146,7 @@ def _files(folder: Path, series: bool, within: tuple[Path, ...] = ()) -> Iterato
     within = (*within, folder.resolve())  # a link may lead back
     for path in list_entries(folder):
         if not path.is_dir():
-            if split_suffix(path)[1] or (not series and is_dicom(path)):
+            if split_suffix(path)[1] or is_dicom(path):
                 yield path
         elif series and _is_series(path):
             yield path
