@@ -161,7 +161,7 @@ def test_broken_dataset_json(assert_refused, nifti_dataset):
     [
         ({"epochs": 5}, ["'epochs' has no effect", "mask_epochs"]),
         ({"train::trainer::max_epoch": 5}, ["train::trainer::max_epoch", "max_epochs"]),
-        ({"train::handlers::0::intervall": 5}, ["train::handlers::0::intervall", "interval"]),
+        ({"validate::evaluator::handlers::0::nam": 5}, ["handlers::0::nam", "SampleGrid takes"]),
         ({"train::dataset::cache": True}, ["train::dataset::cache", "SliceDataset takes"]),
         ({"validate::metrics": {}}, ["validate::metrics", "no effect"]),
         ({"precision": "fp8"}, ["precision", "fp8", "bf16"]),

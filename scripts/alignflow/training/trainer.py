@@ -37,6 +37,7 @@ def make_dataloader(
     sampler: Sampler[int] | None = None,
     num_workers: int = 0,
     device: str | torch.device = "cpu",
+    alone: bool = False,
 ) -> DataLoader:
     """Batches of an epoch, or this process's share of them.
 
@@ -48,12 +49,15 @@ def make_dataloader(
         sampler: in place of `EpochSampler`.
         num_workers: processes that read.
         device: that the batches go to.
+        alone: each process gets whole batches, and trains by itself what the others do, too.
     """
+    place = (0, 1) if alone else (rank(), world())
     if sampler is None and steps:
-        sampler = EpochSampler(len(dataset), steps * batch_size, seed, rank(), world())
+        sampler = EpochSampler(len(dataset), steps * batch_size, seed, *place)
+    is_shared = sampler is not None and not alone
     return DataLoader(
         dataset,
-        batch_size=local_batch(batch_size) if sampler is not None else batch_size,
+        batch_size=local_batch(batch_size) if is_shared else batch_size,
         sampler=sampler,
         num_workers=num_workers,
         pin_memory="cuda" in str(device),
@@ -84,6 +88,7 @@ def make_trainer(
     device: str | torch.device = "cpu",
     seed: int = 0,
     every: int = 10,
+    alone: bool = False,
 ) -> SupervisedTrainer:
     """A trainer that resumes exactly, validates, shows its progress, saves weights and is tracked.
 
@@ -107,9 +112,10 @@ def make_trainer(
         device: of the engine.
         seed: of the epochs.
         every: steps between two updates of the bar.
+        alone: as for `make_dataloader`.
     """
     trained: Any = torch.compile(network) if compile else network
-    if world() > 1:
+    if world() > 1 and not alone:
         trained = DistributedDataParallel(trained)
     state = {"network": network, "optimizer": optimizer, "update": update}
     if lr_scheduler is not None:
