@@ -300,6 +300,8 @@ def align_trainer(args: argparse.Namespace, one: GradientScheme) -> SupervisedTr
             "detail_anchor": 300.0,
             "faithfulness": 2.0,
             "train::handlers": [],
+            **{f"train::trainer::{key}": None for key in ("checkpoint", "weights", "tracking")},
+            "train::trainer::last_handlers": [],
         }
     )
     return config.get_parsed_content("train::trainer")

@@ -46,7 +46,7 @@ from alignflow.errors import InputError, print_input_errors_as_one_line
 from alignflow.inference.writing import versions
 
 CONFIG = Path(__file__).parents[1] / "bundle" / "configs" / "train.json"
-STEP_HANDLERS = ("LrScheduleHandler", "alignflow.training.epochs.EpochSeed")
+BETWEEN_EPOCHS = ("checkpoint", "weights", "validator", "tracking")
 BATCHES = 4  # different batches that each arm's data set holds
 
 Arm = tuple[str, bool]  # whose step, and whether its process has a tuned allocator
@@ -120,7 +120,6 @@ def our_trainer(args: argparse.Namespace, folder: Path) -> SupervisedTrainer:
     write_pictures(folder, BATCHES * args.batch_size + 2, args.image_size)
     config = ConfigParser()
     config.read_config(CONFIG)
-    handlers = [h for h in config["train::handlers"] if h["_target_"] in STEP_HANDLERS]
     config.update(
         {
             "dataset_dir": str(folder),
@@ -131,7 +130,7 @@ def our_trainer(args: argparse.Namespace, folder: Path) -> SupervisedTrainer:
             "steps_per_epoch": args.steps,
             "image_epochs": args.rounds + 1,
             "mlflow": False,
-            "train::handlers": handlers,
+            **{f"train::trainer::{key}": None for key in BETWEEN_EPOCHS},
             "train::dataset::progress": False,
         }
     )
