@@ -6,8 +6,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 PIN = re.compile(r"([A-Za-z0-9_.-]+)==([\w.]+)")
-# numpymaxflow and pydicom-seg want them below 2 and 4, and new imagecodecs numpy from 2 on
-OLDER = {"numpy", "jsonschema", "imagecodecs"}
+# numpymaxflow and pydicom-seg want them below 2 and 4; new decoders want numpy from 2 on
+OLDER = {"numpy", "jsonschema", "imagecodecs", "pyjpegls", "pylibjpeg-openjpeg"}
 
 
 def pins(lines):
