@@ -82,12 +82,24 @@ def aligned(
         segment: overrides of its config.
         alignment: rounds, and overrides of alignment's config.
     """
+    return bench.scores(aligned_segmenter(bench, job, annotated, in_batch, segment, **alignment))
+
+
+def aligned_segmenter(
+    bench: Bench,
+    job: Job,
+    annotated: bool = False,
+    in_batch: bool = True,
+    segment: Mapping[str, Any] | None = None,
+    **alignment: Any,
+) -> Path:
+    """The segmenter of `aligned`."""
     model_dir, _ = bench.alignment(job, annotated, **alignment)
     folders = {
         "pairs_dir": str(bench.pairs(model_dir)),
         "reference_dir": str(bench.references(job, annotated and in_batch)),
     }
-    return bench.scores(bench.segmenter(job.seed, **folders | dict(segment or {})))
+    return bench.segmenter(job.seed, **folders | dict(segment or {}))
 
 
 def pseudo_in_batch(bench: Bench, job: Job) -> Path:
@@ -99,20 +111,30 @@ def pseudo_in_batch(bench: Bench, job: Job) -> Path:
 def in_batch(bench: Bench, job: Job, everything: bool = False) -> Path:
     """Styled source images, and the annotated references (or the whole pool) as half a batch."""
     labelled = bench.pool_dir if everything else bench.references(job, annotated=True)
-    settings = {"reference_dir": str(labelled), "site_epochs": 0} | bench.settings["annotated"]
+    settings = {"reference_dir": str(labelled)} | bench.settings["annotated"]
     return bench.scores(bench.segmenter(job.seed, **settings))
 
 
 def finetuned(bench: Bench, job: Job) -> Path:
     """The segmenter of `strong_aug`, trained on with the annotated references alone."""
+    return bench.scores(trained_on(bench, job, bench.segmenter(job.seed)))
+
+
+def aligned_finetuned(bench: Bench, job: Job) -> Path:
+    """That of `aligned_annotated`, trained on with the annotated references alone."""
+    return bench.scores(trained_on(bench, job, aligned_segmenter(bench, job, annotated=True)))
+
+
+def trained_on(bench: Bench, job: Job, segmenter_dir: Path) -> Path:
+    """A segmenter after further steps on the annotated references alone."""
     labelled = str(bench.references(job, annotated=True))
     found = "build_datalist(@dataset_dir, @group_pattern, @group_column)"
     held_out = f"split_by_group({found}, @validation_fraction, @split_seed)[1]"
     folders = {
-        "init": str(bench.segmenter(job.seed)),
+        "init": str(segmenter_dir),
         "cases": f"$(build_datalist({labelled!r}), {held_out})",
     }
-    return bench.scores(bench.segmenter(job.seed, **folders, **bench.settings["finetune"]))
+    return bench.segmenter(job.seed, **folders, **bench.settings["finetune"])
 
 
 ARMS = {
@@ -137,9 +159,7 @@ ABLATION = {
     "pseudo_in_batch": Arm(pseudo_in_batch),
     "no_style": Arm(partial(aligned, segment={"style_prob": 0})),
     "no_confidence": Arm(partial(aligned, weigh_confidence=False)),
-    "aligned_in_batch": Arm(
-        partial(aligned, annotated=True, segment={"site_epochs": 0}), labels=True
-    ),
+    "aligned_finetuned": Arm(aligned_finetuned, labels=True),
     "with_distance": Arm(partial(aligned, reward_weight=1)),
     "distance_alone": Arm(partial(aligned, rounds=1, learning_rate=0.001, **DISTANCE)),
 }
