@@ -65,7 +65,12 @@ def unaligned(bench: Bench, job: Job) -> Path:
     return bench.scores(bench.segmenter(job.seed, pairs_dir=pairs))
 
 
-def aligned(
+def aligned(bench: Bench, job: Job, **options: Any) -> Path:
+    """What `aligned_segmenter` gives, with its options."""
+    return bench.scores(aligned_segmenter(bench, job, **options))
+
+
+def aligned_segmenter(
     bench: Bench,
     job: Job,
     annotated: bool = False,
@@ -82,18 +87,6 @@ def aligned(
         segment: overrides of its config.
         alignment: rounds, and overrides of alignment's config.
     """
-    return bench.scores(aligned_segmenter(bench, job, annotated, in_batch, segment, **alignment))
-
-
-def aligned_segmenter(
-    bench: Bench,
-    job: Job,
-    annotated: bool = False,
-    in_batch: bool = True,
-    segment: Mapping[str, Any] | None = None,
-    **alignment: Any,
-) -> Path:
-    """The segmenter of `aligned`."""
     model_dir, _ = bench.alignment(job, annotated, **alignment)
     folders = {
         "pairs_dir": str(bench.pairs(model_dir)),

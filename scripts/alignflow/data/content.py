@@ -1,4 +1,4 @@
-"""What lies in folders of data and is no data: files of a system, and stand-ins for content."""
+"""Files in a data folder that are not data: those of a system, and stand-ins for content."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def is_dicom(path: Path) -> bool:
 
 
 def _first_bytes(path: Path) -> bytes:
-    """Up to 1024, more than pointers have; none of what is no file, or cannot be read."""
+    """The first 1024, more than a pointer has; empty where the file cannot be read."""
     try:
         with path.open("rb") as file:
             return file.read(1024)

@@ -226,12 +226,14 @@ class RegionName:
 
 
 def region_names(path: Path) -> list[RegionName]:
-    """Of each segment or structure with an area; no pixels are read.
+    """Of each segment or structure with an area, none of an image; no pixels are read.
 
     Raises:
         InputError: one without a name, or one number for two.
     """
     header = read_file(path, stop_before_pixels=True)
+    if header.get("Modality") not in KINDS:
+        return []
     if header.Modality == "SEG":
         segments = [s for s in header.get("SegmentSequence") or [] if s.get("SegmentNumber")]
         found = [RegionName(str(s.get("SegmentLabel", "")), _code(s), _kind(s)) for s in segments]

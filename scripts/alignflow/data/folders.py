@@ -182,7 +182,7 @@ def _by_begin(images: Collection[str], masks: Collection[str]) -> dict[str, list
     """Masks of each image: that of its own name, else those whose names begin with it.
 
     What follows the name must speak of a mask, or be the same in all pairs: where others have masks
-    of their own names, case_1_left is no mask of case_1.
+    of their own names, case_1_left is not a mask of case_1.
     """
     owners = _owners(images)
     fits = {image: [image] if image in masks else [] for image in images}

@@ -45,7 +45,7 @@ def split_suffix(path: str | Path) -> tuple[str, str]:
 
 
 def channel_files(path: str | Path) -> list[Path]:
-    """Files NAME_0000.png, NAME_0001.png, ... of an image NAME.png that is no file itself.
+    """Files NAME_0000.png, NAME_0001.png, ... of an image where there is no file NAME.png.
 
     Up to the first number that is missing; none where there is such a file.
     """

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from alignflow.data.dicom import SUFFIXES as DICOM_SUFFIXES
-from alignflow.data.dicom_masks import RegionName, is_dicom_mask, region_names
+from alignflow.data.dicom_masks import RegionName, region_names
 from alignflow.data.formats import split_suffix
 from alignflow.data.labels import FEWEST, Labels, complete_labels, is_number
 from alignflow.data.nrrd import segment_values
@@ -51,9 +51,17 @@ def classes_of_masks(
     found = _by_key(named)
     if labels is None:
         return _labels_of_names(named, found, files, scheme), {}
-    _require_stated(labels, merged, found)
     rules = Structures.of("disjoint", labels, merged)
     others = sorted(f"'{r.name}'" for r in found.values() if rules.value_of(r.name, r.code) is None)
+    missing = [name for name in merged if name not in found]
+    listed = ", ".join(sorted(f"'{region.name}'" for region in found.values()))[:300]
+    if missing:
+        raise InputError(f"labels: no mask has a structure '{missing[0]}'; the masks have {listed}")
+    if len(others) == len(found):
+        raise InputError(
+            f"labels: none of {', '.join(list(labels)[1:])} is a structure of the masks, which "
+            f'have {listed}; set "labels", as {{"liver": "Liver"}}'
+        )
     if others:
         logger.info("masks: structures %s are not in labels and left out", ", ".join(others))
     return labels, merged
@@ -64,7 +72,7 @@ def warn_of_others(files: Sequence[str], rules: Structures) -> None:
     for file in files:
         for region in names_of(Path(file)) if rules.values else ():
             if rules.value_of(region.name, region.code) is None:
-                logger.warning("mask '%s': '%s' is no class and left out", file, region.name)
+                logger.warning("mask '%s': '%s' is not a class and is left out", file, region.name)
 
 
 def names_of(path: Path) -> list[RegionName]:
@@ -72,8 +80,7 @@ def names_of(path: Path) -> list[RegionName]:
     suffix = split_suffix(path)[1]
     if suffix == ".nrrd" and path.is_file():
         return [RegionName(name) for name in segment_values(path)]
-    is_dicom = suffix in DICOM_SUFFIXES and path.is_file() and is_dicom_mask(path)
-    return region_names(path) if is_dicom else []
+    return region_names(path) if suffix in DICOM_SUFFIXES and path.is_file() else []
 
 
 def _by_key(named: Mapping[str, Sequence[RegionName]]) -> dict[str, RegionName]:
@@ -92,21 +99,6 @@ def _by_key(named: Mapping[str, Sequence[RegionName]]) -> dict[str, RegionName]:
                     f"of {known.kind}; name the segments by what they are"
                 )
     return found
-
-
-def _require_stated(
-    labels: Labels, merged: Mapping[str, float], found: Mapping[str, RegionName]
-) -> None:
-    listed = ", ".join(sorted(f"'{region.name}'" for region in found.values()))[:300]
-    missing = [name for name in merged if name not in found]
-    if missing:
-        raise InputError(f"labels: no mask has a structure '{missing[0]}'; the masks have {listed}")
-    rules = Structures.of("disjoint", labels, merged)
-    if all(rules.value_of(r.name, r.code) is None for r in found.values()):
-        raise InputError(
-            f"labels: none of {', '.join(list(labels)[1:])} is a structure of the masks, which "
-            f'have {listed}; set "labels", as {{"liver": "Liver"}}'
-        )
 
 
 def _labels_of_names(
