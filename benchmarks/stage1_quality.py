@@ -26,7 +26,7 @@ from monai.bundle import ConfigParser
 
 from alignflow.data.datalist import Case, build_datalist
 from alignflow.data.dataset import SliceDataset
-from alignflow.data.intensity import IntensityWindow
+from alignflow.data.preprocessing import Preprocessing
 from alignflow.device import default_device, tune_allocator
 from alignflow.errors import InputError, print_input_errors_as_one_line
 from alignflow.evaluation.faithfulness import (
@@ -111,11 +111,15 @@ def read_pairs(args: argparse.Namespace, stage1: Stage1) -> Pairs:
     held_out = held_out_cases(config, args)
     # The window that the writer turned [-1, 1] into native units with; percentiles of each
     # generated image would undo its brightness.
-    window = IntensityWindow(config.get_parsed_content("modality"), stage1.source.window)
     return Pairs(
         train=train,
-        held_out=read(config, held_out, config.get_parsed_content("intensity"), train),
-        generated=read(config, build_datalist(args.pairs_dir), window, train),
+        held_out=read(config, held_out, stage1.preprocessing(), train),
+        generated=read(
+            config,
+            build_datalist(args.pairs_dir),
+            stage1.preprocessing(window=list(stage1.source.window)),
+            train,
+        ),
         masks_are_generated=not from_folder,
     )
 
@@ -143,12 +147,11 @@ def held_out_cases(config: ConfigParser, args: argparse.Namespace) -> list[Case]
 
 
 def read(
-    config: ConfigParser, cases: list[Case], intensity: IntensityWindow, train: SliceDataset
+    config: ConfigParser, cases: list[Case], preprocessing: Preprocessing, train: SliceDataset
 ) -> SliceDataset:
     """A data set like the training set."""
-    same = ("resize", "mask_threshold", "slice_axis", "foreground_only")
-    settings = {name: config.get_parsed_content(name) for name in same}
-    return SliceDataset(cases, intensity=intensity, like=train, **settings)
+    classes = config.get_parsed_content("classes")
+    return SliceDataset(cases, preprocessing, classes, like=train)
 
 
 def check_provenance(pairs_dir: Path, model_dir: Path) -> bool:

@@ -3,6 +3,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from datasets import READING
 
 from alignflow.data.spec import SourceSpec
 from alignflow.errors import InputError
@@ -47,15 +48,7 @@ def record():
             "channels": [4, 8],
             "strides": [2],
         },
-        reading={
-            "percentiles": [0.5, 99.5],
-            "scope": "volume",
-            "window": None,
-            "modality": "auto",
-            "slice_axis": 2,
-            "foreground_only": True,
-            "mask_threshold": None,
-        },
+        reading=READING,
         appearance=[[0.5, 0.25]],
     )
 

@@ -10,11 +10,12 @@ from typing import Any
 
 import ignite.distributed as idist
 import torch
+from monai.transforms import Compose
 from torch import Tensor
 
-from alignflow.data.intensity import IntensityWindow
+from alignflow.data.preprocessing import NEEDED, build
 from alignflow.data.spec import SourceSpec
-from alignflow.data.structures import Structures
+from alignflow.data.structures import Classes
 from alignflow.errors import InputError
 from alignflow.files import replacing, sha256
 from alignflow.masks.class_index import Scheme
@@ -26,15 +27,7 @@ FILE = "stage1.json"
 WEIGHTS = {"image": "model.pt", "mask": "mask_model.pt", "segmenter": "segmenter.pt"}
 STUDENTS = {"image": "student", "mask": "mask_student"}
 """Of distilled bundles: student_4.pt holds the image flow's student of four steps."""
-READING = {
-    "percentiles",
-    "scope",
-    "window",
-    "modality",
-    "slice_axis",
-    "foreground_only",
-    "mask_threshold",
-}
+READING = {"preprocessing", *NEEDED}
 
 
 @dataclass
@@ -51,8 +44,7 @@ class Stage1:
         postprocess: limits of `MaskPostprocess`, fitted on the training masks.
         descriptions: presence, log-area and centroid of each training mask (`masks.describe`).
         segmenter: config of the source segmenter's network: "_target_" and its arguments.
-        reading: how the source was read: percentiles, scope, window and modality of
-            `IntensityWindow`, slice_axis, foreground_only and mask_threshold of `SliceDataset`.
+        reading: how the source was read: `preprocessing` and the settings that it takes.
         appearance: colour and texture of training images (`alignment.gap`): no site sees the images
             themselves.
     """
@@ -80,17 +72,19 @@ class Stage1:
         return len(self.source.labels)
 
     @property
-    def structures(self) -> Structures:
-        """Which regions of a DICOM mask are which class."""
-        return Structures.of(self.scheme, self.source.labels, self.source.structures)
+    def classes(self) -> Classes:
+        """Names, values and scheme of the classes."""
+        source = self.source
+        return {"labels": source.labels, "structures": source.structures, "scheme": self.scheme}
 
-    @property
-    def intensity(self) -> IntensityWindow:
-        """The window policy that the source was read with."""
-        reading = self.reading
-        return IntensityWindow(
-            reading["modality"], reading["window"], reading["percentiles"], reading["scope"]
-        )
+    def preprocessing(self, **settings: Any) -> Compose:
+        """The transforms that the source was read by, see `preprocessing.read`.
+
+        Args:
+            settings: replace those of the record, as "image_size" or "window".
+        """
+        own = {"classes": self.classes, "image_size": self.image_size} | settings
+        return build(self.reading, f"{FILE}, field 'reading'", **own)
 
     def condition(self, label: Tensor) -> Tensor:
         """Masks, class indices (B, 1, X, Y), as the image flow is given them: (B, 2K-1, X, Y)."""

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from datasets import READING
 from monai.bundle import ConfigWorkflow
 from monai.utils import set_determinism
 from PIL import Image
@@ -21,15 +22,6 @@ from alignflow.stage1 import WEIGHTS, Stage1
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
 BUNDLE = FOLDER.parent / "bundle"
-READING = {
-    "percentiles": [0.5, 99.5],
-    "scope": "volume",
-    "window": None,
-    "modality": "auto",
-    "slice_axis": 2,
-    "foreground_only": True,
-    "mask_threshold": None,
-}
 SEGMENTER = {
     "_target_": "monai.networks.nets.UNet",
     "spatial_dims": 2,

@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from datasets import READING
 
 from alignflow.errors import InputError
 from alignflow.files import save_tensors
@@ -27,17 +28,6 @@ def write_network(path, **options):
         weight.data += 0.02 * torch.randn_like(weight)
     torch.save(FlowSampler(network, steps=1).state_dict(), path)
     return network.arguments
-
-
-READING = {
-    "percentiles": [0.5, 99.5],
-    "scope": "volume",
-    "window": None,
-    "modality": "auto",
-    "slice_axis": 2,
-    "foreground_only": True,
-    "mask_threshold": None,
-}
 
 
 @pytest.fixture

@@ -19,16 +19,15 @@ import numpy as np
 import pydicom
 import pytest
 import SimpleITK as sitk
+from datasets import slice_dataset
 from pydicom.datadict import DicomDictionary, keyword_for_tag
 from pydicom.dataset import FileMetaDataset
 from pydicom.sr.codedict import codes
 from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian, SegmentationStorage
 
 from alignflow.data.datalist import build_datalist, stated_labels
-from alignflow.data.dataset import SliceDataset
 from alignflow.data.dicomweb import require_client, store
 from alignflow.data.formats import load
-from alignflow.data.intensity import IntensityWindow
 from alignflow.errors import InputError
 
 highdicom = pytest.importorskip("highdicom")
@@ -232,9 +231,7 @@ def test_pairs_are_ct_with_segmentations_on_slices_of_the_source(dicom_pairs, di
 
 def test_the_folder_is_a_data_set_again(dicom_pairs):
     labels = stated_labels(dicom_pairs)
-    dataset = SliceDataset(
-        build_datalist(dicom_pairs), None, IntensityWindow(), labels=labels, progress=False
-    )
+    dataset = slice_dataset(build_datalist(dicom_pairs), labels=labels)
     assert (len(dataset), dataset.spec.modality) == (4, "CT")
     assert list(dataset.spec.labels.values()) == [0, 1]
 
@@ -301,8 +298,7 @@ def test_sex_age_and_weight_change_nothing(dicom_source, tmp_path):
         header.save_as(path)
     labels = {"background": 0, "lesion": 1}
     first, other = (
-        SliceDataset(build_datalist(r), None, IntensityWindow(), labels=labels, progress=False)
-        for r in (dicom_source[0], root)
+        slice_dataset(build_datalist(r), labels=labels) for r in (dicom_source[0], root)
     )
     assert first.fingerprint == other.fingerprint
     assert first.spec == other.spec

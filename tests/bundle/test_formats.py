@@ -7,13 +7,12 @@ import numpy as np
 import pydicom
 import pytest
 import SimpleITK as sitk
+from datasets import slice_dataset
 from PIL import Image
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
 from alignflow.data.datalist import build_datalist, stated_labels
-from alignflow.data.dataset import SliceDataset
-from alignflow.data.intensity import IntensityWindow
 
 PAIRS = [f"pair_{k:05d}" for k in range(4)]
 
@@ -34,9 +33,7 @@ def assert_is_a_dataset(pairs, labels, channels, **options):
     """The written folder can be trained on, and has the source's classes and channels."""
     cases = build_datalist(pairs)
     assert len(cases) == len(PAIRS)
-    dataset = SliceDataset(
-        cases, None, IntensityWindow(), labels=stated_labels(pairs), progress=False, **options
-    )
+    dataset = slice_dataset(cases, labels=stated_labels(pairs), **options)
     assert dataset.channels == channels
     assert list(dataset.spec.labels.values()) == labels
     return dataset

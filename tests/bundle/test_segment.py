@@ -7,6 +7,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from datasets import READING
 from PIL import Image
 
 from alignflow.data.datalist import build_datalist
@@ -47,15 +48,7 @@ def equal(one, two):
 def test_the_bundle_ships_the_source_segmenter(three_class_models):
     stage1 = Stage1.load(str(three_class_models))
     assert stage1.segmenter["channels"] == [4, 8] and stage1.segmenter["in_channels"] == 1
-    assert stage1.reading == {
-        "percentiles": [0.5, 99.5],
-        "scope": "volume",
-        "window": None,
-        "modality": "auto",
-        "slice_axis": 2,
-        "foreground_only": True,
-        "mask_threshold": None,
-    }
+    assert stage1.reading == READING
     segmenter = load_segmenter(stage1, three_class_models, "cpu")
     assert segmenter(torch.zeros(2, 1, 16, 16)).shape == (2, 3, 16, 16)
 

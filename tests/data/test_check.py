@@ -5,7 +5,13 @@ import pytest
 import torch
 from monai.data import MetaTensor
 
-from alignflow.data.check import check_pair, corner_distance, raise_problems
+from alignflow.data.check import (
+    check_image,
+    check_mask,
+    check_pair,
+    corner_distance,
+    raise_problems,
+)
 from alignflow.errors import InputError
 
 AFFINE = np.diag([1.0, 2.0, 3.0, 1.0])
@@ -26,18 +32,24 @@ def label(affine=AFFINE, shape=(1, 4, 5, 6), **options):
     return tensor(values, "m.nii.gz", affine, **options)
 
 
+def check(image, label, **options):
+    check_image(image)
+    check_pair(image, label)
+    check_mask(label, **options)
+
+
 def refuse(match, *pair, **options):
     with pytest.raises(InputError, match=match) as caught:
-        check_pair(*pair, **options)
+        check(*pair, **options)
     assert "\n" not in str(caught.value)
 
 
 def test_a_pair_passes():
-    check_pair(image(), label())
+    check(image(), label())
 
 
 def test_rounding_of_the_affine_passes():
-    check_pair(image(), label(AFFINE + 1e-4))
+    check(image(), label(AFFINE + 1e-4))
 
 
 def test_size():
@@ -48,7 +60,7 @@ def test_size():
 
 def test_single_slice_may_have_a_flat_mask():
     flat = label(shape=(1, 4, 5), suffix=".png", affine=np.eye(4))
-    check_pair(image(shape=(3, 4, 5, 1)), flat)
+    check(image(shape=(3, 4, 5, 1)), flat)
 
 
 @pytest.mark.parametrize("column", [0, 3])
@@ -76,7 +88,7 @@ def test_corner_distance_against_all_voxels():
 
 
 def test_pictures_have_no_affine_to_compare():
-    check_pair(image(suffix=".png"), label(AFFINE * 2))
+    check(image(suffix=".png"), label(AFFINE * 2))
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
@@ -98,7 +110,7 @@ def test_whole_numbers_that_a_scale_factor_shifted():
 
 def test_fractions_in_the_mask():
     refuse("mask 'm.nii.gz': fractions, .* set mask_threshold", image(), label() * 0.3)
-    check_pair(image(), label() * 0.3, integer_label=False)
+    check(image(), label() * 0.3, is_integer=False)
 
 
 def test_ten_problems_are_shown():

@@ -6,28 +6,24 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from monai.transforms import RandFlipd, Resized
+from datasets import slice_dataset
+from monai.transforms import RandFlipd
 from PIL import Image
 from pydicom.data import get_testdata_file
 from torch.utils.data import DataLoader
 
 from alignflow.data.datalist import build_datalist, split_by_group, stated_labels
-from alignflow.data.dataset import SliceDataset, require_batch
+from alignflow.data.dataset import require_batch
 from alignflow.data.formats import load
-from alignflow.data.intensity import IntensityWindow, scale, unscale
+from alignflow.data.intensity import scale, unscale
 from alignflow.data.writer import write_image, write_label
 from alignflow.errors import InputError
 from alignflow.masks.distance import to_distance
 
 
-def resize(size, mode="nearest-exact"):
-    return Resized(["image", "label"], size, mode=["bilinear", mode], anti_aliasing=[True, False])
-
-
-def build(data, size=(16, 16), intensity=None, **options):
+def build(data, size=(16, 16), **options):
     data = data if isinstance(data, list) else build_datalist(data)
-    resized = None if size is None else resize(size)
-    return SliceDataset(data, resized, intensity or IntensityWindow(), progress=False, **options)
+    return slice_dataset(data, size, **options)
 
 
 def save_png(root, stem, image, mask):
@@ -107,15 +103,15 @@ def test_slice_axis_and_foreground(nifti_dataset):
     assert all(item["label"].any() for item in across.data)
 
 
-def test_window_scopes(nifti_dataset):
+def test_each_volume_has_its_own_window(nifti_dataset):
     path = nifti_dataset / "images/case2.nii.gz"
     nifti = nib.load(path)
     nib.save(nib.Nifti1Image((50 * nifti.get_fdata()).astype(np.float32), nifti.affine), path)
-    volume, whole = (
-        build(nifti_dataset, intensity=IntensityWindow(scope=s)) for s in ("volume", "dataset")
-    )
-    assert volume.spec.window == whole.spec.window
-    assert volume[12]["image"].mean() < 0 < whole[12]["image"].mean() == 1
+    dataset = build(nifti_dataset)
+    assert dataset[12]["image"].mean() < 0
+    fixed = build(nifti_dataset, window=list(dataset.spec.window))
+    assert fixed.spec.window == dataset.spec.window
+    assert fixed[12]["image"].mean() == 1
 
 
 def test_validation_set_is_like_the_training_set(nifti_dataset):
@@ -289,7 +285,7 @@ def test_mixed_modalities(tmp_path, write_series):
         nib.save(nib.Nifti1Image((volume > 30).astype(np.uint8), affine), tmp_path / f"{name}.nii")
         cases.append({"image": str(tmp_path / name), "label": str(tmp_path / f"{name}.nii")})
     refuse("image 'c': CT, but 'a' is MR", cases)
-    assert build(cases, intensity=IntensityWindow(modality="MR")).spec.modality == "MR"
+    assert build(cases, modality="MR").spec.modality == "MR"
 
 
 def test_unknown_label_names_file_and_value(nifti_dataset):
@@ -302,15 +298,10 @@ def test_no_foreground_anywhere(png_dataset):
     refuse("none of 6 has foreground", png_dataset)
 
 
-def test_resize_settings(nifti_dataset, png_dataset):
-    datalist = build_datalist(png_dataset)
-    soft = Resized(["image", "label"], (15, 15), mode="bilinear")
-    with pytest.raises(InputError, match="resize: invents label values"):
-        SliceDataset(datalist, soft, IntensityWindow(), progress=False)
-    save_png(
-        png_dataset, "zzz", np.random.default_rng(0).integers(0, 9, (9, 9, 3)), np.eye(9) * 255
-    )
-    refuse("resize: slices of 2 sizes", build_datalist(png_dataset), size=None)
+def test_slices_of_two_sizes(png_dataset):
+    colours = np.random.default_rng(0).integers(0, 9, (9, 9, 3))
+    save_png(png_dataset, "zzz", colours, np.eye(9) * 255)
+    refuse("preprocessing: slices of 2 sizes", build_datalist(png_dataset), size=None)
 
 
 def test_bad_arguments(png_dataset):

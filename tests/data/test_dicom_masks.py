@@ -6,17 +6,16 @@ import numpy as np
 import pydicom
 import pytest
 import torch
+from datasets import slice_dataset
 from monai.data import MetaTensor
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.sr.codedict import codes
 from pydicom.uid import ExplicitVRLittleEndian, RTStructureSetStorage, generate_uid
 
 from alignflow.data.collect import collect
-from alignflow.data.dataset import SliceDataset
 from alignflow.data.dicom import find_series
 from alignflow.data.dicom_masks import read_mask_on_planes
 from alignflow.data.formats import load
-from alignflow.data.intensity import IntensityWindow
 from alignflow.data.spec import SourceSpec
 from alignflow.data.structures import Structures
 from alignflow.errors import InputError
@@ -97,7 +96,7 @@ def test_a_segmentation_of_some_slices_only(series, write_seg):
 
 def dataset(cases, labels=None, **options):
     cases = [{"image": str(image), "label": str(label)} for image, label in cases]
-    return SliceDataset(cases, None, IntensityWindow(), labels=labels, progress=False, **options)
+    return slice_dataset(cases, labels=labels, **options)
 
 
 def test_a_class_is_its_name_in_every_file(tmp_path, series, write_seg, write_rtstruct):

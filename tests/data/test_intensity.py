@@ -119,7 +119,6 @@ def test_median_window():
     ("options", "match"),
     [
         ({"modality": "MRI"}, "modality: 'MRI'; set one of auto, CT"),
-        ({"scope": "slice"}, "scope: 'slice'"),
         ({"window": (300, -200)}, "window: .* the lower one first"),
         ({"window": (1, 2, 3)}, "window: .* set two numbers"),
         ({"percentiles": (50, 50)}, "percentiles: "),

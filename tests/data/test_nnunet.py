@@ -5,12 +5,11 @@ import json
 import nibabel as nib
 import numpy as np
 import pytest
+from datasets import slice_dataset
 from PIL import Image
 
 from alignflow.data.datalist import build_datalist, dataset_json, stated_labels
-from alignflow.data.dataset import SliceDataset
 from alignflow.data.formats import load
-from alignflow.data.intensity import IntensityWindow
 from alignflow.data.nnunet import description, labels_of
 from alignflow.data.references import listed_files
 from alignflow.errors import InputError
@@ -90,7 +89,7 @@ def test_channels_of_several_files(write, version):
     image = load(cases[2]["image"])
     np.testing.assert_array_equal(image, np.stack([pixels(2).T, pixels(2, 1).T]))
     assert image.meta["filename_or_obj"] == f"{root}/imagesTr/case_002.png"
-    dataset = SliceDataset(cases, None, IntensityWindow(), progress=False)
+    dataset = slice_dataset(cases)
     assert dataset.channels == 2 and len(dataset) == 4
     assert dataset.spec.image_suffix == ".mha"  # no picture holds two channels
     assert listed_files(root) == [(case["image"], case["label"]) for case in cases]

@@ -5,23 +5,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from monai.transforms import Resized
+from datasets import slice_dataset
 
 from alignflow.data.datalist import build_datalist
-from alignflow.data.dataset import SliceDataset
-from alignflow.data.intensity import IntensityWindow, unscale
+from alignflow.data.intensity import unscale
 from alignflow.data.writer import write_image, write_label
 
 DATA = os.environ.get("ALIGNFLOW_DATA", "")
 pytestmark = pytest.mark.skipif(not DATA, reason="ALIGNFLOW_DATA is not set")
-RESIZE = Resized(
-    ["image", "label"], (64, 64), mode=["bilinear", "nearest-exact"], anti_aliasing=[True, False]
-)
 
 
 def build(root, count, **options):
     datalist = build_datalist(root)[:count]
-    return SliceDataset(datalist, RESIZE, IntensityWindow(), progress=False, **options)
+    return slice_dataset(datalist, (64, 64), **options)
 
 
 @pytest.mark.parametrize(

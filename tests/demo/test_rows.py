@@ -3,6 +3,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from datasets import READING
 from PIL import Image
 
 from alignflow.demo.rows import ROWS, draw_rows, main
@@ -34,15 +35,7 @@ def model_dir(tmp_path, png_source):
         postprocess=MaskPostprocess.fit(masks, 2).to_dict(),
         descriptions=describe(masks, 2).tolist(),
         segmenter={},
-        reading={
-            "percentiles": [0.5, 99.5],
-            "scope": "volume",
-            "window": None,
-            "modality": "auto",
-            "slice_axis": 2,
-            "foreground_only": True,
-            "mask_threshold": None,
-        },
+        reading=READING,
         appearance=[],
     ).save(str(folder))
     return str(folder)

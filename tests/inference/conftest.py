@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from datasets import READING
 from torch import nn
 
 from alignflow.masks.conditions import describe
@@ -68,6 +69,6 @@ def record(png_source):
         postprocess=MaskPostprocess.fit(masks, 2).to_dict(),
         descriptions=describe(masks, 2).tolist(),
         segmenter={},
-        reading={},
+        reading=READING,
         appearance=[],
     )

@@ -3,6 +3,7 @@
 import json
 import shutil
 
+import datasets
 import nibabel as nib
 import numpy as np
 import pytest
@@ -12,22 +13,7 @@ from alignflow.inspection.check import Check
 from alignflow.inspection.reading import Reading
 from alignflow.inspection.text import lines
 
-TRAIN = {
-    "image_size": [16, 16],
-    "modality": "auto",
-    "window": None,
-    "percentiles": [0.5, 99.5],
-    "percentile_scope": "volume",
-    "labels": "$stated_labels(@dataset_dir)",
-    "mask_threshold": None,
-    "mask_scheme": "disjoint",
-    "slice_axis": 2,
-    "foreground_only": True,
-    "group_pattern": None,
-    "group_column": None,
-    "validation_fraction": 0.25,
-    "seed": 0,
-}
+TRAIN = datasets.TRAIN | {"image_size": [16, 16], "validation_fraction": 0.25}
 
 
 def write(folder, name, image, mask=None):

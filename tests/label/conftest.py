@@ -1,6 +1,7 @@
 """A record of a bundle without its networks, and small files."""
 
 import pytest
+from datasets import reading_of
 
 from alignflow.data.spec import SourceSpec
 from alignflow.stage1 import Stage1
@@ -22,15 +23,11 @@ def stage1():
             label_dtype="uint8",
             geometries=[],
         )
-        reading = {
-            "percentiles": [0.5, 99.5],
-            "scope": "dataset",
-            "window": None,
-            "modality": modality if modality in ("RGB8", "CT", "MR") else "auto",
-            "slice_axis": 2,
-            "foreground_only": True,
-            "mask_threshold": mask_threshold,
-        }
+        reading = reading_of(
+            modality=modality if modality in ("RGB8", "CT", "MR") else "auto",
+            window=list(source.window),
+            mask_threshold=mask_threshold,
+        )
         return Stage1(
             source=source,
             image_size=list(size),

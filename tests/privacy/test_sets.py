@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from datasets import READING
 from PIL import Image
 
 from alignflow.data.spec import SourceSpec
@@ -32,8 +33,7 @@ def stage1():
         label_dtype="uint8",
         geometries=[GRID],
     )
-    reading = {"modality": "auto", "mask_threshold": None, "slice_axis": 2, "foreground_only": True}
-    return Stage1(source, [16, 12], {}, {}, 5.0, "disjoint", {}, [], {}, reading, [])
+    return Stage1(source, [16, 12], {}, {}, 5.0, "disjoint", {}, [], {}, READING, [])
 
 
 def test_pairs_come_back_as_they_were_written(stage1, tmp_path):

@@ -1,13 +1,11 @@
 import numpy as np
 import pytest
 import torch
+from datasets import slice_dataset
 from ignite.engine import Engine
-from monai.transforms import Resized
 from PIL import Image
 
 from alignflow.data.datalist import build_datalist
-from alignflow.data.dataset import SliceDataset
-from alignflow.data.intensity import IntensityWindow
 from alignflow.flow.sampler import FlowSampler
 from alignflow.networks.velocity import VelocityUNet
 from alignflow.training.grid import SampleGrid
@@ -18,9 +16,7 @@ SIZE = 16
 
 @pytest.fixture
 def dataset(png_dataset):
-    resize = Resized(["image", "label"], [SIZE, SIZE], mode=["bilinear", "nearest-exact"])
-    datalist = build_datalist(str(png_dataset), None, None)
-    return SliceDataset(datalist, resize, IntensityWindow(), progress=False)
+    return slice_dataset(build_datalist(str(png_dataset), None, None), [SIZE, SIZE])
 
 
 def network(**options):

@@ -16,23 +16,19 @@ AFFINE_TOLERANCE = 0.05  # of a voxel, at the corners: far above rounding, far b
 NEARLY_WHOLE = 0.02  # nibabel's slope for integers leaves 0.996 of a 1
 
 
-def check_pair(image: MetaTensor, label: MetaTensor, integer_label: bool = True) -> None:
-    """Refuse a pair that cannot be one image and its mask.
+def check_pair(image: MetaTensor, label: MetaTensor) -> None:
+    """Refuse a mask that lies on another grid than its image.
 
     Args:
         image: (C, X, Y[, Z]) as `formats.load` gives it.
-        label: (1, X, Y[, Z]), native values.
-        integer_label: whether the mask must hold whole numbers (not where it is thresholded).
+        label: (1, X, Y[, Z]).
 
     Raises:
-        InputError: sizes differ, affines differ, the image has NaN or infinite values or is
-            constant, the mask has NaN or fractions.
+        InputError: sizes or affines differ.
     """
     _check_size(image, label)
     if has_geometry(image) and has_geometry(label):
         _check_affine(image, label)
-    _check_values(image)
-    _check_label_values(label, integer_label)
 
 
 def _name(image: MetaTensor) -> str:
@@ -72,7 +68,8 @@ def corner_distance(image: MetaTensor, label: MetaTensor) -> tuple[float, float]
     return float(np.linalg.norm(shifts, axis=0).max()), float(voxel)
 
 
-def _check_values(image: MetaTensor) -> None:
+def check_image(image: MetaTensor) -> None:
+    """Raise `InputError` where values are not finite, or all equal."""
     values = image.as_tensor()
     if not torch.isfinite(values).all():
         raise InputError(f"image '{_name(image)}': NaN or infinite values; repair or remove it")
@@ -82,12 +79,21 @@ def _check_values(image: MetaTensor) -> None:
         )
 
 
-def _check_label_values(label: MetaTensor, integer_label: bool) -> None:
+def check_mask(label: MetaTensor, is_integer: bool = True) -> None:
+    """Refuse what no mask holds.
+
+    Args:
+        label: native values.
+        is_integer: whether they must be whole numbers (not where they are thresholded).
+
+    Raises:
+        InputError: NaN, or fractions.
+    """
     values = label.as_tensor()
     if not torch.isfinite(values).all():
         raise InputError(f"mask '{_name(label)}': NaN or infinite values; repair or remove it")
     off = (values - values.round()).abs()
-    if not integer_label or not off.any():
+    if not is_integer or not off.any():
         return
     if off.max() < NEARLY_WHOLE:
         example = float(values[off == off.max()][0])

@@ -16,7 +16,6 @@ Window = tuple[float, float]
 Array = TypeVar("Array", np.ndarray, torch.Tensor)
 
 MODALITIES = ("auto", "CT", "MR", "RGB8")
-SCOPES = ("volume", "dataset")
 CT_WINDOW = (-200.0, 300.0)  # HU: soft tissue with contrast agent
 RGB8_WINDOW = (0.0, 255.0)
 AIR = -900.0  # HU: no MR image, of whatever scale, reaches down to it
@@ -51,10 +50,9 @@ class IntensityWindow:
         modality: "CT", "MR", "RGB8", or "auto": by file type, DICOM or dataset.json.
         window: (low, high) in native units, used for all images whatever their modality.
         percentiles: the lower and upper one (0 to 100), of all voxels and channels of a volume.
-        scope: "volume", or "dataset": all volumes use the median of their windows.
 
     Raises:
-        InputError: an unknown modality or scope, a window or percentiles that do not ascend.
+        InputError: an unknown modality, a window or percentiles that do not ascend.
     """
 
     def __init__(
@@ -62,16 +60,12 @@ class IntensityWindow:
         modality: str = "auto",
         window: Sequence[float] | None = None,
         percentiles: Sequence[float] = (0.5, 99.5),
-        scope: str = "volume",
     ) -> None:
         if modality not in MODALITIES:
             raise InputError(f"modality: '{modality}'; set one of {', '.join(MODALITIES)}")
-        if scope not in SCOPES:
-            raise InputError(f"scope: '{scope}'; set one of {', '.join(SCOPES)}")
         self.modality = modality
         self.window = None if window is None else _ascending("window", window)
         self.percentiles = _ascending("percentiles", percentiles)
-        self.scope = scope
 
     def modality_of(self, image: MetaTensor, stated: str | None = None) -> str:
         """The modality an image is treated as: "RGB8", "CT", "MR", or DICOM's own code.
@@ -98,7 +92,7 @@ class IntensityWindow:
         return "MR"
 
     def window_of(self, image: MetaTensor, modality: str) -> Window:
-        """The window of one image or volume with `modality`, before `scope` is applied.
+        """The window of one image or volume with `modality`.
 
         Raises:
             InputError: the two percentiles are equal.
@@ -119,7 +113,7 @@ class IntensityWindow:
 
 
 def median_window(windows: Sequence[Window]) -> Window:
-    """The window of a data set: median of the lower, and of the upper limits of its volumes."""
+    """What generated images are written by: median of the lower, and of the upper limits."""
     low, high = np.median(np.asarray(windows), axis=0)
     return float(low), float(high)
 

@@ -9,12 +9,10 @@ from pathlib import Path
 
 import torch
 from monai.data import MetaTensor
-from monai.transforms import Resize
 from monai.utils import convert_to_tensor
 from torch import Tensor
 
-from alignflow.data.case import geometry_of
-from alignflow.data.check import check_pair, raise_problems
+from alignflow.data.check import raise_problems
 from alignflow.data.datalist import build_datalist, lists_cases, read_json
 from alignflow.data.folders import (
     by_name,
@@ -25,12 +23,9 @@ from alignflow.data.folders import (
     pair,
     short_names,
 )
-from alignflow.data.formats import load
-from alignflow.data.intensity import Window, scale
-from alignflow.data.labels import check_values, to_index
 from alignflow.data.nnunet import FOLDERS as NNUNET_FOLDERS
 from alignflow.data.nnunet import join_channels, require_channels
-from alignflow.data.slices import is_single_slice, slice_axis_of, stack_slices
+from alignflow.data.preprocessing import Preprocessing, read
 from alignflow.data.spec import Geometry
 from alignflow.errors import InputError
 from alignflow.stage1 import Stage1
@@ -74,7 +69,7 @@ class _Slice:
 
 
 def load_references(directory: str | Path, stage1: Stage1) -> References:
-    """Read every image of a folder with the intensity policy, size and labels of stage 1.
+    """Read every image of a folder by the preprocessing of stage 1.
 
     The folder holds images, or is a data set as `build_datalist` reads it, of which masks may be
     missing, or `imagesTs/` of nnU-Net. A folder within is a DICOM series, or a patient's. Volumes
@@ -93,9 +88,10 @@ def load_references(directory: str | Path, stage1: Stage1) -> References:
     problems: list[str] = []
     files = listed_files(Path(directory))
     names = short_names([image for image, _ in files])
+    preprocessing = stage1.preprocessing(foreground_only=False)
     for name, (image_path, label_path) in zip(names, files, strict=True):
         try:
-            found += _read(name, image_path, label_path, stage1)
+            found += _read(name, image_path, label_path, stage1, preprocessing)
         except InputError as error:
             problems.append(f"reference {error}")
     raise_problems(problems)
@@ -148,90 +144,43 @@ def listed_files(root: Path) -> list[tuple[str, str | None]]:
     return [(image, None if mask is None else str(mask)) for image, mask in found]
 
 
-def _read(name: str, image_path: str, label_path: str | None, stage1: Stage1) -> list[_Slice]:
-    image = load(image_path)
-    require_fit(image, stage1)
-    label = None if label_path is None else _label(image, label_path, stage1)
-    window = window_of(image, stage1)
-    axis = slice_axis_of(image, stage1.reading["slice_axis"])
-    images = stack_slices(image.as_tensor(), axis)
-    labels = [None] * len(images) if label is None else list(stack_slices(label, axis))
-    if is_single_slice(image):
-        geometry = geometry_of(image, images[0], axis, 0)
-        return [_small(images[0], labels[0], name, window, geometry, stage1)]
-    return [
-        _small(pixels, mask, f"{name}[{k}]", window, geometry_of(image, pixels, axis, k), stage1)
-        for k, (pixels, mask) in enumerate(zip(images, labels, strict=True))
-        if pixels.min() < pixels.max()
-    ]
-
-
-def window_of(image: MetaTensor, stage1: Stage1) -> Window:
-    """The window (low, high) in native units that an image of the site is scaled by."""
-    if stage1.reading["scope"] == "volume":
-        return stage1.intensity.window_of(image, stage1.source.modality)
-    return stage1.source.window
+def _read(
+    name: str, image_path: str, label_path: str | None, stage1: Stage1, preprocessing: Preprocessing
+) -> list[_Slice]:
+    item = (
+        {"image": image_path} if label_path is None else {"image": image_path, "label": label_path}
+    )
+    # A folder of bare images states no modality: what is unknown is taken for the source's.
+    slices = read(preprocessing, item | {"modality": stage1.source.modality})
+    require_fit(slices[0]["image"], stage1)
+    found = []
+    for part in slices:
+        image, meta = convert_to_tensor(part["image"], track_meta=False), part["image"].meta
+        label = convert_to_tensor(part["label"], track_meta=False) if label_path else None
+        if meta["slice"] is None:
+            found.append(_Slice(image, label, name, meta["geometry"]))
+        elif image.min() < image.max():
+            found.append(_Slice(image, label, f"{name}[{meta['slice']}]", meta["geometry"]))
+    return found
 
 
 def require_fit(image: MetaTensor, stage1: Stage1) -> None:
-    """Refuse an image (C, X, Y[, Z]) that the source's networks cannot take.
+    """Refuse an image (C, X, Y) that the source's networks cannot take.
 
     Raises:
-        InputError: other channels or another modality than the source, values that are not finite,
-            or all equal.
+        InputError: other channels or another modality than the source.
     """
     name, source = Path(image.meta["filename_or_obj"]).name, stage1.source
-    intensity = stage1.intensity
     if image.shape[0] != source.channels:
         raise InputError(
             f"'{name}': {image.shape[0]} channels, but the source has {source.channels}; convert "
             "it, or train on a source with as many"
         )
-    # A folder of bare images states no modality: what is unknown is taken for the source's.
-    modality = intensity.modality_of(image, source.modality)
-    if modality != source.modality:
+    if image.meta["modality"] != source.modality:
         raise InputError(
-            f"'{name}': {modality}, but the source is {source.modality}; "
+            f"'{name}': {image.meta['modality']}, but the source is {source.modality}; "
             'remove it, or train with "modality" set'
         )
-    if not torch.isfinite(image).all():
-        raise InputError(f"'{name}': values that are not finite; repair or remove it")
-    if image.min() == image.max():
-        raise InputError(f"'{name}': all pixels are {image.min().item():g}; remove it")
-
-
-def _label(image: MetaTensor, path: str, stage1: Stage1) -> Tensor:
-    threshold = stage1.reading["mask_threshold"]
-    mask = load(path, is_mask=True, image=image, structures=stage1.structures)
-    check_pair(image, mask, integer_label=threshold is None)
-    if threshold is not None:
-        return (mask.as_tensor() > threshold).to(torch.uint8)
-    check_values(path, mask.unique().tolist(), stage1.source.labels)
-    return to_index(mask.as_tensor(), stage1.source.labels)
-
-
-def _small(
-    image: Tensor,
-    label: Tensor | None,
-    name: str,
-    window: Window,
-    geometry: Geometry,
-    stage1: Stage1,
-) -> _Slice:
-    mask = None
-    if label is not None:
-        nearest = Resize(stage1.image_size, mode="nearest-exact")(label.contiguous().float())
-        mask = convert_to_tensor(nearest, track_meta=False).to(torch.uint8)
-    return _Slice(small_image(image, window, stage1.image_size), mask, name, geometry)
-
-
-def small_image(image: Tensor, window: Window, size: list[int]) -> Tensor:
-    """A slice (C, A, B) in native units as the networks take it, (C, X, Y) in [-1, 1].
-
-    Resized first, then scaled, as in training.
-    """
-    small = Resize(size, mode="bilinear", anti_aliasing=True)(image.contiguous())
-    return scale(convert_to_tensor(small, track_meta=False).float(), *window)
 
 
 def _without_duplicates(slices: list[_Slice]) -> list[_Slice]:

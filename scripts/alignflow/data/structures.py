@@ -8,8 +8,21 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TypedDict
 
 from alignflow.masks.class_index import Scheme
+
+
+class Classes(TypedDict):
+    """Classes of a data set: what `find_classes` gives.
+
+    labels is name -> native value, in the order of class indices, background first; structures what
+    else regions of DICOM masks are called, `key` of the name -> native value; scheme theirs.
+    """
+
+    labels: dict[str, float]
+    structures: dict[str, float]
+    scheme: Scheme
 
 
 def key(name: str) -> str:
@@ -32,16 +45,19 @@ class Structures:
 
     @classmethod
     def of(
-        cls, scheme: Scheme, labels: Mapping[str, float], merged: Mapping[str, float] | None = None
+        cls,
+        scheme: Scheme,
+        labels: Mapping[str, float],
+        structures: Mapping[str, float] | None = None,
     ) -> Structures:
         """Those of classes by name.
 
         Args:
             scheme: of the classes.
             labels: name -> value, background first.
-            merged: `key` of a name -> value, for classes that are not called as their regions.
+            structures: `key` of a name -> value, for classes that are not called as their regions.
         """
-        merged = dict(merged or {})
+        merged = dict(structures or {})
         own = {n: v for n, v in list(labels.items())[1:] if v not in merged.values()}
         named = {key(name): value for name, value in own.items()} | merged
         order = list(labels.values())

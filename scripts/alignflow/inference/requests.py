@@ -9,15 +9,13 @@ from typing import Any
 
 import torch
 from monai.data import Dataset
-from monai.transforms import Resize
+from monai.utils import convert_to_tensor
 
 from alignflow.data.dicom import SUFFIXES as DICOM_SUFFIXES
 from alignflow.data.folders import by_name, find_folders, list_images, list_masks, pair
-from alignflow.data.formats import has_geometry, load, split_suffix
-from alignflow.data.labels import check_values, to_index
+from alignflow.data.formats import split_suffix
+from alignflow.data.preprocessing import read
 from alignflow.data.references import load_references
-from alignflow.data.slices import is_single_slice, slice_axis_of, slice_geometry, stack_slices
-from alignflow.data.spec import Geometry
 from alignflow.errors import InputError
 from alignflow.stage1 import Stage1
 
@@ -159,20 +157,14 @@ def _slices(
     path: Path, image_path: Path | None, stage1: Stage1, slice_axis: int, with_empty: bool
 ) -> list[dict[str, Any]]:
     """Slices of one mask; one in DICOM is laid on the grid of its image, where there is one."""
-    source = stage1.source
-    is_dicom = split_suffix(path)[1] in DICOM_SUFFIXES
-    image = load(image_path) if is_dicom and image_path is not None else None
-    mask = load(path, True, image, stage1.structures)
-    check_values(path.name, mask.unique().tolist(), source.labels)
-    axis = slice_axis_of(mask, slice_axis)
-    resize = Resize(spatial_size=stage1.image_size, mode="nearest-exact")
-    found = []
-    for k, native in enumerate(stack_slices(to_index(mask.as_tensor(), source.labels), axis)):
-        if native.any() or is_single_slice(mask) or with_empty:
-            shape = (native.shape[1], native.shape[2])
-            geometry: Geometry = {"shape": list(shape), "affine": None}
-            if has_geometry(mask):
-                geometry = slice_geometry(mask.affine.numpy(), shape, axis, k)
-            label = torch.as_tensor(resize(native.float())).to(torch.uint8)
-            found.append({"label": label, "geometry": geometry})
-    return found
+    item = {"label": str(path)}
+    if split_suffix(path)[1] in DICOM_SUFFIXES and image_path is not None:
+        item |= {"image": str(image_path), "modality": stage1.source.modality}
+    preprocessing = stage1.preprocessing(slice_axis=slice_axis, foreground_only=not with_empty)
+    return [
+        {
+            "label": convert_to_tensor(part["label"], track_meta=False),
+            "geometry": part["label"].meta["geometry"],
+        }
+        for part in read(preprocessing, item)
+    ]

@@ -10,14 +10,15 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from monai.transforms import Resized
 from torch import Tensor
 
 from alignflow.alignment.gap import appearance
+from alignflow.data.classes import BINARY, find_classes
 from alignflow.data.datalist import Case, build_datalist, split_by_group, stated_labels
-from alignflow.data.dataset import BINARY, SliceDataset
+from alignflow.data.dataset import SliceDataset
 from alignflow.data.labels import Labels, find_labels
 from alignflow.data.named_masks import classes_of_masks
+from alignflow.data.preprocessing import build
 from alignflow.data.references import References, listed_files, load_references
 from alignflow.data.spec import SourceSpec
 from alignflow.data.structures import Structures
@@ -53,7 +54,8 @@ class Check:
         self.warnings: list[str] = []
         self.result: dict[str, Any] = {}
         self.training: SliceDataset | None = None
-        self.structures = Structures() if reading.bundle is None else reading.bundle.structures
+        known = reading.bundle
+        self.structures = Structures() if known is None else Structures.of(**known.classes)
 
     def source(self, directory: str | Path) -> list[FileFacts]:
         """Check images and masks that a model is to be trained on."""
@@ -267,37 +269,19 @@ class Check:
 
     def _as_training(self, split: tuple[list[Case], list[Case]], stated: Labels | None) -> None:
         """Read the data as training would, so that both give one answer."""
-        if self.problems or self.reading.bundle is not None or not split[0]:
+        reading = self.reading
+        if self.problems or reading.bundle is not None or not split[0]:
             return
         try:
-            self.training = self._dataset(split[0], stated)
+            threshold = reading.facts["mask_threshold"]
+            classes = find_classes(split[0], stated, threshold, reading.scheme, progress=False)
+            settings = {"classes": classes, "image_size": reading.image_size}
+            preprocessing = build(reading.facts, "train.json", **settings)
+            self.training = SliceDataset(split[0], preprocessing, classes, progress=False)
             if split[1]:
-                self._dataset(split[1], stated, self.training)
+                SliceDataset(split[1], preprocessing, classes, like=self.training, progress=False)
         except InputError as error:
             self.problems += str(error).splitlines()
-
-    def _dataset(
-        self, cases: list[Case], stated: Labels | None, like: SliceDataset | None = None
-    ) -> SliceDataset:
-        reading = self.reading
-        resize: Any = Resized(
-            ["image", "label"],
-            reading.image_size,
-            mode=["bilinear", "nearest-exact"],
-            anti_aliasing=[True, False],
-        )
-        return SliceDataset(
-            cases,
-            resize,
-            reading.intensity,
-            labels=stated,
-            mask_threshold=reading.facts["mask_threshold"],
-            slice_axis=reading.facts["slice_axis"],
-            foreground_only=reading.facts["foreground_only"],
-            like=like,
-            scheme=reading.scheme,
-            progress=False,
-        )
 
     def _source_features(self) -> tuple[SourceSpec, dict[str, Tensor]]:
         """Of the source images, or what a bundle remembers of them."""

@@ -7,13 +7,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
-import torch
 from monai.data import MetaTensor
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d, adaptive_avg_pool3d
 from tqdm import tqdm
 
-from alignflow.data.check import check_pair
+from alignflow.data.check import check_image, check_mask, check_pair
 from alignflow.data.folders import short_names
 from alignflow.data.formats import has_geometry, load, split_suffix
 from alignflow.data.structures import Structures
@@ -101,11 +100,12 @@ def facts_of(
         image = load(case["image"])
         _describe(facts, image)
         facts.modality = str(image.meta["modality"] or case.get("modality", ""))
-        _require_values(facts, image)
+        check_image(image)
         if facts.label is not None:
             mask = load(facts.label, is_mask=True, image=image, structures=structures)
             _describe_mask(facts, mask, mask_threshold)
-            check_pair(image, mask, integer_label=mask_threshold is None)
+            check_pair(image, mask)
+            check_mask(mask, is_integer=mask_threshold is None)
     except InputError as error:
         facts.problem = str(error)
     return facts
@@ -124,13 +124,6 @@ def _describe(facts: FileFacts, image: MetaTensor) -> None:
     facts.intensity = [(float(c.min()), float(c.mean()), float(c.max())) for c in flat]
     facts.digest = _digest(values)
     facts.thumbnail = thumbnail(values)
-
-
-def _require_values(facts: FileFacts, image: MetaTensor) -> None:
-    if not torch.isfinite(image).all():
-        raise InputError(f"image '{facts.name}': NaN or infinite values; repair or remove it")
-    if image.min() == image.max():
-        raise InputError(f"image '{facts.name}': every pixel is {float(image.min()):g}; remove it")
 
 
 def _describe_mask(facts: FileFacts, mask: MetaTensor, mask_threshold: float | None) -> None:

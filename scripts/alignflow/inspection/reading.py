@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from alignflow.data.intensity import IntensityWindow
+from monai.bundle import ConfigParser
+
 from alignflow.data.labels import Labels
+from alignflow.data.preprocessing import recorded
 from alignflow.data.spec import SourceSpec
 from alignflow.masks.class_index import Scheme
 from alignflow.stage1 import Stage1
@@ -19,8 +21,7 @@ class Reading:
 
     Attributes:
         image_size: [X, Y] of the generator, pixels.
-        facts: as `Stage1.reading`: percentiles, scope, window, modality, slice_axis,
-            foreground_only, mask_threshold.
+        facts: as `Stage1.reading`.
         scheme: of the classes, "disjoint" or "nested".
         labels: {name: native value}; None: those of `dataset.json`, else every value that occurs.
         group_pattern, group_column: of `build_datalist`.
@@ -40,20 +41,11 @@ class Reading:
 
     @classmethod
     def of(cls, train: Mapping[str, Any], bundle: Stage1 | None = None) -> Reading:
-        """From the settings of `train.json` (plain values), and those of a bundle before them."""
-        facts = {
-            "percentiles": train["percentiles"],
-            "scope": train["percentile_scope"],
-            "window": train["window"],
-            "modality": train["modality"],
-            "slice_axis": train["slice_axis"],
-            "foreground_only": train["foreground_only"],
-            "mask_threshold": train["mask_threshold"],
-        }
+        """From the content of `train.json`, and the settings of a bundle before it."""
         stated = train["labels"]
         return cls(
             image_size=list(train["image_size"] if bundle is None else bundle.image_size),
-            facts=facts if bundle is None else bundle.reading,
+            facts=recorded(ConfigParser(dict(train))) if bundle is None else bundle.reading,
             scheme=train["mask_scheme"] if bundle is None else bundle.scheme,
             labels=(None if isinstance(stated, str) else stated)
             if bundle is None
@@ -63,14 +55,6 @@ class Reading:
             validation_fraction=train["validation_fraction"],
             seed=train["seed"],
             bundle=bundle,
-        )
-
-    @property
-    def intensity(self) -> IntensityWindow:
-        """The window policy."""
-        facts = self.facts
-        return IntensityWindow(
-            facts["modality"], facts["window"], facts["percentiles"], facts["scope"]
         )
 
     def record(self, spec: SourceSpec) -> Stage1:
@@ -83,7 +67,7 @@ class Reading:
             image_network={},
             mask_network={},
             clip=5.0,
-            scheme="disjoint",
+            scheme=self.scheme,
             postprocess={},
             descriptions=[],
             segmenter={},

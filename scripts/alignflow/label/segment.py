@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +12,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from alignflow.data.formats import load
-from alignflow.data.references import require_fit, small_image, window_of
-from alignflow.data.slices import slice_axis_of, stack_slices
+from alignflow.data.preprocessing import read
+from alignflow.data.references import require_fit
 from alignflow.label.values import tool_values
-from alignflow.label.volumes import write_like
+from alignflow.label.volumes import on_grid, write_like
 from alignflow.stage1 import Stage1
 
 
@@ -37,27 +38,27 @@ def segment_file(
         InputError: an image that cannot be read, or is not like the source's.
     """
     image = load(path)
-    require_fit(image, stage1)
-    index = predict(image, segmenter, stage1, batch_size)
+    slices = read(stage1.preprocessing(), {"image": str(path), "modality": stage1.source.modality})
+    images = [part["image"] for part in slices]
+    require_fit(images[0], stage1)
+    index = predict(images, segmenter, batch_size)
     values = np.array(list(tool_values(stage1.source.labels).values()))
     dtype = np.uint8 if values.max() < 256 else np.uint16
-    return write_like(values[index.numpy()].astype(dtype)[None], image, stem)
+    native = on_grid(index, images[0].meta["geometry"], image, stage1.reading["slice_axis"])
+    return write_like(values[native].astype(dtype), image, stem)
 
 
 @torch.no_grad()
-def predict(image: MetaTensor, segmenter: nn.Module, stage1: Stage1, batch_size: int) -> Tensor:
-    """Class indices (X, Y, Z), Z = 1 for a picture, of an image (C, X, Y[, Z]) in native units.
+def predict(images: Sequence[MetaTensor], segmenter: nn.Module, batch_size: int) -> Tensor:
+    """Class indices (1, A, B, n) of n slices, in the size that they were cut in.
 
     Logits are enlarged, not the classes, so that outlines are smooth on a finer grid.
     """
-    axis = slice_axis_of(image, stage1.reading["slice_axis"])
-    window = window_of(image, stage1)
     device = next(segmenter.parameters()).device
-    slices = stack_slices(image.as_tensor(), axis)
+    size = tuple(images[0].meta["geometry"]["shape"])
     parts = []
-    for batch in slices.split(batch_size):
-        small = torch.stack([small_image(pixels, window, stage1.image_size) for pixels in batch])
-        logits = segmenter(small.to(device)).float()
-        large = functional.interpolate(logits, slices.shape[2:], mode="bilinear")
-        parts.append(large.argmax(dim=1).cpu())
-    return torch.cat(parts).movedim(0, axis)
+    for first in range(0, len(images), batch_size):
+        batch = torch.stack([part.as_tensor() for part in images[first : first + batch_size]])
+        logits = segmenter(batch.to(device)).float()
+        parts.append(functional.interpolate(logits, size, mode="bilinear").argmax(dim=1).cpu())
+    return torch.cat(parts).movedim(0, -1)[None]

@@ -6,9 +6,16 @@ from pathlib import Path
 
 import nibabel
 import numpy as np
+import torch
 from monai.data import MetaTensor, PILWriter
+from monai.transforms import ResampleToMatch
+from torch import Tensor
 
 from alignflow.data.formats import has_geometry
+from alignflow.data.slices import slice_axis_of, stack_slices
+from alignflow.data.spec import Geometry
+from alignflow.data.transforms import geometry_of
+from alignflow.errors import InputError
 from alignflow.files import replacing
 
 
@@ -30,6 +37,42 @@ def write_like(values: np.ndarray, like: MetaTensor, stem: str | Path) -> Path:
         else:
             _save_png(values[..., 0], temporary)
     return path
+
+
+def on_grid(index: Tensor, geometry: Geometry, image: MetaTensor, slice_axis: int) -> np.ndarray:
+    """Class indices on the grid of a file, whatever preprocessing made of that grid.
+
+    Args:
+        index: (1, A, B, n), the slices one behind the other.
+        geometry: of the first slice.
+        image: the file, as `formats.load` gives it.
+        slice_axis: that it was cut along.
+
+    Returns:
+        (1, X, Y, Z).
+
+    Raises:
+        InputError: another grid than that of a picture, which has no place in space.
+    """
+    axis = slice_axis_of(image, slice_axis)
+    whole = stack_slices(image.as_tensor(), axis)
+    own = geometry_of(image, whole[0], axis, 0)
+    if (*own["shape"], len(whole)) == tuple(index.shape[1:]) and _alike(own, geometry):
+        return index.movedim(-1, axis + 1).numpy()
+    if own["affine"] is None:
+        raise InputError(
+            f"'{image.meta['filename_or_obj']}': preprocessing changes its grid, and a picture has "
+            "no place in space to bring the mask back to; leave such transforms out"
+        )
+    cut = MetaTensor(index.float(), affine=torch.tensor(geometry["affine"]))
+    native = ResampleToMatch(mode="nearest", padding_mode="zeros")(cut, img_dst=image)
+    return np.rint(native.numpy()).astype(np.int64)
+
+
+def _alike(one: Geometry, other: Geometry) -> bool:
+    if one["affine"] is None or other["affine"] is None:
+        return True
+    return np.allclose(one["affine"], other["affine"], atol=1e-3)
 
 
 def _save_nifti(values: np.ndarray, path: Path, affine: np.ndarray) -> None:

@@ -16,7 +16,7 @@ from alignflow.data.references import References
 from alignflow.errors import InputError
 from alignflow.masks.conditions import describe
 from alignflow.privacy.quarantine import PairFiles
-from alignflow.segmentation.data import read_slices, written_window
+from alignflow.segmentation.data import read_slices
 from alignflow.stage1 import Stage1
 
 SAME = 1e-4  # largest difference of two descriptions of one mask
@@ -90,7 +90,7 @@ def require_trained_on(source: Images, stage1: Stage1) -> None:
 
 def read_source(cases: Sequence[Case], stage1: Stage1) -> Images:
     """Images of a datalist, as stage 1 read them."""
-    dataset = read_slices(cases, stage1, stage1.image_size, stage1.intensity)
+    dataset = read_slices(cases, stage1, stage1.image_size, as_written=False)
     count = Counter(dataset.case_of)
     seen: Counter[int] = Counter()
     of_case = short_names([case["image"] for case in cases])
@@ -111,7 +111,7 @@ def read_pairs(pairs: Sequence[PairFiles], stage1: Stage1) -> Images:
     # Files say nothing of CT or MR; `dataset.json` does, and it says what the bundle says.
     modality = stage1.source.modality
     cases = [{"image": str(p.image), "label": str(p.label), "modality": modality} for p in pairs]
-    dataset = read_slices(cases, stage1, stage1.image_size, written_window(stage1))
+    dataset = read_slices(cases, stage1, stage1.image_size, as_written=True)
     if dataset.case_of != list(range(len(pairs))):
         raise InputError("pairs_dir: holds volumes; give pairs as infer writes them, of one slice")
     names = [pair.name for pair in pairs]

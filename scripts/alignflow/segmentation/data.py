@@ -8,12 +8,10 @@ from pathlib import Path
 from typing import Any, cast
 
 from monai.data import Dataset
-from monai.transforms import Resized
 from torch import Tensor, nn
 
 from alignflow.data.datalist import Case, build_datalist, stated_labels
 from alignflow.data.dataset import SliceDataset
-from alignflow.data.intensity import IntensityWindow
 from alignflow.data.references import References, load_references
 from alignflow.data.spec import SourceSpec
 from alignflow.errors import InputError
@@ -80,8 +78,7 @@ def read_labelled(cases: Sequence[Case], stage1: Stage1, size: Sequence[int]) ->
     """
     folder = Path(cases[0]["image"]).parents[1] if cases else Path()
     generated = bool(cases) and (folder / "provenance.json").is_file()
-    window = written_window(stage1) if generated else stage1.intensity
-    return cast("list[Item]", read_slices(cases, stage1, size, window).data)
+    return cast("list[Item]", read_slices(cases, stage1, size, as_written=generated).data)
 
 
 def read_pairs(pairs_dir: str | None, stage1: Stage1, size: Sequence[int]) -> list[Item]:
@@ -105,32 +102,29 @@ def read_pairs(pairs_dir: str | None, stage1: Stage1, size: Sequence[int]) -> li
             f"pairs_dir '{pairs_dir}': labels {labels}, but the bundle has {stage1.source.labels}; "
             "give pairs of this bundle"
         )
-    return cast("list[Item]", read_slices(cases, stage1, size, written_window(stage1)).data)
-
-
-def written_window(stage1: Stage1) -> IntensityWindow:
-    """The window that pairs are written with; percentiles of each would undo its brightness."""
-    return IntensityWindow(stage1.reading["modality"], stage1.source.window)
+    return cast("list[Item]", read_slices(cases, stage1, size, as_written=True).data)
 
 
 def read_slices(
-    cases: Sequence[Case], stage1: Stage1, size: Sequence[int], window: IntensityWindow
+    cases: Sequence[Case], stage1: Stage1, size: Sequence[int], as_written: bool
 ) -> SliceDataset:
-    """Image-mask pairs of a datalist as a set like that of stage 1, but for window and size."""
+    """Image-mask pairs of a datalist as a set like that of stage 1, but for its size.
+
+    Args:
+        cases: the datalist.
+        stage1: record of the bundle.
+        size: [X, Y], pixels.
+        as_written: scale by the window that pairs are written with; percentiles of each would undo
+            its brightness.
+    """
     known = _Known(stage1.source, (size[0], size[1]))
-    resize: Any = Resized(
-        ["image", "label"], size, mode=["bilinear", "nearest-exact"], anti_aliasing=[True, False]
-    )
+    window = {"window": list(stage1.source.window)} if as_written else {}
     return SliceDataset(
         cases,
-        resize,
-        window,
-        mask_threshold=stage1.reading["mask_threshold"],
-        slice_axis=stage1.reading["slice_axis"],
-        foreground_only=stage1.reading["foreground_only"],
+        stage1.preprocessing(image_size=list(size), **window),
+        stage1.classes,
         like=cast("SliceDataset", known),
         clip=stage1.clip,
-        scheme=stage1.scheme,
     )
 
 

@@ -1,0 +1,90 @@
+"""The classes of a data set, found in one look over its masks before images are read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from tqdm import tqdm
+
+from alignflow.data.check import check_mask
+from alignflow.data.formats import load
+from alignflow.data.labels import Labels, find_labels, require_one_palette
+from alignflow.data.named_masks import classes_of_masks
+from alignflow.data.structures import Classes
+from alignflow.distributed import rank
+from alignflow.errors import InputError
+from alignflow.masks.class_index import Scheme
+
+BINARY: Labels = {"background": 0.0, "foreground": 1.0}  # what a mask above a threshold is read as
+
+
+def find_classes(
+    cases: Sequence[Mapping[str, str]],
+    stated: Mapping[str, Any] | None = None,
+    threshold: float | None = None,
+    scheme: Scheme = "disjoint",
+    num_workers: int = 4,
+    progress: bool = True,
+) -> Classes:
+    """Names and values of the classes; masks are opened where neither is stated.
+
+    Args:
+        cases: the datalist.
+        stated: {name: native value}, or of DICOM masks {name: structure or list of structures};
+            None: every value, or every structure by name, is a class.
+        threshold: two classes, foreground being values above it (soft or JPEG masks).
+        scheme: of the classes.
+        num_workers: threads that read masks.
+        progress: show a progress bar.
+
+    Raises:
+        InputError: whatever `classes_of_masks` and `find_labels` refuse. A mask that cannot be read
+            is passed over: whoever reads it with its image says so.
+    """
+    files = [case["label"] for case in cases]
+    labels, structures = classes_of_masks(files, stated, scheme)
+    require_one_palette(files)
+    if labels is None or threshold is not None:
+        values = values_of(files, threshold is None, num_workers, progress)
+        labels = _by_value(values, labels, threshold)
+    return {"labels": labels, "structures": structures, "scheme": scheme}
+
+
+def values_of(
+    files: Sequence[str], is_integer: bool, num_workers: int = 4, progress: bool = True
+) -> dict[str, list[float]]:
+    """Native values in each mask that can be read."""
+
+    def look(file: str) -> list[float]:
+        try:
+            mask = load(file, is_mask=True)
+            check_mask(mask, is_integer)
+        except InputError:
+            return []
+        return mask.unique().tolist()
+
+    hidden = not progress or rank() > 0
+    with ThreadPoolExecutor(max(1, num_workers)) as pool:
+        shown = tqdm(pool.map(look, files), total=len(files), desc="masks", disable=hidden)
+        return {file: found for file, found in zip(files, shown, strict=True) if found}
+
+
+def _by_value(
+    values: Mapping[str, list[float]], labels: Labels | None, threshold: float | None
+) -> Labels:
+    if not values:
+        return labels or BINARY  # reading tells why
+    if threshold is None:
+        return find_labels(values)
+    binary = {file: sorted({float(v > threshold) for v in found}) for file, found in values.items()}
+    find_labels(binary, BINARY)  # raises where no mask has foreground
+    if labels is None:
+        # Written masks must come back as foreground when they are read with the same threshold.
+        return {"background": 0.0, "class1": max(found[-1] for found in values.values())}
+    if len(labels) != 2:
+        raise InputError(
+            f"labels: {labels} with mask_threshold; give one foreground class, or none"
+        )
+    return labels
