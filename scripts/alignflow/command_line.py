@@ -264,7 +264,14 @@ def bundle_root(given: str | None) -> Path:
     places = (
         [Path(given)]
         if given
-        else [Path("."), Path("bundle"), package.parents[1] / "bundle", package.parent]
+        # a bundle to work in, the checkout of an editable install, a packed zip, the wheel's own
+        else [
+            Path("."),
+            Path("bundle"),
+            package.parents[1] / "bundle",
+            package.parent,
+            package / "bundle",
+        ]
     )
     for place in places:
         if (place / "configs/adapt.json").is_file():

@@ -189,3 +189,25 @@ def test_in_an_empty_environment(copied, three_class_dataset, tmp_path):
     done = call(python, *line, *data, *tiny.split(), *size, cwd=copied)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "models/stage1.json").exists()
+
+
+@pytest.mark.slow
+def test_the_wheel_alone_checks_a_data_set(three_class_dataset, tmp_path):
+    """The configs travel inside: `alignflow` needs no checkout."""
+    root = Path(__file__).parents[2]
+    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(root / name, tmp_path)
+    for name in ("bundle/configs", "scripts/alignflow"):
+        shutil.copytree(root / name, tmp_path / name)
+    options = ["--no-deps", "--no-build-isolation", "-q", "-w", tmp_path / "wheel"]
+    subprocess.run([sys.executable, "-m", "pip", "wheel", *options, tmp_path], check=True)
+    shutil.unpack_archive(next((tmp_path / "wheel").iterdir()), tmp_path / "installed", "zip")
+    (tmp_path / "empty").mkdir()
+    python = [sys.executable, "-m", "alignflow", "check", str(three_class_dataset)]
+    environment = os.environ | {"PYTHONPATH": str(tmp_path / "installed")}
+    where = [sys.executable, "-c", "import alignflow; print(alignflow.__file__)"]
+    options = {"cwd": tmp_path / "empty", "env": environment, "capture_output": True, "text": True}
+    assert str(tmp_path / "installed") in subprocess.run(where, check=True, **options).stdout
+    done = subprocess.run(python, check=False, **options)
+    assert done.returncode == 0, done.stderr
+    assert "training can start" in done.stdout

@@ -1,6 +1,8 @@
 """The transforms of train.json: against plain MONAI, in a record, and with a user's changes."""
 
 import copy
+import json
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -272,3 +274,9 @@ def test_classes_from_one_look(cases, png_dataset):
     }
     stated = find_classes(cases, {"core": 2, "ring": 1}, progress=False)["labels"]
     assert stated == {"background": 0, "core": 2, "ring": 1}
+
+
+def test_the_model_card_prints_what_train_json_has():
+    card = (Path(__file__).parents[2] / "bundle/docs/README.md").read_text()
+    printed = card.split("```json\n")[1].split("```")[0]
+    assert json.loads(printed) == TRAIN["preprocessing"]
