@@ -20,6 +20,7 @@ from monai.transforms import (
     ScaleIntensityRangePercentilesd,
     Spacingd,
 )
+from PIL import Image
 
 from alignflow.data.classes import find_classes
 from alignflow.data.datalist import build_datalist
@@ -280,3 +281,28 @@ def test_the_model_card_prints_what_train_json_has():
     card = (Path(__file__).parents[2] / "bundle/docs/README.md").read_text()
     printed = card.split("```json\n")[1].split("```")[0]
     assert json.loads(printed) == TRAIN["preprocessing"]
+
+
+def test_blurred_outlines_are_no_classes(tmp_path):
+    """Masks resized softly have values between 0 and 255 on their outlines alone."""
+    for folder in ("images", "masks"):
+        (tmp_path / folder).mkdir()
+    rng = np.random.default_rng(0)
+    for k in range(3):
+        mask = np.zeros((32, 32), np.uint8)
+        mask[8 : 20 + k, 9:22] = 255
+        mask[8, 9:22] = mask[8 : 20 + k, 9] = 128
+        mask[19 + k, 10:22] = 64
+        Image.fromarray(mask).save(tmp_path / f"masks/{k}.png")
+        pixels = rng.integers(0, 255, (32, 32), np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"images/{k}.png")
+    cases = build_datalist(tmp_path)
+    with pytest.raises(InputError, match="64, 128 lie only on outlines .*set mask_threshold"):
+        find_classes(cases, progress=False)
+    stated = {"soft": 64, "softer": 128, "cell": 255}
+    assert len(find_classes(cases, stated, progress=False)["labels"]) == 4
+    assert len(find_classes(cases, threshold=100, progress=False)["labels"]) == 2
+    mask[12:15, 12:15] = 128  # a part of its own
+    mask[25:28, 25:28] = 64
+    Image.fromarray(mask).save(tmp_path / "masks/2.png")
+    assert len(find_classes(cases, progress=False)["labels"]) == 4

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import numpy as np
+from scipy.ndimage import maximum_filter, minimum_filter
 from tqdm import tqdm
 
 from alignflow.data.check import check_mask
@@ -17,6 +19,7 @@ from alignflow.distributed import rank
 from alignflow.errors import InputError
 from alignflow.masks.class_index import Scheme
 
+EDGE = 3  # a class of outlines has a low number: 0 background, 1 cell, 2 outline
 BINARY: Labels = {"background": 0.0, "foreground": 1.0}  # what a mask above a threshold is read as
 
 
@@ -47,28 +50,65 @@ def find_classes(
     labels, structures = classes_of_masks(files, stated, scheme)
     require_one_palette(files)
     if labels is None or threshold is not None:
-        values = values_of(files, threshold is None, num_workers, progress)
+        values, edges = values_of(files, threshold is None, num_workers, progress)
+        if threshold is None:
+            _require_more_than_edges(values, edges)
         labels = _by_value(values, labels, threshold)
     return {"labels": labels, "structures": structures, "scheme": scheme}
 
 
 def values_of(
     files: Sequence[str], is_integer: bool, num_workers: int = 4, progress: bool = True
-) -> dict[str, list[float]]:
-    """Native values in each mask that can be read."""
+) -> tuple[dict[str, list[float]], dict[str, set[float]]]:
+    """Native values in each mask that can be read, and those that `edges_of` finds in it."""
 
-    def look(file: str) -> list[float]:
+    def look(file: str) -> tuple[list[float], set[float]]:
         try:
             mask = load(file, is_mask=True)
             check_mask(mask, is_integer)
         except InputError:
-            return []
-        return mask.unique().tolist()
+            return [], set()
+        values = mask.unique().tolist()
+        return values, edges_of(mask.numpy().squeeze()) if len(values) > 2 else set()
 
     hidden = not progress or rank() > 0
     with ThreadPoolExecutor(max(1, num_workers)) as pool:
         shown = tqdm(pool.map(look, files), total=len(files), desc="masks", disable=hidden)
-        return {file: found for file, found in zip(files, shown, strict=True) if found}
+        found = {file: one for file, one in zip(files, shown, strict=True) if one[0]}
+    return {f: one[0] for f, one in found.items()}, {f: one[1] for f, one in found.items()}
+
+
+def edges_of(mask: np.ndarray) -> set[float]:
+    """Values all of whose pixels lie between a lower and a higher one: none in a volume.
+
+    Args:
+        mask: (X, Y) of a picture.
+    """
+    if mask.ndim != 2:
+        return set()
+    between = (minimum_filter(mask, 3) < mask) & (mask < maximum_filter(mask, 3))
+    return set(np.unique(mask[between]).tolist()) - set(np.unique(mask[~between]).tolist())
+
+
+def _require_more_than_edges(
+    values: Mapping[str, list[float]], edges: Mapping[str, set[float]]
+) -> None:
+    """Refuse masks whose outlines were blurred when they were resized.
+
+    Raises:
+        InputError: a value that lies between others in every mask, one pixel wide.
+    """
+    blurred = {v for v in set().union(*edges.values()) if v > EDGE} if edges else set()
+    for file, found in values.items():
+        blurred -= set(found) - edges[file]
+    if blurred:
+        listed = ", ".join(f"{value:g}" for value in sorted(blurred)[:5])
+        file = next(file for file in values if edges[file] & blurred)
+        raise InputError(
+            f"masks: {listed} lie only on outlines between other values (as in '{file}'), which "
+            "looks like masks that were resized softly; set mask_threshold, or labels if they are "
+            "classes"
+        )
 
 
 def _by_value(
