@@ -55,7 +55,7 @@ SPATIAL = [
 ]
 
 
-def with_transforms(*added, at=2):
+def with_transforms(*added, at=3):
     """READING with further transforms behind those that load."""
     reading = copy.deepcopy(READING)
     reading["preprocessing"]["transforms"][at:at] = added
@@ -170,7 +170,7 @@ def test_windows_and_masks_are_undone(cases):
     native, mask = loaded["image"].clone(), nib.load(cases[0]["label"]).get_fdata()
     back = scaled.inverse(scaled(loaded))
     np.testing.assert_allclose(back["image"], native, rtol=1e-4, atol=1e-3)
-    labels = preprocessing.transforms[1].inverse({"label": loaded["label"]})["label"]
+    labels = preprocessing.transforms[2].inverse({"label": loaded["label"]})["label"]
     np.testing.assert_array_equal(labels[0], mask)
 
 
@@ -214,7 +214,7 @@ def test_a_record_does_nothing_but_read(change, message):
 
 def test_other_stages_need_their_settings():
     text = copy.deepcopy(TRAIN)
-    text["preprocessing"]["transforms"][3]["axis"] = 0
+    text["preprocessing"]["transforms"][4]["axis"] = 0
     with pytest.raises(InputError, match="takes no '@slice_axis'.*set \"slice_axis\" at the top"):
         recorded(ConfigParser(text))
 
@@ -247,7 +247,7 @@ def test_a_transform_that_fails_is_one_line(cases):
 
 def test_labels_between_the_classes_are_refused(cases):
     reading = copy.deepcopy(READING)
-    reading["preprocessing"]["transforms"][4]["mode"] = "bilinear"
+    reading["preprocessing"]["transforms"][5]["mode"] = "bilinear"
     with pytest.raises(InputError, match="invents classes in .*set mode 'nearest'"):
         read(pipeline(reading), cases[0])
 
@@ -306,3 +306,22 @@ def test_blurred_outlines_are_no_classes(tmp_path):
     mask[25:28, 25:28] = 64
     Image.fromarray(mask).save(tmp_path / "masks/2.png")
     assert len(find_classes(cases, progress=False)["labels"]) == 4
+
+
+@pytest.mark.parametrize(("channels", "expected"), [(None, 3), (3, 3), (1, 1)])
+def test_gray_and_colour_together(tmp_path, channels, expected):
+    """A gray source and a site in colour are read alike, and back as they were."""
+    rng = np.random.default_rng(0)
+    gray, colour = rng.integers(0, 255, (8, 8), np.uint8), rng.integers(0, 255, (8, 8, 3), np.uint8)
+    for name, pixels in (("gray", gray), ("colour", colour)):
+        Image.fromarray(pixels).save(tmp_path / f"{name}.png")
+    settings = pipeline(reading_of(channels=channels), (8, 8))
+    one, other = (
+        read(settings, {"image": str(tmp_path / f"{name}.png")})[0]["image"]
+        for name in ("gray", "colour")
+    )
+    assert len(other) == expected and len(one) == (expected if channels else 1)
+    np.testing.assert_allclose((one[0] + 1) * 127.5, gray.T, atol=1e-3)
+    native = colour.transpose(2, 1, 0).astype(float)
+    native = native.mean(0, keepdims=True) if channels == 1 else native
+    np.testing.assert_allclose((other + 1) * 127.5, native, atol=1e-3)

@@ -174,7 +174,7 @@ def require_fit(image: MetaTensor, stage1: Stage1) -> None:
     if image.shape[0] != source.channels:
         raise InputError(
             f"'{name}': {image.shape[0]} channels, but the source has {source.channels}; convert "
-            "it, or train on a source with as many"
+            'it, or train with "channels" set to 3 (gray is repeated) or 1 (the mean of colours)'
         )
     if image.meta["modality"] != source.modality:
         raise InputError(

@@ -112,6 +112,35 @@ class LoadMaskd(MapTransform, InvertibleTransform):
         return found
 
 
+class Channelsd(MapTransform):
+    """Give gray and colour images one number of channels.
+
+    Args:
+        keys: hold images (C, X, Y[, Z]).
+        channels: 3 repeats gray images, 1 takes the mean of colours; None: as they are.
+        allow_missing_keys: as MONAI has it.
+    """
+
+    def __init__(
+        self, keys: KeysCollection, channels: int | None, allow_missing_keys: bool = False
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        if channels not in (None, 1, 3):
+            raise InputError(f"channels: {channels}; set 1, 3 or null")
+        self.channels = channels
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> Item:
+        """The same dictionary; images of other numbers of channels are left alone."""
+        found = dict(data)
+        for key in self.key_iterator(found):
+            image = found[key]
+            if self.channels == 3 and len(image) == 1:
+                found[key] = image.repeat(3, *(1,) * (image.ndim - 1))
+            elif self.channels == 1 and len(image) == 3:
+                found[key] = image.mean(dim=0, keepdim=True)
+        return found
+
+
 class N4BiasFieldCorrectiond(MapTransform):
     """Take slow changes of brightness out of MR images, by N4 (IEEE TMI 29:1310, 2010).
 
