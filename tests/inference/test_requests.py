@@ -93,7 +93,7 @@ def test_other_sizes_come_to_the_size_of_the_generator(record, tmp_path):
 @pytest.mark.parametrize("axis", [0, 1, 2])
 def test_volumes_give_their_slices_where_they_lie(record, volume, axis):
     folder, affine = volume
-    requests = PairRequests(None, record, str(folder), slice_axis=axis)
+    requests = PairRequests(None, replace(record, reading=reading_of(slice_axis=axis)), str(folder))
     first, count = {0: (3, 6), 1: (4, 12), 2: (2, 2)}[axis]
     assert len(requests) == count
     shape = [n for a, n in enumerate((24, 20, 6)) if a != axis]

@@ -38,7 +38,6 @@ class PairRequests(Dataset):
         stage1: record of the generator.
         mask_dir: folder of masks (its `labels/`, `masks/` or `labelsTr/` if it has one), or None.
             Images beside it, in `images/`, give DICOM masks their grid and are not used else.
-        slice_axis: along which volumes are cut, as in training.
         with_images: read images beside the masks.
         whole_volumes: keep the slices of a volume together.
 
@@ -56,7 +55,6 @@ class PairRequests(Dataset):
         num_pairs: int | None,
         stage1: Stage1,
         mask_dir: str | None = None,
-        slice_axis: int = 2,
         with_images: bool = False,
         whole_volumes: bool = False,
     ) -> None:
@@ -70,7 +68,7 @@ class PairRequests(Dataset):
         if mask_dir and with_images:
             masks = [[pair] for pair in read_pairs(mask_dir, stage1)]
         elif mask_dir:
-            masks = read_masks(mask_dir, stage1, slice_axis, whole_volumes)
+            masks = read_masks(mask_dir, stage1, whole_volumes)
         if num_pairs is None and not masks:
             raise InputError('config "num_pairs": null needs masks; set it, or "dataset_dir"')
         count = len(masks) if num_pairs is None else num_pairs
@@ -108,14 +106,14 @@ def read_pairs(dataset_dir: str, stage1: Stage1) -> list[dict[str, Any]]:
 
 
 def read_masks(
-    mask_dir: str, stage1: Stage1, slice_axis: int, whole_volumes: bool = False
+    mask_dir: str, stage1: Stage1, whole_volumes: bool = False
 ) -> list[list[dict[str, Any]]]:
     """Of each pair its slices {"label", "geometry"[, "slices"]}, see `PairRequests`."""
     root = Path(mask_dir)
     if not root.is_dir():
         raise InputError(f"dataset_dir '{root}': no such folder of masks; correct the path")
     folder, files = _masks_with_images(root)
-    volumes = [_slices(mask, image, stage1, slice_axis, whole_volumes) for mask, image in files]
+    volumes = [_slices(mask, image, stage1, whole_volumes) for mask, image in files]
     if not any(volumes):
         raise InputError(f"dataset_dir '{folder}': no masks; give a folder of mask files")
     if not whole_volumes:
@@ -154,13 +152,13 @@ def _fingerprint(masks: list[dict[str, Any]]) -> str:
 
 
 def _slices(
-    path: Path, image_path: Path | None, stage1: Stage1, slice_axis: int, with_empty: bool
+    path: Path, image_path: Path | None, stage1: Stage1, with_empty: bool
 ) -> list[dict[str, Any]]:
     """Slices of one mask; one in DICOM is laid on the grid of its image, where there is one."""
     item = {"label": str(path)}
     if split_suffix(path)[1] in DICOM_SUFFIXES and image_path is not None:
         item |= {"image": str(image_path), "modality": stage1.source.modality}
-    preprocessing = stage1.preprocessing(slice_axis=slice_axis, foreground_only=not with_empty)
+    preprocessing = stage1.preprocessing(foreground_only=not with_empty)
     return [
         {
             "label": convert_to_tensor(part["label"], track_meta=False),
