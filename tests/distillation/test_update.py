@@ -81,10 +81,10 @@ def test_pixels_are_hubers_loss_over_delta():
 
 
 def test_feature_loss_is_relative_and_has_no_gradient_in_the_teacher():
-    made, data = (x.requires_grad_() for x in samples())
-    loss = feature_loss(encoder(), made, data)
+    prediction, data = (x.requires_grad_() for x in samples())
+    loss = feature_loss(encoder(), prediction, data)
     loss.backward()
-    assert made.grad.abs().sum() > 0 and data.grad is None
+    assert prediction.grad.abs().sum() > 0 and data.grad is None
     linear = EncoderFeatures(nn.Sequential(nn.Conv2d(1, 3, 3, bias=False)), [0])
     assert feature_loss(linear, 1.25 * data, data).item() == pytest.approx(0.25, rel=1e-4)
     assert feature_loss(linear, 12.5 * data, 10 * data).item() == pytest.approx(0.25, rel=1e-4)
@@ -117,11 +117,11 @@ def test_training_finds_the_velocity_that_a_few_steps_need():
 
 
 def test_scale_multiplies_errors_in_pixels():
-    made, wanted = samples()
-    scale = torch.rand(len(made), 1, 1, 1)
-    loss, values = StudentLoss(delta=1e-6)(made, wanted, scale)
+    prediction, target = samples()
+    scale = torch.rand(len(prediction), 1, 1, 1)
+    loss, values = StudentLoss(delta=1e-6)(prediction, target, scale)
     assert values["pixels"] == pytest.approx(
-        (scale * (made - wanted)).abs().mean().item(), rel=1e-4
+        (scale * (prediction - target)).abs().mean().item(), rel=1e-4
     )
     assert loss.item() == pytest.approx(values["loss"])
 
@@ -133,10 +133,10 @@ def test_progressive_wants_the_end_of_the_shorter_steps(steps):
     method = Progressive(Field(a), steps=8)
     method.begin(steps, Field(a))
     student = Field(0.0)
-    made, wanted, scale = method(student, noise, data, {"condition": 0 * noise}, steps)
+    prediction, target, scale = method(student, noise, data, {"condition": 0 * noise}, steps)
     rest = 1 / scale
     grown = (1 + a / 8) ** (8 // steps)
-    torch.testing.assert_close(wanted, made * (1 + rest * steps * (grown - 1)))
+    torch.testing.assert_close(target, prediction * (1 + rest * steps * (grown - 1)))
     times = sorted({round(1 - r, 6) for r in rest.flatten().tolist()})
     assert times == pytest.approx([k / steps for k in range(steps)])
 
@@ -145,12 +145,12 @@ def test_progressive_at_its_teachers_steps_wants_nothing_else():
     noise, data = samples()
     method = Progressive(Field(), steps=4)
     method.begin(4, Field())
-    made, wanted, _ = method(Field(), noise, data, {"condition": noise}, 4)
-    torch.testing.assert_close(made, wanted)
+    prediction, target, _ = method(Field(), noise, data, {"condition": noise}, 4)
+    torch.testing.assert_close(prediction, target)
 
 
 def test_states_of_progressive_lie_on_the_path_with_new_noise():
-    """With a teacher that stands still, the wanted data are the states themselves."""
+    """With a teacher that stands still, the targets are the states themselves."""
     noise, data = torch.zeros(2000, 1, 2, 2), torch.full((2000, 1, 2, 2), 3.0)
     method = Progressive(Field(0.0), steps=2)
     states = method(Field(0.0), noise, data, {"condition": 0 * noise}, 2)

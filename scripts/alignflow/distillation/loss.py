@@ -1,4 +1,4 @@
-"""How far a student's images lie from what it should have made."""
+"""How far a student's images lie from what it should have prediction."""
 
 from __future__ import annotations
 
@@ -32,33 +32,33 @@ class StudentLoss:
         self.delta = delta
 
     def __call__(
-        self, made: Tensor, wanted: Tensor, scale: Tensor | float = 1.0
+        self, prediction: Tensor, target: Tensor, scale: Tensor | float = 1.0
     ) -> tuple[Tensor, dict[str, float]]:
         """The loss, and its parts by name.
 
         Args:
-            made, wanted: images, or distance maps (B, C, X, Y); the gradient goes to the former.
+            prediction, target: images, or distance maps (B, C, X, Y); only the first has gradients.
             scale: what errors in pixels are multiplied by, (B, 1, 1, 1).
         """
         # divided by delta, both parts are mean absolute errors where errors are large
-        pixels = huber_loss(scale * made, scale * wanted, delta=self.delta) / self.delta
+        pixels = huber_loss(scale * prediction, scale * target, delta=self.delta) / self.delta
         values, loss = {"pixels": float(pixels.detach())}, pixels
         if self.encoder is not None:
-            features = feature_loss(self.encoder, made, wanted)
+            features = feature_loss(self.encoder, prediction, target)
             loss = loss + self.feature_weight * features
             values["features"] = float(features.detach())
         return loss, {"loss": float(loss.detach()), **values}
 
 
-def feature_loss(encoder: EncoderFeatures, made: Tensor, wanted: Tensor) -> Tensor:
+def feature_loss(encoder: EncoderFeatures, prediction: Tensor, target: Tensor) -> Tensor:
     """Mean over layers of the absolute error of feature maps, over their mean absolute value.
 
     Args:
         encoder: frozen.
-        made, wanted: images (B, C, X, Y) in [-1, 1]; the gradient goes to the former.
+        prediction, target: images (B, C, X, Y) in [-1, 1]; the gradient goes to the former.
     """
     with torch.no_grad():
-        targets = encoder.maps(wanted)
-    pairs = zip(encoder.maps(made), targets, strict=True)
-    terms = [(m - w).abs().mean() / mean(w.abs().mean()).clamp_min(1e-6) for m, w in pairs]
+        targets = encoder.maps(target)
+    pairs = zip(encoder.maps(prediction), targets, strict=True)
+    terms = [(p - t).abs().mean() / mean(t.abs().mean()).clamp_min(1e-6) for p, t in pairs]
     return torch.stack(terms).mean()

@@ -1,8 +1,4 @@
-"""What a student of few steps is trained on, and what it is judged by.
-
-Both give, for a batch of the coupling, what the student makes of a state and what it should have
-made.
-"""
+"""Predictions and targets of a student of few steps: for training, and for validation."""
 
 from __future__ import annotations
 
@@ -17,28 +13,25 @@ from alignflow.flow.guidance import Condition, guided_velocity
 from alignflow.flow.path import linear_path
 from alignflow.flow.sampler import FlowSampler
 
-Lesson = tuple[Tensor, Tensor, Tensor | float]
-"""Made and wanted data (B, C, X, Y) in float32, and the scale of errors, see `StudentLoss`."""
+Pair = tuple[Tensor, Tensor, Tensor | float]
+"""Prediction and target (B, C, X, Y) in float32, and the scale of errors, see `StudentLoss`."""
 
 
 def unrolled(
     network: nn.Module, noise: Tensor, data: Tensor, condition: Condition, steps: int
-) -> Lesson:
-    """What the student makes of the coupling's noise by Euler's steps, and the coupling's data.
-
-    It judges students: what they are trained on has no such end (see `Progressive`).
-    """
-    made = FlowSampler(network, steps=steps, method="euler")(noise, **condition)
-    return made.float(), data, 1.0
+) -> Pair:
+    """The student's samples from the coupling's noise, and the coupling's data: for validation."""
+    prediction = FlowSampler(network, steps=steps, method="euler")(noise, **condition)
+    return prediction.float(), data, 1.0
 
 
 class Progressive(nn.Module):
-    """One step of the student against several of the teacher, then of the student before it.
+    """One step of the student against several of the teacher, later of the previous student.
 
-    From a state of the path, x_t = (1 - t) x_0 + t x_1 with t on the student's grid, noise that is
-    new each time and data of the coupling, the student's one step is to end where the shorter ones
-    do (Salimans and Ho, arXiv 2202.00512, alg. 2, for the linear path). Errors in pixels are those
-    of the velocity. A module, so that a checkpoint holds the student before.
+    The state is x_t = (1 - t) x_0 + t x_1, with t on the student's grid, new noise x_0 each time
+    and data x_1 of the coupling. The student's one step should end where the shorter steps end
+    (Salimans and Ho, arXiv 2202.00512, alg. 2, for the linear path). Errors in pixels are errors of
+    the velocity. It is a module, so that checkpoints hold the previous student.
 
     Args:
         teacher: velocity network.
@@ -58,7 +51,7 @@ class Progressive(nn.Module):
         self.generator = torch.Generator().manual_seed(seed)
 
     def begin(self, steps: int, student: nn.Module) -> None:
-        """A phase begins: the student of the last one becomes the teacher of this one."""
+        """Start a phase: the student of the last one becomes the teacher of this one."""
         if self.student_steps is not None:
             self.before.load_state_dict(student.state_dict())
             self.before_steps, self.guidance = self.student_steps, 1.0
@@ -66,16 +59,16 @@ class Progressive(nn.Module):
 
     def forward(
         self, network: nn.Module, noise: Tensor, data: Tensor, condition: Condition, steps: int
-    ) -> Lesson:
-        """The student's prediction of the data from a state, and that of the shorter steps."""
+    ) -> Pair:
+        """The data that the student predicts from a state, and what the shorter steps predict."""
         count, draws = world() * len(data), self.generator
         noise = share(torch.randn((count, *data.shape[1:]), generator=draws)).to(data)
         t = share(torch.randint(steps, (count,), generator=draws) / steps).to(data)
         x = linear_path(noise, data, t).x_t
         rest = (1 - t).view(-1, 1, 1, 1)
-        wanted = x + rest * self.velocity(x, t, condition, steps)
-        made = x + rest * network(x, t, **condition).float()
-        return made, wanted, 1 / rest
+        target = x + rest * self.velocity(x, t, condition, steps)
+        prediction = x + rest * network(x, t, **condition).float()
+        return prediction, target, 1 / rest
 
     @torch.no_grad()
     def velocity(self, x: Tensor, t: Tensor, condition: Condition, steps: int) -> Tensor:
@@ -88,7 +81,7 @@ class Progressive(nn.Module):
         return (end - x) * steps
 
     def get_extra_state(self) -> dict[str, Any]:
-        """What a checkpoint needs beside the weights."""
+        """What a checkpoint needs besides the weights."""
         return {
             "before_steps": self.before_steps,
             "guidance": self.guidance,

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from alignflow.device import Precision
 from alignflow.distillation.loss import StudentLoss
-from alignflow.distillation.methods import Lesson, Progressive, unrolled
+from alignflow.distillation.methods import Pair, Progressive, unrolled
 from alignflow.flow.ema import EMA
 
 Batch = dict[str, Tensor]
@@ -19,10 +19,10 @@ Batch = dict[str, Tensor]
 
 
 class DistillUpdate:
-    """A student of a few Euler steps learns from shorter ones.
+    """Trains a student of a few Euler steps on shorter steps.
 
     Args:
-        method: what is made and wanted.
+        method: gives prediction and target.
         loss: between the two.
         precision: autocast and loss scaling.
         ema: average of the trained network's weights, updated after each step.
@@ -49,27 +49,27 @@ class DistillUpdate:
         self.steps = 1
 
     def begin(self, steps: int) -> None:
-        """A phase begins, of a student of so many steps, from the average of the last one."""
+        """Start the phase of a student of `steps`, from the averaged weights of the last one."""
         self.method.begin(steps, self.ema.module)
         self.ema.n_averaged.zero_()  # the first update copies the weights
 
     def __call__(self, engine: SupervisedTrainer, batch: Batch) -> dict[str, float]:
         """Train on one batch; returns {"loss", "pixels", "features"}."""
         engine.network.train()
-        lesson = self.lesson(self.method, engine.network, batch, engine.state.device)
-        loss, values = self.loss(*lesson)
+        pair = self.pair(self.method, engine.network, batch, engine.state.device)
+        loss, values = self.loss(*pair)
         self.precision.optimiser_step(loss, engine.network, engine.optimizer, self.clip)
         self.ema.update_parameters(engine.network)
         return values
 
-    def lesson(
+    def pair(
         self,
-        method: Callable[..., Lesson],
+        method: Callable[..., Pair],
         network: nn.Module,
         batch: Batch,
         device: torch.device | str,
-    ) -> Lesson:
-        """What the student with `network` makes, and what it should."""
+    ) -> Pair:
+        """Prediction of the student with `network`, and its target."""
         moved = {name: value.to(device, non_blocking=True) for name, value in batch.items()}
         noise, data = moved.pop("noise"), moved.pop("data")
         with self.precision.autocast():
@@ -79,8 +79,8 @@ class DistillUpdate:
     def errors(
         self, network: nn.Module, batch: Batch, device: torch.device | str
     ) -> dict[str, float]:
-        """Losses of the unrolled student with `network` against the teacher."""
-        return self.loss(*self.lesson(unrolled, network, batch, device))[1]
+        """Losses of samples of the student with `network` against the teacher's."""
+        return self.loss(*self.pair(unrolled, network, batch, device))[1]
 
     def state_dict(self) -> dict[str, Any]:
         """Loss scaling, and what the method keeps; the steps follow from the epoch."""
@@ -93,7 +93,7 @@ class DistillUpdate:
 
 
 class DistillValidation:
-    """Losses of the averaged network, its steps unrolled, on held-out pairs of the coupling."""
+    """Losses of the averaged network's samples on held-out pairs of the coupling."""
 
     def __init__(self, update: DistillUpdate) -> None:
         self.update = update
