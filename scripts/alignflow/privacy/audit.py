@@ -1,4 +1,4 @@
-"""`run audit`: copies, membership and traces of persons, before pairs leave the source."""
+"""`run audit`: copies and membership, before pairs leave the source."""
 
 from __future__ import annotations
 
@@ -22,7 +22,6 @@ from alignflow.evaluation.sets import unseen
 from alignflow.files import replacing
 from alignflow.inference.writing import versions
 from alignflow.pictures import image_tiles, mask_tiles, outline_tiles, save_sheet, y_points_up
-from alignflow.privacy.deidentification import check_folders, names_of
 from alignflow.privacy.membership import flow_losses, in_words, membership
 from alignflow.privacy.quarantine import (
     find_pairs,
@@ -94,10 +93,8 @@ class Audit:
         source: training and held-out cases of the source, or None.
         reference_dir: images that the bundle was aligned to, or None.
         target_dir: other images of the same site, or None.
-        names_from: folders of inputs whose names and persons no written file may hold.
         output_dir: receives the report, which names real images and shows some.
         quarantine_dir: receives pairs that are too near, each with a picture and a JSON file.
-        checked_dirs: folders whose files are checked for traces of persons.
         false_alarms: probability that an image which is no copy counts as one, over all known sets.
         neighbours: images that the nearest one is compared with.
         dry_run: report alone, move nothing.
@@ -120,10 +117,8 @@ class Audit:
         source: tuple[list[Case], list[Case]] | None,
         reference_dir: str | None,
         target_dir: str | None,
-        names_from: Sequence[str | None],
         output_dir: str,
         quarantine_dir: str,
-        checked_dirs: Sequence[str],
         false_alarms: float = 0.05,
         neighbours: int = 5,
         dry_run: bool = False,
@@ -148,10 +143,8 @@ class Audit:
         self.source = source
         self.reference_dir = reference_dir
         self.target_dir = target_dir
-        self.names_from = names_from
         self.output_dir = Path(output_dir)
         self.quarantine_dir = Path(quarantine_dir)
-        self.checked_dirs = [Path(folder) for folder in checked_dirs]
         self.false_alarms = false_alarms
         self.neighbours = neighbours
         self.dry_run = dry_run
@@ -166,7 +159,7 @@ class Audit:
         self.config = running_config()
 
     def run(self) -> dict[str, Any]:
-        """Measure, quarantine, check, write; return what `audit.json` holds."""
+        """Measure, quarantine, write; return what `audit.json` holds."""
         self.files = find_pairs(self.pairs_dir, self.quarantine_dir)
         self.pairs = read_pairs(self.files, self.stage1)
         self.known = self.read_known()
@@ -185,7 +178,6 @@ class Audit:
             "quarantined": [record["name"] for record in records if record["quarantined"]],
             "copies": {name: self.summary(found) for name, found in copies.items()},
             "membership": self.membership(),
-            "deidentification": self.deidentification(),
         }
         result["words"] = words(result, len(records))
         result |= {"pairs": records, "provenance": self.provenance()}
@@ -375,10 +367,6 @@ class Audit:
 
     # -- files -------------------------------------------------------------------------------------
 
-    def deidentification(self) -> dict[str, Any]:
-        """Every file of the checked folders but the quarantine, which stays where it is."""
-        return check_folders(self.checked_dirs, names_of(self.names_from), [self.quarantine_dir])
-
     def provenance(self) -> dict[str, Any]:
         """What the audit was made with."""
         return {
@@ -417,9 +405,4 @@ def words(result: dict[str, Any], pairs: int) -> list[str]:
             )
     for name, scores in result["membership"].items():
         found += [in_words(f"{score}, {name} images", part) for score, part in scores.items()]
-    checked = result["deidentification"]
-    found.append(
-        f"de-identification: {len(checked['findings'])} findings in "
-        f"{sum(checked['files'].values())} files"
-    )
     return found
