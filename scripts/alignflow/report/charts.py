@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import io
-import math
 from collections.abc import Sequence
 from typing import Any, Literal, cast
 from xml.etree import ElementTree
 
 import matplotlib
-import numpy as np
 from markupsafe import Markup
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
@@ -125,55 +123,6 @@ def arm_differences(arms: Sequence[Arm], base: Arm, title: str) -> Markup:
         plot.tick_params(axis="y", length=0)
         plot.set_xlabel(f"points of Dice against {plain(base.name)}; right of 0 is better")
         return as_svg(figure, title, "arms")
-
-
-def speed_quality(samplers: dict[str, dict[str, Any]], title: str) -> Markup | None:
-    """Distance to real images against speed; None where fewer than two samplers have both."""
-    by_speed = [s for s in samplers.values() if "kid" in s and "images_per_second" in s]
-    measure = "images_per_second" if len(by_speed) > 1 else "evaluations"
-    known = {n: s for n, s in samplers.items() if "kid" in s and measure in s}
-    if len(known) < 2:
-        return None
-    lines: dict[str, dict[str, dict[str, Any]]] = {}
-    for name, one in known.items():
-        lines.setdefault(_line(name), {})[name] = one
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(WIDTH, 3.4), layout="constrained")
-        plot = figure.subplots()
-        styles = zip(("#E69F00", "#D55E00", "#0072B2", "#009E73", "#CC79A7"), "osD^v", strict=True)
-        for (label, rows), (shade, marker) in zip(sorted(lines.items()), styles, strict=False):
-            ordered = sorted(rows.values(), key=lambda one: one[measure])
-            x = [one[measure] for one in ordered]
-            value, low, high = (
-                np.array([one["kid"][k] for one in ordered]) for k in ("value", "low", "high")
-            )
-            errors = np.clip([value - low, high - value], 0, math.inf)
-            plot.errorbar(
-                x,
-                value,
-                errors,
-                marker=marker,
-                color=shade,
-                markersize=4.5,
-                linewidth=1,
-                capsize=2,
-                label=plain(label),
-            )
-        plot.set_xscale("log", base=2)
-        plot.xaxis.set_major_formatter("{x:g}")
-        units = {
-            "images_per_second": "images a second (right is faster)",
-            "evaluations": "evaluations of the network for an image (left is faster)",
-        }
-        plot.set(xlabel=units[measure], ylabel="KID to unseen images (lower is better)")
-        figure.legend(loc="outside upper center", ncols=2)
-        return as_svg(figure, title, "speed")
-
-
-def _line(name: str) -> str:
-    """The samplers that a line joins: "teacher euler 8, torch fp32" without its steps."""
-    first, comma, runtime = name.partition(",")
-    return " ".join(w for w in first.split() if not w.isdigit()) + comma + runtime
 
 
 def colour(name: str) -> str:

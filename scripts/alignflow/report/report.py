@@ -11,14 +11,13 @@ from alignflow.evaluation.paired import sureness
 from alignflow.evaluation.sets import SYNTHETIC, read_sets
 from alignflow.files import replacing
 from alignflow.pictures import y_points_up
-from alignflow.report import charts, facts, metrics
+from alignflow.report import charts, metrics
 from alignflow.report.arms import Arm, difference, read_arms
 from alignflow.report.card import DataCard, check_given
 from alignflow.report.inputs import (
     read_audit,
     read_evaluation,
     read_picture,
-    read_speed,
     read_verdict,
 )
 from alignflow.report.lineage import Lineage
@@ -58,8 +57,7 @@ class Report:
         segment_dir: of `run segment` or `run test`, or a folder or list of such; or None.
         verdict: `verdict.json` of `run adapt`, whose answer is then the page's, with the
             `verdict.png` beside it; or None.
-        audit_dir: holds `audit.json`, or None.
-        speed: JSON of `benchmarks/sampler`, or a list; or None.
+        audit_dir: of `run audit`, or None.
         card: texts for the data card's open fields.
         intended_use: of the bundle's metadata.
         output: the HTML file.
@@ -81,7 +79,6 @@ class Report:
         segment_dir: str | list[str] | None,
         verdict: str | None,
         audit_dir: str | None,
-        speed: str | list[str] | None,
         card: dict[str, str],
         intended_use: str,
         output: str,
@@ -101,7 +98,6 @@ class Report:
         self.adapted = read_verdict(verdict)
         self.picture = read_picture(verdict) if real_images else None
         self.audit = read_audit(audit_dir)
-        self.samplers = read_speed(speed)
         self.given = card
         self.intended_use = intended_use
         self.output = Path(output)
@@ -149,9 +145,7 @@ class Report:
             "tables": self.tables(),
             "embedding": self.embedding(),
             "copies": self.copies(),
-            "audit": None if self.audit is None else facts.lines(self.audit),
-            "audit_words": facts.sentences(self.audit or {}),
-            "speed": self.speed(),
+            "audit": self.audit,
             "card": self.card(),
             "lineage": self.lineage,
             "file_names": self.file_names,
@@ -308,23 +302,6 @@ class Report:
                     nearest.append({"known": known, "space": space, "pairs": pairs})
         return {"rows": rows, "nearest": nearest}
 
-    def speed(self) -> dict[str, Any] | None:
-        """Table and chart of the samplers."""
-        if self.samplers is None:
-            return None
-        rows = [
-            {
-                "name": name,
-                "evaluations": one.get("evaluations"),
-                "rate": one.get("images_per_second"),
-                "kid": _cell(one.get("kid")),
-                "dice": one.get("dice"),
-            }
-            for name, one in self.samplers.items()
-        ]
-        title = "Distance to real images against speed, one point per sampler"
-        return {"rows": rows, "chart": charts.speed_quality(self.samplers, title)}
-
     def card(self) -> DataCard:
         """The data card."""
         return DataCard(
@@ -362,7 +339,3 @@ def _points_interval(record: dict[str, Any], signed: bool = False) -> str:
         return ""
     shown = signed_points if signed else points
     return f"{shown(record['low'])} to {shown(record['high'])}"
-
-
-def _cell(record: dict[str, Any] | None) -> metrics.Cell | None:
-    return metrics.Cell(number(record["value"]), interval(record)) if record else None
