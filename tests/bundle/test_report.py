@@ -223,8 +223,8 @@ def test_verdict_is_that_of_the_scores(full, given):
     for name in ("pairs", "<i>real"):
         scores = json.loads((Path(given["segment_dir"]) / name / "scores.json").read_text())
         means.append(scores["dice"]["mean"])
-    shown = f"{100 * (means[0] - means[1]):+.1f}".replace("-", "\u2212")
-    assert f"image by image, is {shown} points" in Page(full).words
+    shown = f"a difference of {100 * (means[0] - means[1]):+.1f} points"
+    assert shown in Page(full).words
 
 
 def test_the_answer_of_an_adaptation_is_the_pages(report, refused, tmp_path):
@@ -237,7 +237,7 @@ def test_the_answer_of_an_adaptation_is_the_pages(report, refused, tmp_path):
     assert "img" not in Page(report(verdict=str(path), real_images=False)).tags
     words = page.words
     assert f"Did the segmenter get better at the site? No: {HOSTILE}. So it is." in words
-    assert "image by image, is" not in words and "Difference in Dice" in words
+    assert "a difference of" not in words and "Difference in Dice" in words
     path.write_text(json.dumps({"answer": "perhaps", "text": ["Perhaps."]}))
     assert "says no answer" in refused(report, verdict=str(path))
     path.write_text(json.dumps({"answer": "worse"}))

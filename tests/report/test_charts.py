@@ -19,8 +19,8 @@ def record(value, half=0.1):
 
 @pytest.fixture
 def arms():
-    values = np.linspace(0.2, 0.9, 12)[None]
-    made = [Arm(n, "aligned", "", values + k / 50, values) for k, n in enumerate((HOSTILE, "b"))]
+    values = np.linspace(20, 90, 12)[None]
+    made = [Arm(n, "aligned", "", values + 2 * k, values) for k, n in enumerate((HOSTILE, "b"))]
     return [Arm("base", "without", "", values, values), *made]
 
 

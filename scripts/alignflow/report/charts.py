@@ -116,8 +116,8 @@ def arm_differences(arms: Sequence[Arm], base: Arm, title: str) -> Markup:
             gain = difference(arm, base)
             shade = colour(arm.kind) if arm.kind in COLOURS else "#56B4E9"
             if gain["low"] is not None:
-                plot.hlines(place, 100 * gain["low"], 100 * gain["high"], color=shade, linewidth=2)
-            plot.plot(100 * gain["value"], place, "o", color=shade, markersize=5)
+                plot.hlines(place, gain["low"], gain["high"], color=shade, linewidth=2)
+            plot.plot(gain["value"], place, "o", color=shade, markersize=5)
         plot.set_yticks(range(len(others)), [plain(arm.name) for arm in reversed(others)])
         plot.set_ylim(-0.6, len(others) - 0.4)
         plot.tick_params(axis="y", length=0)

@@ -12,7 +12,7 @@ from alignflow.evaluation.sets import SYNTHETIC, read_sets
 from alignflow.files import replacing
 from alignflow.pictures import y_points_up
 from alignflow.report import charts, metrics
-from alignflow.report.arms import Arm, difference, read_arms
+from alignflow.report.arms import KINDS, Arm, difference, read_arms
 from alignflow.report.card import DataCard, check_given
 from alignflow.report.inputs import (
     read_audit,
@@ -24,7 +24,7 @@ from alignflow.report.lineage import Lineage
 from alignflow.report.page import render
 from alignflow.report.text import interval, number, percent, points, signed_points
 from alignflow.report.tiles import TileMaker, class_colours
-from alignflow.report.verdict import baseline, judge, told
+from alignflow.report.verdict import baseline, judge
 from alignflow.stage1 import Stage1
 
 logger = logging.getLogger(__name__)
@@ -32,13 +32,6 @@ logger = logging.getLogger(__name__)
 NEAREST = 4  # pairs of each kind in the copy audit
 LARGE = 5_000_000  # bytes
 SMALLEST_SHARE = 0.05  # of a distance: a smaller change is not called one
-KINDS = {
-    "without": "real pairs alone",
-    "unaligned": "with unaligned pairs",
-    "aligned": "with aligned pairs",
-    "synthetic": "with synthetic pairs",
-    "unknown": "no record",
-}
 
 
 class Report:
@@ -134,7 +127,7 @@ class Report:
         """What the template shows."""
         arms = read_arms(self.segment_dir, self.lineage.generators(), self.folders["target"])
         return {
-            "verdict": judge(arms) if self.adapted is None else told(self.adapted),
+            "verdict": self.adapted or judge(arms),
             "picture": self.picture,
             "glance": self.glance(),
             "real_images": self.real_images,
