@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from alignflow.evaluation.plots import embedding, metric_panels
 from alignflow.report.arms import Arm
-from alignflow.report.charts import arm_differences, embedding, metric_panels
+from alignflow.report.charts import arm_differences, as_svg
 
 HOSTILE = "<script>alert(1)</script> & $\\frac{x$ \x01"
 
@@ -30,8 +31,8 @@ def charts(arms):
     features = {n: torch.randn(6 + k, 5).double() for k, n in enumerate(names)}
     panels = {"kid": ("KID: lower is better", {"aligned": record(0.4), "source": record(0.2)})}
     return {
-        "embedding": embedding(features, "plane of <all>"),
-        "metrics": metric_panels(panels, 'of "all"'),
+        "embedding": as_svg(embedding(features), "plane of <all>", "embedding"),
+        "metrics": as_svg(metric_panels(panels), 'of "all"', "metrics"),
         "arms": arm_differences(arms, arms[0], "arms"),
     }
 

@@ -17,11 +17,17 @@ from alignflow.config import running_config
 from alignflow.data.datalist import Case
 from alignflow.data.references import load_references
 from alignflow.errors import InputError
-from alignflow.evaluation.plots import tile_rows
 from alignflow.evaluation.sets import unseen
 from alignflow.files import replacing
 from alignflow.inference.writing import versions
-from alignflow.pictures import image_tiles, mask_tiles, outline_tiles, save_sheet, y_points_up
+from alignflow.pictures import (
+    image_tiles,
+    mask_tiles,
+    outline_tiles,
+    save_rows,
+    save_sheet,
+    y_points_up,
+)
 from alignflow.privacy.membership import flow_losses, in_words, membership
 from alignflow.privacy.quarantine import (
     find_pairs,
@@ -383,7 +389,7 @@ class Audit:
             nearest = torch.as_tensor(found.nearest)[first]
             rows[f"near {name}"] = image_tiles(self.pairs.images[first])
             rows[name] = image_tiles(self.known[name].images[nearest])
-        tile_rows(self.output_dir / "nearest.png", rows, y_points_up(self.stage1.source))
+        save_rows(self.output_dir / "nearest.png", rows, y_points_up(self.stage1.source))
         with replacing(self.output_dir / "audit.json") as temporary:
             text = json.dumps(result, indent=1, default=str, allow_nan=False)
             temporary.write_text(text + "\n", encoding="utf-8")

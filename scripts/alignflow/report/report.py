@@ -8,6 +8,7 @@ from typing import Any
 
 from alignflow.evaluation.encoder import HeldOutEncoder
 from alignflow.evaluation.paired import sureness
+from alignflow.evaluation.plots import embedding, metric_panels
 from alignflow.evaluation.sets import SYNTHETIC, read_sets
 from alignflow.files import replacing
 from alignflow.pictures import y_points_up
@@ -23,7 +24,7 @@ from alignflow.report.inputs import (
 from alignflow.report.lineage import Lineage
 from alignflow.report.page import render
 from alignflow.report.text import interval, number, percent, points, signed_points
-from alignflow.report.tiles import TileMaker, class_colours
+from alignflow.report.tiles import TileMaker, colour
 from alignflow.report.verdict import baseline, judge
 from alignflow.stage1 import Stage1
 
@@ -133,7 +134,7 @@ class Report:
             "real_images": self.real_images,
             "started_from_images": self.lineage.started_from_images(),
             "samples": self.samples(),
-            "classes": class_colours(list(self.stage1.source.labels)),
+            "classes": self.classes(),
             "segmenters": self.segmenters(arms),
             "tables": self.tables(),
             "embedding": self.embedding(),
@@ -143,6 +144,11 @@ class Report:
             "lineage": self.lineage,
             "file_names": self.file_names,
         }
+
+    def classes(self) -> list[tuple[str, str]]:
+        """(name, colour) of the classes, background left out."""
+        names = list(self.stage1.source.labels)[1:]
+        return [(name, colour(number)) for number, name in enumerate(names, start=1)]
 
     def glance(self) -> list[tuple[str, str]]:
         """(question, answer) of what else one wants to know first."""
@@ -270,7 +276,7 @@ class Report:
             "mask_columns": [*columns, "floor"],
             "masks_against": (self.evaluation["masks"] or {}).get("real_set"),
             "dice": metrics.dice_rows(self.evaluation),
-            "chart": charts.metric_panels(panels, title) if panels else None,
+            "chart": charts.as_svg(metric_panels(panels), title, "metrics") if panels else None,
             "unseen": self.evaluation["unseen"],
             "n": sizes,
             "encoder": self.evaluation["encoder"]["name"],
@@ -282,7 +288,8 @@ class Report:
         if sum(len(points) for points in features.values()) < 3:
             return None
         counts = ", ".join(f"{len(points)} {name}" for name, points in features.items())
-        return charts.embedding(features, f"Scatter plot of image features: {counts}")
+        title = f"Scatter plot of image features: {counts}"
+        return charts.as_svg(embedding(features), title, "embedding")
 
     def copies(self) -> dict[str, Any]:
         """Rows of the copy audit, and the nearest pairs."""
