@@ -23,8 +23,7 @@ from alignflow.evaluation.faithfulness import (
     summary,
 )
 from alignflow.evaluation.half_samples import HalfSamples, Sampled, fall
-from alignflow.evaluation.mask_statistics import nearest_dice
-from alignflow.evaluation.masks import mask_distances, mask_points
+from alignflow.evaluation.masks import mask_distances, mask_points, nearest_dice
 from alignflow.evaluation.plots import embedding, metric_panels, save
 from alignflow.evaluation.sets import SYNTHETIC, read_sets
 from alignflow.evaluation.spread import spread_ratios
