@@ -14,7 +14,7 @@ from alignflow.files import replacing
 from alignflow.pictures import y_points_up
 from alignflow.report import charts, metrics
 from alignflow.report.arms import KINDS, Arm, difference, read_arms
-from alignflow.report.card import DataCard, check_given
+from alignflow.report.card import check_given, data_card
 from alignflow.report.inputs import (
     read_audit,
     read_evaluation,
@@ -140,7 +140,8 @@ class Report:
             "embedding": self.embedding(),
             "copies": self.copies(),
             "audit": self.audit,
-            "card": self.card(),
+            "name": self.given.get("Name"),
+            "card": data_card(self.stage1, self.sets, self.lineage, self.given, self.intended_use),
             "lineage": self.lineage,
             "file_names": self.file_names,
         }
@@ -301,18 +302,6 @@ class Report:
                     pairs = self.tiles.nearest_pairs(known, view, NEAREST)
                     nearest.append({"known": known, "space": space, "pairs": pairs})
         return {"rows": rows, "nearest": nearest}
-
-    def card(self) -> DataCard:
-        """The data card."""
-        return DataCard(
-            stage1=self.stage1,
-            sets=self.sets,
-            lineage=self.lineage,
-            evaluation=self.evaluation,
-            audited=self.audit is not None,
-            given=self.given,
-            intended_use=self.intended_use,
-        )
 
 
 def look(step: dict[str, Any], real: str) -> str:
