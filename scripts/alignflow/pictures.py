@@ -84,6 +84,12 @@ def save_sheet(
         Image.fromarray(sheet).save(temporary, format="PNG")
 
 
+def save_pairs(path: str | Path, images: Tensor, labels: Tensor, y_up: bool) -> None:
+    """Write a contact sheet: images (N, C, X, Y), with outlines, and masks (N, 1, X, Y)."""
+    rows = [image_tiles(images), outline_tiles(images, labels), mask_tiles(labels)]
+    save_sheet(path, rows, columns=8, y_up=y_up)
+
+
 def save_rows(path: str | Path, rows: Mapping[str, np.ndarray], y_up: bool) -> None:
     """Write a PNG with one named row of tiles, uint8 (N, X, Y, 3), per entry; N may differ.
 

@@ -168,6 +168,7 @@ def test_references_alone(audit, pairs, generated, source, tmp_path):
         shutil.copy(source / "images" / name, references / name)
     result = audit(pairs, dataset_dir=None, reference_dir=str(references))
     assert result["copies"]["reference"]["threshold"] is None and result["quarantined"] == []
+    assert "4 patients or files (reference) are too few" in result["words"][1]
     records = {record["name"]: record for record in result["pairs"]}
     assert [records[n]["reference"]["nearest"] for n in COPIES] == generated[1]
     assert result["membership"] == {}

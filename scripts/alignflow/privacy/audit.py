@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +21,8 @@ from alignflow.files import replacing
 from alignflow.inference.writing import versions
 from alignflow.pictures import (
     image_tiles,
-    mask_tiles,
     outline_tiles,
+    save_pairs,
     save_rows,
     save_sheet,
     y_points_up,
@@ -44,6 +43,7 @@ from alignflow.privacy.sets import (
 )
 from alignflow.privacy.similarity import distances
 from alignflow.privacy.threshold import (
+    Copies,
     Table,
     conformal_p,
     conformal_threshold,
@@ -56,36 +56,6 @@ logger = logging.getLogger(__name__)
 
 SHOWN = 8  # pairs on the sheet of the nearest
 SHEET = 32  # pairs on the contact sheet
-
-
-@dataclass(frozen=True)
-class Copies:
-    """Pairs against one set of known images.
-
-    Attributes:
-        distance: (N,) of `similarity.distances` to the nearest known image.
-        relative: (N,) the same over the distance to the images next to it.
-        nearest: (N,) index of that image.
-        real: (M,) relative distances of real images that are no copies.
-        groups: (M,) their patients.
-        calibrated_on: what these real images are.
-        threshold: relative distance below which a pair is too near; None if it cannot be told.
-    """
-
-    distance: Table
-    relative: Table
-    nearest: Table
-    real: Table
-    groups: list[str]
-    calibrated_on: str
-    threshold: float | None
-
-    @property
-    def too_near(self) -> np.ndarray:
-        """(N,) bool."""
-        if self.threshold is None:
-            return np.zeros(len(self.relative), dtype=bool)
-        return self.relative < self.threshold
 
 
 class Audit:
@@ -225,15 +195,6 @@ class Audit:
         relative, nearest = relative_distance(self.matrices[name], beside, self.neighbours)
         real, groups, calibrated_on = self.real_distances(name)
         threshold = conformal_threshold(real, groups, false_alarms)
-        if threshold is None:
-            logger.warning(
-                "%d patients or files of %s cannot tell which distance to the %s images is too "
-                "near: at least %d are needed; distances are reported, nothing is quarantined",
-                len(set(groups)),
-                calibrated_on,
-                name,
-                int(np.ceil(1 / false_alarms - 1)) if false_alarms > 0 else 0,
-            )
         distance = self.matrices[name].min(dim=1).values.double().numpy()
         return Copies(distance, relative, nearest, real, groups, calibrated_on, threshold)
 
@@ -316,8 +277,7 @@ class Audit:
         path.unlink(missing_ok=True)
         if shown:
             images, labels = self.pairs.images[shown], self.pairs.labels[shown]
-            rows = [image_tiles(images), outline_tiles(images, labels), mask_tiles(labels)]
-            save_sheet(path, rows, columns=8, y_up=y_points_up(self.stage1.source))
+            save_pairs(path, images, labels, y_points_up(self.stage1.source))
 
     def picture(self, row: int, copies: dict[str, Copies]) -> None:
         """The pair, its outline, and the nearest image of each known set, side by side."""
@@ -402,7 +362,11 @@ def words(result: dict[str, Any], pairs: int) -> list[str]:
     found = [f"copies: {taken} of {pairs} pairs {verb}"]
     for name, part in result["copies"].items():
         if part["threshold"] is None:
-            found.append(f"copies of {name} images: too few real images to tell what is too near")
+            found.append(
+                f"copies of {name} images: {part['real_groups']} patients or files "
+                f"({part['calibrated_on']}) are too few to tell what is too near; at least "
+                f"{len(result['copies'])} / false_alarms - 1 are needed"
+            )
         else:
             found.append(
                 f"copies of {name} images: {part['too_near']} pairs lie nearer than "
