@@ -22,7 +22,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from common.segmenter import train_segmenter
 from monai.bundle import ConfigParser
+from scipy.stats import wasserstein_distance
+from torch import Tensor
 
 from alignflow.data.datalist import Case, build_datalist
 from alignflow.data.dataset import SliceDataset
@@ -34,11 +38,9 @@ from alignflow.evaluation.faithfulness import (
     bootstrap_interval,
     dice_table,
     image_scores,
-    stacked,
     summary,
-    train_segmenter,
 )
-from alignflow.evaluation.mask_statistics import compare, mask_statistics, wasserstein1
+from alignflow.evaluation.masks import mask_distances, mask_points, nearest_dice
 from alignflow.files import replacing
 from alignflow.inference.writing import versions
 from alignflow.stage1 import Stage1, weight_hashes
@@ -206,6 +208,11 @@ def faithfulness(pairs: Pairs, args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+def stacked(dataset: SliceDataset) -> tuple[Tensor, Tensor]:
+    """All images (N, C, X, Y) and labels (N, 1, X, Y) of a data set, without augmentation."""
+    return torch.stack([item["image"] for item in dataset.data]), dataset.label_stack
+
+
 def dice_ratio(generated: Table, held_out: Table) -> dict[str, float]:
     """Mean Dice of generated over that of held-out pairs, with its bootstrap interval."""
     samples = [image_scores(generated), image_scores(held_out)]
@@ -221,17 +228,24 @@ def ratio_of_means(a: Table, b: Table) -> float:
 
 
 def masks(pairs: Pairs, stage1: Stage1) -> dict[str, Any]:
-    """Distances of the areas with their ratio, and everything `compare` measures."""
+    """Distances of the areas with their ratio, and all statistics beside those of real masks."""
     scheme, num_classes = stage1.scheme, pairs.train.num_classes
-    sets = (pairs.generated.label_stack, pairs.train.label_stack, pairs.held_out.label_stack)
-    areas = [mask_statistics(labels, num_classes, scheme).area for labels in sets]
+    generated, train, held_out = (
+        one.label_stack for one in (pairs.generated, pairs.train, pairs.held_out)
+    )
+    points = [mask_points(one, num_classes, scheme) for one in (generated, train, held_out)]
+    statistics = mask_distances(points[0], points[2])
+    floors = mask_distances(points[1], points[2])
+    for found, labels in ((statistics, generated), (floors, held_out)):
+        dice = nearest_dice(labels, train, num_classes, scheme)
+        found |= {"nearest_dice_mean": float(dice.mean()), "nearest_dice_max": float(dice.max())}
     return {
-        "area": {
-            f"class{j}": area_ratio(*(area[:, j - 1] for area in areas))
+        "area": {  # the first K-1 columns
+            f"class{j}": area_ratio(*(one[:, j - 1].numpy() for one in points))
             for j in range(1, num_classes)
         },
         "most_ratio": MOST_AREA_RATIO,
-        "statistics": compare(*sets, num_classes=num_classes, scheme=scheme),
+        "statistics": statistics | {f"{name}_floor": value for name, value in floors.items()},
     }
 
 
@@ -243,12 +257,14 @@ def area_ratio(generated: Table, train: Table, held_out: Table) -> dict[str, flo
     """
 
     def ratio(reference: Table) -> float:
-        return wasserstein1(generated, reference) / max(wasserstein1(train, reference), 1e-12)
+        return wasserstein_distance(generated, reference) / max(
+            wasserstein_distance(train, reference), 1e-12
+        )
 
     low, high = bootstrap_interval([held_out], ratio, resamples=1000)
-    floor = wasserstein1(train, held_out)
+    floor = wasserstein_distance(train, held_out)
     return {
-        "generated": wasserstein1(generated, held_out),
+        "generated": wasserstein_distance(generated, held_out),
         "train": floor,
         "ratio": ratio(held_out) if floor > 0 else None,
         "low": low,

@@ -13,6 +13,7 @@ from alignflow.pictures import (
     image_tiles,
     mask_tiles,
     outline_tiles,
+    save_rows,
     save_sheet,
     y_points_up,
 )
@@ -108,6 +109,15 @@ def test_names_stand_left_of_their_rows(tmp_path):
     width = named.shape[1] - plain.shape[1]
     np.testing.assert_array_equal(named[:, width:], plain)
     assert all((one[:, :width] < 100).any() for one in np.split(named, 4))  # of two blocks
+
+
+def test_named_rows_may_be_of_unequal_length(tmp_path):
+    rows = {name: np.full((count, 80, 40, 3), 90, np.uint8) for name, count in (("a", 1), ("b", 3))}
+    save_rows(tmp_path / "rows.png", rows, y_up=False)
+    picture = read(tmp_path / "rows.png")[..., 0]
+    assert picture.shape[0] == 2 * 2 * 42  # twice as large, so that 80 pixels become 160
+    first, second = ((half == 90).sum() for half in np.split(picture, 2))
+    assert second == pytest.approx(3 * first, rel=0.01)
 
 
 def source(affine):

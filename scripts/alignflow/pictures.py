@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from monai.data import Dataset
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from skimage.segmentation import find_boundaries
 from torch import Tensor
@@ -16,10 +17,13 @@ from alignflow.data.spec import SourceSpec
 from alignflow.files import replacing
 
 COLOURS = np.array(
-    [[0, 0, 0], [255, 90, 80], [80, 200, 120], [90, 150, 255], [255, 200, 60], [200, 110, 255]],
+    [[0, 0, 0], [86, 180, 233], [240, 228, 66], [204, 121, 167], [0, 158, 115], [230, 159, 0]],
     dtype=np.uint8,
 )
-"""Colour of each class, repeated where there are more classes."""
+"""Colour of each class, repeated where there are more classes; the palette of Okabe and Ito (2008),
+which the colour-blind can tell apart."""
+TILE = 160
+"""Pixels: about the longest side of each tile in named rows."""
 
 
 def image_tiles(images: Tensor) -> np.ndarray:
@@ -80,6 +84,30 @@ def save_sheet(
         Image.fromarray(sheet).save(temporary, format="PNG")
 
 
+def save_pairs(path: str | Path, images: Tensor, labels: Tensor, y_up: bool) -> None:
+    """Write a contact sheet: images (N, C, X, Y), with outlines, and masks (N, 1, X, Y)."""
+    rows = [image_tiles(images), outline_tiles(images, labels), mask_tiles(labels)]
+    save_sheet(path, rows, columns=8, y_up=y_up)
+
+
+def save_rows(path: str | Path, rows: Mapping[str, np.ndarray], y_up: bool) -> None:
+    """Write a PNG with one named row of tiles, uint8 (N, X, Y, 3), per entry; N may differ.
+
+    Args:
+        path, y_up: as in `save_sheet`.
+        rows: tiles of one size, by name of the row.
+    """
+    tiles = list(rows.values())
+    save_sheet(
+        path,
+        tiles,
+        columns=max(map(len, tiles)),
+        zoom=max(1, TILE // max(tiles[0].shape[1:3])),
+        y_up=y_up,
+        names=list(rows),
+    )
+
+
 def _margin(names: Sequence[str], height: int) -> np.ndarray:
     """Names one below the other, one every `height` pixels, uint8 (rows, columns, 3)."""
     font = ImageFont.load_default(14)
@@ -93,11 +121,14 @@ def _margin(names: Sequence[str], height: int) -> np.ndarray:
 
 def _strip(tiles: np.ndarray, columns: int, y_up: bool) -> np.ndarray:
     """`tiles` side by side with a gap of one pixel, as rows and columns of a picture."""
-    strip = [
-        np.pad(t.swapaxes(0, 1)[:: -1 if y_up else 1], ((1, 1), (1, 1), (0, 0))) for t in tiles
-    ]
+    strip = [np.pad(upright(tile, y_up), ((1, 1), (1, 1), (0, 0))) for tile in tiles]
     strip += [np.zeros_like(strip[0])] * (columns - len(strip))
     return np.concatenate(strip, axis=1)
+
+
+def upright(array: np.ndarray, y_up: bool) -> np.ndarray:
+    """(X, Y, ...) as rows and columns of a picture."""
+    return array.swapaxes(0, 1)[:: -1 if y_up else 1]
 
 
 def y_points_up(source: SourceSpec) -> bool:
@@ -115,6 +146,9 @@ def y_points_up(source: SourceSpec) -> bool:
 
 def first_batch(dataset: Dataset, size: int) -> dict[str, Tensor]:
     """`size` items of a dataset, evenly spread over it, as one batch."""
-    count = len(dataset)
-    chosen = np.linspace(0, count - 1, min(size, count)).round().astype(int)
-    return default_collate([dataset[int(i)] for i in chosen])
+    return default_collate([dataset[int(i)] for i in evenly(len(dataset), size)])
+
+
+def evenly(count: int, most: int) -> NDArray[np.int64]:
+    """Up to `most` of `count` numbers, evenly spread: neighbours may be frames of one sequence."""
+    return np.linspace(0, count - 1, min(most, count)).round().astype(np.int64)

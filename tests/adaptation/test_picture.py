@@ -9,6 +9,7 @@ from PIL import Image
 
 from alignflow.adaptation import picture
 from alignflow.data.references import References
+from alignflow.pictures import COLOURS
 
 SIZE = [80, 40]
 
@@ -54,7 +55,7 @@ def test_four_rows_with_masks_three_without(drawn):
     rows, pixels = drawn(disc(9), names)
     assert rows == 4
     image, *outlines = np.split(pixels, 4)
-    assert image.max() < 200 and all((one == [255, 90, 80]).all(-1).any() for one in outlines)
+    assert image.max() < 200 and all((one == COLOURS[1]).all(-1).any() for one in outlines)
     assert drawn(None, names)[0] == 3
     assert drawn(None, names[:1], count=2)[0] == 2  # nothing was adapted
 

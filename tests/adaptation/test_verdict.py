@@ -83,7 +83,7 @@ def test_an_interval_that_holds_0_is_no_answer(adapted, tmp_path):
     assert "this may be chance" in second and "one training of each" in third
     expected = int(np.ceil((2.8 * gain["spread"] / 2) ** 2))
     assert found["images_needed"] == expected and f"About {expected} independent" in third
-    assert "this run had 20 labelled images" in third
+    assert "this comparison had 20 labelled images" in third
 
 
 def test_a_difference_too_small_to_name_is_no_answer(adapted, tmp_path):
@@ -195,7 +195,7 @@ def test_images_of_one_patient_count_together(adapted, tmp_path):
     assert grouped["high"] - grouped["low"] > 1.5 * (alone["high"] - alone["low"])
     assert "60 labelled images of 6 patients or sequences" in judged(6)[1][0]
     _, text, answer = judged(1)
-    assert answer == "unknown" and "too few images for an interval" in text[0]
+    assert answer == "unknown" and "too few images or patients for an interval" in text[0]
 
 
 def test_images_without_foreground_do_not_count(adapted, tmp_path):

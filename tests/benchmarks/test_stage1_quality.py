@@ -13,7 +13,7 @@ from PIL import Image
 from alignflow.data.intensity import unscale
 from alignflow.data.writer import write_image, write_label
 from alignflow.errors import InputError
-from alignflow.evaluation.faithfulness import stacked
+from alignflow.evaluation.faithfulness import dice_table, summary
 from alignflow.files import replacing, save_tensors
 from alignflow.stage1 import WEIGHTS, Stage1, weight_hashes
 
@@ -124,7 +124,7 @@ def test_generated_volumes_slices_are_read_as_the_generator_gave_them(
     stage1 = Stage1.load(str(tmp_path / "models"))
     train = config.get_parsed_content("train::dataset")
     pairs = tmp_path / "pairs"
-    images, labels = stacked(train)
+    images, labels = benchmark.stacked(train)
     images = images.clamp(-1, 1)
     for k, (image, label) in enumerate(zip(images, labels, strict=True)):
         geometry, native = stage1.source.geometries[0], unscale(image, *stage1.source.window)
@@ -136,8 +136,8 @@ def test_generated_volumes_slices_are_read_as_the_generator_gave_them(
     args = benchmark.arguments([str(a) for a in [*folders, *rest]])
     read = benchmark.read_pairs(args, stage1)
     order = [int(k) for k in np.argsort([str(k) for k in range(len(images))])]
-    assert torch.allclose(stacked(read.generated)[0], images[order], atol=1e-4)
-    assert torch.equal(stacked(read.generated)[1], labels[order])
+    assert torch.allclose(benchmark.stacked(read.generated)[0], images[order], atol=1e-4)
+    assert torch.equal(benchmark.stacked(read.generated)[1], labels[order])
 
 
 def test_bad_input_is_refused(benchmark, discs):
@@ -152,3 +152,46 @@ def test_bad_input_is_refused(benchmark, discs):
     (discs / "pairs/provenance.json").unlink()
     with pytest.raises(InputError, match="no provenance"):
         benchmark.read_pairs(args, stage1)
+    with pytest.raises(InputError, match="multiples of 8"):
+        benchmark.train_segmenter([{"image": torch.zeros(1, 12, 16)}], 2)
+
+
+def bright_discs(count, seed):
+    """Noise in two channels, brighter within the disc that the label marks."""
+    rng = np.random.default_rng(seed)
+    i, j = np.meshgrid(np.arange(32), np.arange(32), indexing="ij")
+    items = []
+    for _ in range(count):
+        (x, y), r = rng.uniform(10, 22, 2), rng.uniform(5, 9)
+        label = torch.as_tensor(np.hypot(i - x, j - y) <= r)[None]
+        image = torch.as_tensor(rng.normal(-0.5, 0.1, (2, 32, 32))) + 0.8 * label
+        items.append({"image": image.float(), "label": label.to(torch.uint8)})
+    return items
+
+
+def stack(items):
+    return [torch.stack([item[key] for item in items]) for key in ("image", "label")]
+
+
+def test_segmenter_learns_bright_discs(benchmark):
+    settings = {"steps": 80, "batch_size": 8, "learning_rate": 5e-3, "precision": "fp32"}
+    segmenter = benchmark.train_segmenter(bright_discs(24, 0), 2, progress=False, **settings)
+    result = summary(dice_table(segmenter, *stack(bright_discs(12, 1)), 2))
+    assert result["mean"] > 0.9
+    assert result["mean"] == pytest.approx(result["class1"])
+    assert 0 < result["low"] <= result["mean"] <= result["high"] <= 1
+
+
+def test_segmenter_follows_its_seed(benchmark):
+    settings = {"steps": 2, "batch_size": 4, "precision": "fp32", "progress": False}
+    items = bright_discs(8, 0)
+    weights = [
+        torch.cat(
+            [
+                p.flatten()
+                for p in benchmark.train_segmenter(items, 2, seed=s, **settings).parameters()
+            ]
+        )
+        for s in (0, 0, 1)
+    ]
+    assert torch.equal(weights[0], weights[1]) and not torch.equal(weights[0], weights[2])

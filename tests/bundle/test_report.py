@@ -22,7 +22,6 @@ SECTIONS = [
     "tables",
     "plane",
     "copies",
-    "speed",
     "card",
     "provenance",
 ]
@@ -129,11 +128,8 @@ def given(
         options = {"pairs_dir": pairs, "test_dir": str(site)}
         segment(hostile_models, three_class_dataset, root / "arms" / name, **options)
     (root / "audit").mkdir()
-    audit = {"auc": {"value": 0.5, "low": 0.4, "high": 0.6}, "note": HOSTILE, "who": "Smith.png"}
+    audit = {"words": [f"copies: 0 of 6 pairs {HOSTILE}"], "pairs": ["Smith.png"]}
     (root / "audit/audit.json").write_text(json.dumps(audit))
-    kid = {"value": 0.5, "low": 0.4, "high": 0.6}
-    arms = {f"{HOSTILE} {n}": {"evaluations": n, "kid": kid} for n in (1, 2)}
-    (root / "speed.json").write_text(json.dumps({"arms": arms}))
     return folders | {
         "aligned_dir": str(hostile_models),
         "aligned_pairs": str(root / "aligned"),
@@ -142,7 +138,6 @@ def given(
         "evaluation_dir": str(root / "evaluation"),
         "segment_dir": str(root / "arms"),
         "audit_dir": str(root / "audit"),
-        "speed": str(root / "speed.json"),
         "card": {"Name": HOSTILE},
     }
 
@@ -228,8 +223,8 @@ def test_verdict_is_that_of_the_scores(full, given):
     for name in ("pairs", "<i>real"):
         scores = json.loads((Path(given["segment_dir"]) / name / "scores.json").read_text())
         means.append(scores["dice"]["mean"])
-    shown = f"{100 * (means[0] - means[1]):+.1f}".replace("-", "\u2212")
-    assert f"image by image, is {shown} points" in Page(full).words
+    shown = f"a difference of {100 * (means[0] - means[1]):+.1f} points"
+    assert shown in Page(full).words
 
 
 def test_the_answer_of_an_adaptation_is_the_pages(report, refused, tmp_path):
@@ -242,7 +237,7 @@ def test_the_answer_of_an_adaptation_is_the_pages(report, refused, tmp_path):
     assert "img" not in Page(report(verdict=str(path), real_images=False)).tags
     words = page.words
     assert f"Did the segmenter get better at the site? No: {HOSTILE}. So it is." in words
-    assert "image by image, is" not in words and "Difference in Dice" in words
+    assert "a difference of" not in words and "Difference in Dice" in words
     path.write_text(json.dumps({"answer": "perhaps", "text": ["Perhaps."]}))
     assert "says no answer" in refused(report, verdict=str(path))
     path.write_text(json.dumps({"answer": "worse"}))
@@ -257,7 +252,7 @@ def test_only_the_place_of_the_page_is_written_to(report, given):
 
 def test_text_of_inputs_is_shown_and_not_obeyed(full):
     page = Page(full)
-    assert page.words.count("<script>alert('x')</script>") >= 4  # class, card, audit, sampler
+    assert page.words.count("<script>alert('x')</script>") >= 3  # class, card, audit
     assert "<i>real" in page.words and "i" not in page.tags and "b>Smith" not in page.words
 
 
@@ -274,7 +269,7 @@ def test_paths_are_left_out(full, given):
 
 def test_what_is_missing_says_what_makes_it(least):
     words = Page(least).words
-    for command in ("run evaluate", "run segment", "run infer", "run distill", "--source_dir"):
+    for command in ("run evaluate", "run segment", "run infer", "run audit", "--source_dir"):
         assert command in words
     assert "cannot be known without labelled images of the site" in words
 
@@ -301,7 +296,6 @@ def test_bad_inputs_name_the_mend(report, refused, tmp_path):
     assert "run evaluate" in refused(report, evaluation_dir=nowhere)
     assert "run segment" in refused(report, segment_dir=nowhere)
     assert "no file" in refused(report, audit_dir=nowhere)
-    assert "quality.py" in refused(report, speed=nowhere)
     assert "give text for one of Name" in refused(report, card={"Colour": "red"})
     assert "neither true nor false" in refused(report, real_images="no")
     (tmp_path / "evaluation.json").write_text('{"sets": {}}')

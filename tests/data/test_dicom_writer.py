@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -156,6 +157,31 @@ def test_kind_and_marks(write, name, sop_class):
     assert mask.get("FrameOfReferenceUID") == image.get("FrameOfReferenceUID")
     labels = [(s.SegmentNumber, s.SegmentLabel) for s in mask.SegmentSequence]
     assert labels == [(1, "ring"), (2, "core")]
+
+
+TEXTS = ("AE", "AS", "DA", "DT", "LO", "LT", "PN", "SH", "ST", "TM", "UC", "UN", "UR", "UT")
+OWN = re.compile(
+    r"Synthetic\^Image|SYNTHETIC|Synthetic images|(Mask of s|S)ynthetic image 3|AlignFlow|"
+    r"ring|core|85|170|20000101|000000|HU|US|\d{16}|[\d.]+\w*|PYDICOM [\d.]+"
+)
+CODED = ("CodeValue", "CodeMeaning", "CodingSchemeDesignator", "DimensionDescriptionLabel")
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_every_text_and_uid_is_the_writers_own(write, name):
+    """The Basic Profile of PS3.15, annex E, and more: no private attribute, nothing of a person."""
+    own_uids = ("2.25.", "1.2.840.10008.", "1.2.826.0.1.3680043.8.498.")  # the last is pydicom
+    for dataset in map(pydicom.dcmread, write(SOURCES[name], plane_of(name))):
+        for element in (*dataset.file_meta.iterall(), *dataset.iterall()):
+            values = [] if element.is_empty else [element.value]
+            values = map(str, element.value if element.VM > 1 else values)
+            assert not element.tag.is_private
+            if element.VR == "UI":
+                assert all(value.startswith(own_uids) for value in values), element
+            elif element.VR in TEXTS and element.keyword not in CODED:
+                assert all(OWN.fullmatch(value) for value in values), element
+            elif element.VR != "SQ":
+                assert element.tag.group != 0x0010 or element.is_empty, element
 
 
 DEPTH = 5

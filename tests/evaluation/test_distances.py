@@ -8,7 +8,7 @@ import torch
 from monai.metrics import FIDMetric
 from scipy.linalg import sqrtm
 
-from alignflow.evaluation.distances import fid, kid, median_kernel, unbiased
+from alignflow.evaluation.distances import cubic, fid, median_kernel, unbiased
 
 
 def normal(count, dimensions, seed, mean=0.0, scale=1.0):
@@ -26,12 +26,12 @@ def test_kid_is_the_double_loop():
         return np.mean([k(a, b) for i, a in enumerate(z) for j, b in enumerate(z) if i != j])
 
     between = np.mean([k(a, b) for a in x for b in y])
-    assert kid(x, y) == pytest.approx(within(x) + within(y) - 2 * between)
+    assert unbiased(x, y, cubic) == pytest.approx(within(x) + within(y) - 2 * between)
 
 
 def test_kid_and_mmd_of_equal_laws_are_zero_on_average():
     kernel = median_kernel(normal(200, 3, 0))
-    for distance in (kid, lambda x, y: unbiased(x, y, kernel)):
+    for distance in (lambda x, y, k=k: unbiased(x, y, k) for k in (cubic, kernel)):
         found = np.array([distance(normal(5, 3, [1, s]), normal(8, 3, [2, s])) for s in range(500)])
         assert abs(found.mean()) < 4 * found.std() / math.sqrt(len(found))
 
@@ -90,4 +90,4 @@ def test_fid_of_a_set_with_itself_is_zero_and_of_equal_laws_falls_with_the_size(
 def test_single_images_have_no_distance():
     one, two = normal(1, 3, 0), normal(5, 3, 1)
     for pair in ((one, two), (two, one)):
-        assert math.isnan(kid(*pair)) and math.isnan(fid(*pair))
+        assert math.isnan(unbiased(*pair, cubic)) and math.isnan(fid(*pair))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from alignflow.evaluation.distances import kid
+from alignflow.evaluation.distances import cubic, unbiased
 from alignflow.evaluation.half_samples import HalfSamples, Sampled, estimate, fall, finite
 
 
@@ -38,10 +38,13 @@ def test_halves_are_disjoint_and_of_equal_size():
 def test_same_seed_same_draws_whatever_the_generated_set():
     x, y = normal(20, 0), normal(20, 1, mean=1)
     one, two = (
-        HalfSamples(draws=5)(lambda g, r: {"k": kid(g, r)}, s, normal(20, 2)) for s in (x, y)
+        HalfSamples(draws=5)(lambda g, r: {"k": unbiased(g, r, cubic)}, s, normal(20, 2))
+        for s in (x, y)
     )
     np.testing.assert_array_equal(one["k"].floor, two["k"].floor)
-    other = HalfSamples(draws=5, seed=1)(lambda g, r: {"k": kid(g, r)}, x, normal(20, 2))
+    other = HalfSamples(draws=5, seed=1)(
+        lambda g, r: {"k": unbiased(g, r, cubic)}, x, normal(20, 2)
+    )
     assert (one["k"].values != other["k"].values).all()
 
 
@@ -55,7 +58,7 @@ def test_largest_bounds_the_draws():
 def test_a_single_image_gives_no_draws():
     for sizes in ((1, 9), (9, 1)):
         found = HalfSamples(3)(
-            lambda g, r: {"k": kid(g, r)}, normal(sizes[0], 0), normal(sizes[1], 1)
+            lambda g, r: {"k": unbiased(g, r, cubic)}, normal(sizes[0], 0), normal(sizes[1], 1)
         )
         record = found["k"].record()
         assert record["value"] is None and record["floor"]["value"] is None and record["n"] == 0
@@ -74,7 +77,7 @@ def test_intervals_hold_the_truth_as_often_as_they_say():
 
 def test_floor_of_an_unbiased_distance_is_zero_on_average():
     draws = HalfSamples(draws=400)(
-        lambda g, r: {"k": kid(g, r)}, normal(60, 0, mean=2), normal(60, 1)
+        lambda g, r: {"k": unbiased(g, r, cubic)}, normal(60, 0, mean=2), normal(60, 1)
     )
     floor, values = draws["k"].floor, draws["k"].values
     assert abs(floor.mean()) < 4 * floor.std() / math.sqrt(400)

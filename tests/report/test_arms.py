@@ -38,17 +38,17 @@ def test_difference_is_paired(write_arm):
     folders = [write_arm("without", dice), write_arm("with", dice + 0.125, synthetic=9)]
     base, arm = read_arms(folders, NO_GENERATORS)
     gain = difference(arm, base)
-    assert gain["value"] == pytest.approx(0.125)
-    assert gain["low"] == pytest.approx(0.125) and gain["high"] == pytest.approx(0.125)
+    assert gain["value"] == pytest.approx(12.5)
+    assert gain["low"] == pytest.approx(12.5) and gain["high"] == pytest.approx(12.5)
     score = base.score()
-    assert score["value"] == pytest.approx(dice.mean())
-    standard_error = dice.std() / 40**0.5
+    assert score["value"] == pytest.approx(100 * dice.mean())
+    standard_error = 100 * dice.std() / 40**0.5
     assert score["high"] - score["low"] == pytest.approx(2 * 1.96 * standard_error, rel=0.15)
 
 
 def test_images_without_foreground_are_left_out(write_arm):
     (arm,) = read_arms(write_arm("one", [0.5, None, 0.7]), NO_GENERATORS)
-    assert arm.counted == 2 and arm.score()["value"] == pytest.approx(0.6)
+    assert arm.counted == 2 and arm.score()["value"] == pytest.approx(60)
 
 
 def test_seeds_are_one_arm_and_other_settings_are_not(write_arm, tmp_path):
@@ -58,10 +58,10 @@ def test_seeds_are_one_arm_and_other_settings_are_not(write_arm, tmp_path):
     arms = read_arms(str(tmp_path / "arms"), NO_GENERATORS)
     assert [(arm.name, arm.seeds) for arm in arms] == [("plain", 2), ("strong_0", 1)]
     plain = arms[0]
-    assert plain.dice.tolist() == [[0.2, 0.4], [0.4, 0.8]]
-    assert plain.score()["value"] == pytest.approx(0.45)
+    assert plain.dice.tolist() == [[20, 40], [40, 80]]
+    assert plain.score()["value"] == pytest.approx(45)
     gain = difference(plain, arms[1])  # of 2 trainings and of 1
-    assert gain["value"] == pytest.approx(0.35) and gain["trainings"] == 1
+    assert gain["value"] == pytest.approx(35) and gain["trainings"] == 1
 
 
 def test_images_of_one_volume_count_together(write_arm, tmp_path):
@@ -81,8 +81,8 @@ def test_images_of_one_volume_count_together(write_arm, tmp_path):
     (tmp_path / "site/dataset.json").write_text(json.dumps({"training": cases}))
     grouped = difference(*read_arms(folders, NO_GENERATORS, site)[::-1])
     assert (alone["groups"], grouped["groups"]) == (20, 2)
-    assert grouped["low"] == pytest.approx(0) and grouped["high"] == pytest.approx(0.1)
-    assert alone["low"] > 0.01 and alone["high"] < 0.09
+    assert grouped["low"] == pytest.approx(0) and grouped["high"] == pytest.approx(10)
+    assert alone["low"] > 1 and alone["high"] < 9
 
 
 def test_kind_follows_from_the_pairs_own_record(write_arm, tmp_path):

@@ -19,5 +19,5 @@ def test_forms():
     assert number(0.00067) == "0.000670" and number(None) == "not defined"
     assert interval({"low": 0.1, "high": 0.2}) == "0.100 to 0.200"
     assert interval({"low": None, "high": 1.0}) == interval(None) == interval({}) == ""
-    assert points(0.698) == "69.8" and signed_points(0.004) == "+0.4"
-    assert signed_points(-0.012) == "\u22121.2" and percent(-0.06) == "\u22126%"
+    assert points(69.8) == "69.8" and signed_points(0.4) == "+0.4"
+    assert signed_points(-1.2) == "\u22121.2" and percent(-0.06) == "\u22126%"

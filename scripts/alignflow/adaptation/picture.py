@@ -13,14 +13,12 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from alignflow.data.references import load_references
-from alignflow.pictures import image_tiles, outline_tiles, save_sheet, y_points_up
+from alignflow.pictures import evenly, image_tiles, outline_tiles, save_rows, y_points_up
 from alignflow.segmentation.record import SegmenterRecord
 from alignflow.segmentation.scoring import predict
 from alignflow.stage1 import Stage1
 
 SHOWN = 6
-TILE = 160
-"""Pixels: about the longest side of each image in the picture."""
 
 
 def save_picture(
@@ -60,14 +58,7 @@ def save_picture(
         rows[name] = outline_tiles(
             images, interpolate(predicted, size, mode="nearest-exact").byte()
         )
-    save_sheet(
-        path,
-        list(rows.values()),
-        columns=len(chosen),
-        zoom=max(1, TILE // max(size)),
-        y_up=y_points_up(stage1.source),
-        names=list(rows),
-    )
+    save_rows(path, rows, y_points_up(stage1.source))
 
 
 def spread_out(labels: Tensor | None, count: int) -> Tensor:
@@ -80,5 +71,4 @@ def spread_out(labels: Tensor | None, count: int) -> Tensor:
     numbers = torch.arange(count)
     if labels is not None and labels.any():
         numbers = labels.flatten(1).any(dim=1).nonzero()[:, 0]
-    places = torch.linspace(0, len(numbers) - 1, min(SHOWN, len(numbers)))
-    return numbers[places.round().long()]
+    return numbers[evenly(len(numbers), SHOWN)]

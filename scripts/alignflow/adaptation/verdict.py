@@ -9,20 +9,24 @@ from typing import Any
 
 import numpy as np
 
-from alignflow.evaluation.paired import groups_of, images_needed, paired_gain, sureness
+from alignflow.evaluation.paired import Array, groups_of, images_needed, paired_gain, sureness
+from alignflow.evaluation.verdict import (
+    SMALLEST,
+    SPREAD,
+    TARGET,
+    grounds,
+    headline,
+    image_means,
+    images_of,
+    in_points,
+    trainings_of,
+)
 
 Facts = dict[str, Any]
 NOT_ADAPTED = ("no_gap", "nothing_found")
 """Answers of a run in which nothing was adapted."""
 SOURCE, ADAPTED = "source", "adapted"
 GAIN = f"{ADAPTED} - {SOURCE}"
-TARGET = 2.0
-"""Dice points: gain for which the number of labelled images is given."""
-SMALLEST = 0.5
-"""Dice points: a smaller difference is called neither better nor worse."""
-SPREAD = 15.0
-"""Dice points: standard deviation over images of the difference of two segmenters, where none can
-be measured. At three hospitals it was 10 to 17 (benchmarks/adaptation, polyps)."""
 
 
 def judge(
@@ -104,7 +108,7 @@ def compare(
     names = [n for f in found for n in _scores(f / f"{SOURCE}-{seeds[0]}")]
     groups = groups_of(labelled, names)
     table = {
-        arm: np.array([[d for f in found for d in _dice(f / f"{arm}-{seed}")] for seed in seeds])
+        arm: np.stack([np.hstack([_dice(f / f"{arm}-{seed}") for f in found]) for seed in seeds])
         for arm in arms
     }
     gains = {
@@ -157,17 +161,11 @@ def _not_adapted(result: Facts) -> str:
 
 
 def _at_the_site(result: Facts) -> str:
-    head = {
-        "better": "Yes, the adapted segmenter is better at the site",
-        "worse": "No, the adapted segmenter is worse at the site",
-        "unclear": "The adapted segmenter is not shown to be better or worse at the site",
-        "unknown": "Whether the adapted segmenter is better at the site is unknown",
-    }[result["answer"]]
-    dice, gain = result["site"]["dice"], result["site"]["gains"][GAIN]
-    return (
-        f"{head}: its Dice is {dice[ADAPTED]:.1f} against {dice[SOURCE]:.1f} for the source "
-        f"segmenter on {_images(gain, result['folds'])}, a difference of {_points(gain)}."
+    gain = result["site"]["gains"][GAIN]
+    ours, other = (
+        (f"the {arm} segmenter", result["site"]["dice"][arm]) for arm in (ADAPTED, SOURCE)
     )
+    return headline(result["answer"], ours, other, gain, _images(gain, result["folds"]))
 
 
 def _without_labels(result: Facts) -> str:
@@ -190,7 +188,7 @@ def _at_home(result: Facts) -> list[str]:
     """What happened on the source's validation images; [] if they were not scored."""
     if result["validation"] is None:
         return []
-    change = _points(result["validation"]["gains"][GAIN])
+    change = in_points(result["validation"]["gains"][GAIN])
     return [f"Dice on the source's own validation images changed by {change}"]
 
 
@@ -219,48 +217,24 @@ def _third(result: Facts) -> str:
             "Images that look alike can still differ in anatomy or in how they are outlined, "
             f"which the distance does not measure{tail}."
         )
-    given, here = ", given with --test DIR,", ""
+    given, rests_on = ", given with --test DIR,", ""
     if result["labelled"]:
         gain = result["site"]["gains"][GAIN]
-        grounds = f"{_images(gain, result['folds'])} and {_trainings(gain)}"
-        if result["answer"] in ("better", "worse"):
-            return f"This rests on {', and '.join([grounds, *_at_home(result)])}."
+        trainings = trainings_of(gain["trainings"], gain["trainings"])
+        rests_on = f"{_images(gain, result['folds'])} and {trainings}"
         given = given if result["folds"] else ""
-        here = f"; this run had {grounds}"
-    return (
-        f"About {result['images_needed']} independent labelled images{given} would show a gain of "
-        f"{TARGET:g} points in 4 of 5 studies, assuming that the difference in Dice has a standard "
-        f"deviation of {result['spread']:.3g} points between images{here}."
-    )
-
-
-def _points(gain: Facts) -> str:
-    if gain["low"] is None:
-        return f"{gain['value']:+.1f} points (too few images for an interval)"
-    return f"{gain['value']:+.1f} points (95% interval {gain['low']:+.1f} to {gain['high']:+.1f})"
+    return grounds(result["answer"], result["spread"], rests_on, _at_home(result), given)
 
 
 def _images(gain: Facts, folds: int) -> str:
     if folds:
         return f"{gain['images']} annotated references, each left out of the training that it tests"
-    grouped = gain["groups"] < gain["images"]
-    of = f" of {gain['groups']} patients or sequences" if grouped else ""
-    return f"{gain['images']} labelled images{of}"
+    return images_of(gain)
 
 
-def _trainings(gain: Facts) -> str:
-    if gain["trainings"] == 1:
-        return "one training of each segmenter (another may differ by 1 to 2 points)"
-    return f"{gain['trainings']} trainings of each segmenter"
-
-
-def _dice(folder: Path) -> list[float]:
-    """Dice of each image in points: the mean over the classes it has, NaN where it has none."""
-    found = []
-    for image in _scores(folder).values():
-        present = [value for value in image["dice"].values() if value is not None]
-        found.append(100 * float(np.mean(present)) if present else np.nan)
-    return found
+def _dice(folder: Path) -> Array:
+    """Dice of each image in points."""
+    return image_means(image["dice"] for image in _scores(folder).values())
 
 
 def _scores(folder: Path) -> Facts:

@@ -12,12 +12,11 @@ from pathlib import Path
 
 from alignflow.data.references import load_references
 from alignflow.errors import print_input_errors_as_one_line
-from alignflow.evaluation.plots import tile_rows
-from alignflow.evaluation.report import spaced
 from alignflow.evaluation.sets import SYNTHETIC
-from alignflow.pictures import image_tiles, y_points_up
+from alignflow.pictures import evenly, image_tiles, save_rows, y_points_up
 from alignflow.stage1 import Stage1
 
+SHOWN = 8  # images in a row
 ROWS = ("source", "references", *SYNTHETIC)
 
 
@@ -37,8 +36,8 @@ def draw_rows(folders: dict[str, str], model_dir: str, output: str | Path) -> No
     tiles = {}
     for name in ROWS:
         found = load_references(folders[name], as_written if name in SYNTHETIC else stage1)
-        tiles[name] = image_tiles(spaced(found.images))
-    tile_rows(Path(output), tiles, y_points_up(stage1.source))
+        tiles[name] = image_tiles(found.images[evenly(len(found), SHOWN)])
+    save_rows(output, tiles, y_points_up(stage1.source))
 
 
 def main() -> None:

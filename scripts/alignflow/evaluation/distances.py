@@ -15,22 +15,18 @@ def cubic(x: Tensor, y: Tensor) -> Tensor:
     return (x @ y.T / x.shape[1] + 1) ** 3
 
 
-def kid(x: Tensor, y: Tensor) -> float:
-    """Kernel inception distance: the U-statistic of MMD^2 with `cubic`, unbiased at any size.
-
-    Args:
-        x, y: features (N, D) and (M, D); NaN where a set has fewer than two.
-    """
-    return unbiased(x, y, cubic)
-
-
 def median_kernel(real: Tensor) -> Kernel:
     """A Gaussian kernel whose bandwidth is the median distance of different real images."""
     return rbf([median_distance(real)])
 
 
 def unbiased(x: Tensor, y: Tensor, kernel: Kernel) -> float:
-    """`mmd2`, and NaN where a set has fewer than two and so no pairs."""
+    """The U-statistic of MMD^2, unbiased at any size; with `cubic` it is KID.
+
+    Args:
+        x, y: features (N, D) and (M, D); NaN where a set has fewer than two.
+        kernel: of both.
+    """
     return float(mmd2(x, y, kernel)) if min(len(x), len(y)) > 1 else nan
 
 

@@ -1,25 +1,45 @@
-"""Pictures of an evaluation."""
+"""Charts of an evaluation, drawn for its PNG files and for the report."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, cast
 
-import numpy as np
+import matplotlib
 import torch
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from alignflow.evaluation.sets import SYNTHETIC
 from alignflow.files import replacing
+from alignflow.pictures import evenly
 
+INK = "#010203"  # stands for the page's text colour, which changes with light and dark
 COLOURS = {
     "source": "#0072B2",
-    "reference": "#000000",
+    "reference": INK,
     "unaligned": "#E69F00",
     "aligned": "#D55E00",
     "target": "#009E73",
 }
-"""Of the sets; from the palette of Okabe and Ito (2008), which the colour-blind can tell apart."""
+"""Of the sets; from the palette of Okabe and Ito (2008), which the colour-blind can tell apart.
+Black would vanish on a dark page."""
+WIDTH = 4.9  # inches; a phone shows it at about its own size, so letters stay readable
+MOST_POINTS = 300  # of a set in the plane; more only hide each other
+MARKERS = {"source": "o", "reference": "X", "unaligned": "^", "aligned": "s", "target": "D"}
+STYLE: Any = {
+    "svg.fonttype": "none",
+    "font.size": 9.5,
+    "axes.titlesize": 9.5,
+    "axes.linewidth": 0.6,
+    "legend.frameon": False,
+    **{key: INK for key in ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color")},
+    "ytick.color": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+}
 
 
 def principal_plane(features: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[float]]:
@@ -41,83 +61,73 @@ def principal_plane(features: dict[str, Tensor]) -> tuple[dict[str, Tensor], lis
     return {name: (points - centre) @ axes for name, points in features.items()}, shares.tolist()
 
 
-def feature_scatter(path: Path, features: dict[str, Tensor]) -> None:
-    """Sets of features (N, D) in the plane of the two principal axes of all of them."""
-    in_plane, _ = principal_plane(features)
-    figure = Figure(figsize=(6, 5), layout="constrained")
-    plot = figure.subplots()
-    for name, points in in_plane.items():
-        x, y = points.T
-        marked = name == "reference"
-        plot.scatter(
-            x,
-            y,
-            s=40 if marked else 8,
-            marker="x" if marked else "o",
-            alpha=1 if marked else 0.5,
-            color=COLOURS[name],
-            label=f"{name} ({len(points)})",
-            zorder=3 if marked else 2,
+def embedding(features: dict[str, Tensor]) -> Figure:
+    """Sets of features in the plane of the principal axes of all of them."""
+    in_plane, shares = principal_plane(features)
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH, 4.4), layout="constrained")
+        plot = figure.subplots()
+        for name, points in in_plane.items():
+            few = name == "reference"
+            x, y = points[evenly(len(points), MOST_POINTS)].T.numpy()
+            plot.scatter(
+                x,
+                y,
+                s=44 if few else 13 if name in SYNTHETIC else 8,
+                marker=MARKERS[name],
+                alpha=1 if few else 0.9 if name in SYNTHETIC else 0.45,
+                linewidths=0,
+                color=COLOURS[name],
+                label=f"{name} ({len(points)})",
+                zorder=4 if few else 3 if name in SYNTHETIC else 2,
+            )
+        axes: tuple[Literal["x", "y"], ...] = ("x", "y")
+        for axis, share, number in zip(axes, shares, (1, 2), strict=True):
+            plot.set(**{f"{axis}label": f"principal axis {number} ({share:.0%} of variance)"})
+            plot.tick_params(axis=axis, labelbottom=False, labelleft=False, length=0)
+        legend = figure.legend(
+            loc="outside upper center", ncols=3, handletextpad=0.2, columnspacing=1
         )
-    plot.set(xlabel="principal axis 1", ylabel="principal axis 2")
-    plot.legend()
-    _save(figure, path)
+        for handle in legend.legend_handles:
+            cast("Artist", handle).set(sizes=[36], alpha=1)
+    return figure
 
 
-def metric_bars(path: Path, metrics: dict[str, dict[str, Any]]) -> None:
-    """One panel per metric, one bar per set with its interval, a gray band for real images.
-
-    Args:
-        path: of the PNG.
-        metrics: {metric: {set: `Sampled.record`}}; what is undefined is left out.
-    """
-    columns = 3
-    figure = Figure(figsize=(9, 2.6 * -(-len(metrics) // columns)), layout="constrained")
-    panels = figure.subplots(-(-len(metrics) // columns), columns, squeeze=False).flat
-    for panel, (metric, records) in zip(panels, metrics.items(), strict=False):
-        panel.set_title(metric)
-        known = {name: r for name, r in records.items() if r["value"] is not None}
-        for position, (name, record) in enumerate(known.items()):
-            low, high = record["low"], record["high"]
-            panel.bar(position, record["value"], color=COLOURS[name], alpha=0.8)
-            panel.vlines(position, low, high, color="black")
-            floor = record["floor"]
-            if floor["value"] is not None:
-                panel.hlines(floor["value"], position - 0.5, position + 0.5, color="gray")
-                panel.fill_between(
-                    [position - 0.5, position + 0.5],
-                    floor["low"],
-                    floor["high"],
-                    color="gray",
-                    alpha=0.3,
-                )
-        panel.set_xticks(range(len(known)), list(known), rotation=20)
-    for panel in list(panels):
-        panel.set_axis_off()
-    _save(figure, path)
-
-
-def tile_rows(path: Path, rows: dict[str, np.ndarray], y_up: bool) -> None:
-    """A sheet with one named row of tiles, uint8 (N, X, Y, 3), per entry.
+def metric_panels(metrics: dict[str, tuple[str, dict[str, Any]]]) -> Figure:
+    """One panel per metric: a dot with its interval per set, a band where real images lie.
 
     Args:
-        path: of the PNG.
-        rows: tiles by name of the row.
-        y_up: as in `pictures.save_sheet`.
+        metrics: {metric: (title of the panel, {set: `Sampled.record`})}.
     """
-    columns = max(len(tiles) for tiles in rows.values())
-    figure = Figure(figsize=(1.1 * columns + 0.4, 1.1 * len(rows)), layout="constrained")
-    grid = figure.subplots(len(rows), columns, squeeze=False)
-    for axes, (name, tiles) in zip(grid, rows.items(), strict=True):
-        for place, tile in zip(axes, tiles, strict=False):
-            place.imshow(tile.swapaxes(0, 1), origin="lower" if y_up else "upper")
-        for place in axes:
-            place.set(xticks=[], yticks=[])
-            place.spines[:].set_visible(False)
-        axes[0].set_ylabel(name)
-    _save(figure, path)
+    columns, height = 2, -(-len(metrics) // 2)
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH, 1.45 * height + 0.2), layout="constrained")
+        panels = list(figure.subplots(height, columns, squeeze=False).flat)
+        for panel, (heading, records) in zip(panels, metrics.values(), strict=False):
+            panel.set_title(heading, loc="left")
+            _intervals(panel, {n: r for n, r in records.items() if r["value"] is not None})
+        for panel in panels[len(metrics) :]:
+            panel.set_axis_off()
+    return figure
 
 
-def _save(figure: Figure, path: Path) -> None:
-    with replacing(path) as temporary:
+def _intervals(panel: Axes, records: dict[str, dict[str, Any]]) -> None:
+    for place, (name, record) in enumerate(reversed(records.items())):
+        floor = record["floor"]
+        if floor["value"] is not None:
+            ends = [place - 0.45, place + 0.45]
+            band: Any = {"color": "#999999", "alpha": 0.35, "linewidth": 0}
+            panel.fill_betweenx(ends, floor["low"], floor["high"], **band)
+            panel.vlines(floor["value"], ends[0], ends[1], color="#777777", linewidth=1)
+        panel.hlines(place, record["low"], record["high"], color=COLOURS[name], linewidth=1.6)
+        panel.plot(record["value"], place, MARKERS[name], color=COLOURS[name], markersize=4.5)
+    panel.set_yticks(range(len(records)), list(reversed(records)))
+    panel.set_ylim(-0.6, max(len(records), 1) - 0.4)
+    panel.tick_params(axis="y", length=0)
+    panel.locator_params(axis="x", nbins=4)
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write a PNG."""
+    with matplotlib.rc_context(STYLE), replacing(path) as temporary:
         figure.savefig(temporary, format="png", dpi=120)

@@ -23,14 +23,13 @@ from alignflow.evaluation.faithfulness import (
     summary,
 )
 from alignflow.evaluation.half_samples import HalfSamples, Sampled, fall
-from alignflow.evaluation.mask_statistics import nearest_dice
-from alignflow.evaluation.masks import mask_distances, mask_points
-from alignflow.evaluation.plots import feature_scatter, metric_bars, tile_rows
+from alignflow.evaluation.masks import mask_distances, mask_points, nearest_dice
+from alignflow.evaluation.plots import embedding, metric_panels, save
 from alignflow.evaluation.sets import SYNTHETIC, read_sets
 from alignflow.evaluation.spread import spread_ratios
 from alignflow.files import replacing
 from alignflow.inference.writing import versions
-from alignflow.pictures import image_tiles, y_points_up
+from alignflow.pictures import evenly, image_tiles, save_rows, y_points_up
 from alignflow.segmentation.network import load_segmenter
 from alignflow.stage1 import Stage1, weight_hashes
 
@@ -218,13 +217,13 @@ class Evaluation:
     def draw(self, metrics: dict[str, dict[str, Any]]) -> None:
         """The four pictures."""
         y_up = y_points_up(self.stage1.source)
-        feature_scatter(
-            self.output_dir / "features.png", {n: s.features for n, s in self.sets.items()}
-        )
-        metric_bars(self.output_dir / "metrics.png", metrics)
-        rows = {name: image_tiles(spaced(s.images)) for name, s in self.sets.items()}
-        tile_rows(self.output_dir / "rows.png", rows, y_up)
-        tile_rows(self.output_dir / "nearest.png", self.nearest_pairs(), y_up)
+        features = {name: s.features for name, s in self.sets.items()}
+        panels = {name: (name, sets) for name, sets in metrics.items()}
+        rows = {name: image_tiles(s.images[evenly(len(s), SHOWN)]) for name, s in self.sets.items()}
+        save(embedding(features), self.output_dir / "features.png")
+        save(metric_panels(panels), self.output_dir / "metrics.png")
+        save_rows(self.output_dir / "rows.png", rows, y_up)
+        save_rows(self.output_dir / "nearest.png", self.nearest_pairs(), y_up)
 
     def nearest_pairs(self) -> dict[str, np.ndarray]:
         """The generated images nearest (in pixels) to a reference and to a source image."""
@@ -237,11 +236,6 @@ class Evaluation:
                 rows[f"aligned, by {name}"] = image_tiles(pairs.images[first])
                 rows[f"nearest {name}"] = image_tiles(known.images[index[first]])
         return rows
-
-
-def spaced(images: Tensor) -> Tensor:
-    """Up to `SHOWN` images, evenly spread: neighbours may be frames of one sequence."""
-    return images[np.linspace(0, len(images) - 1, min(SHOWN, len(images))).round().astype(int)]
 
 
 def by_metric(sampled: dict[str, dict[str, Sampled]]) -> dict[str, dict[str, Sampled]]:

@@ -38,7 +38,7 @@ from alignflow.files import replacing
 from alignflow.inference.masks import MaskGenerator, mask_report
 from alignflow.inference.noise import pair_generator
 from alignflow.inference.progress import PairProgress, pair_files
-from alignflow.pictures import image_tiles, mask_tiles, outline_tiles, save_sheet, y_points_up
+from alignflow.pictures import save_pairs, y_points_up
 from alignflow.stage1 import Stage1, weight_hashes
 
 logger = logging.getLogger(__name__)
@@ -203,9 +203,8 @@ class WritePairs:
         """The files that tell of all pairs, with the report of their masks."""
         _, *shown = zip(*self.shown[: self.sheet_size], strict=True)
         images, labels = (torch.stack(parts) for parts in shown)
-        rows = [image_tiles(images), outline_tiles(images, labels), mask_tiles(labels)]
         y_up = y_points_up(self.stage1.source)
-        save_sheet(self.output_dir / "contact_sheet.png", rows, columns=8, y_up=y_up)
+        save_pairs(self.output_dir / "contact_sheet.png", images, labels, y_up)
         self.write_json("dataset.json", self.description())
         self.write_json("provenance.json", self.provenance(masks))
         logger.info(

@@ -1,11 +1,10 @@
-"""`run audit`: copies, membership and traces of persons, before pairs leave the source."""
+"""`run audit`: copies and membership, before pairs leave the source."""
 
 from __future__ import annotations
 
 import json
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +16,17 @@ from alignflow.config import running_config
 from alignflow.data.datalist import Case
 from alignflow.data.references import load_references
 from alignflow.errors import InputError
-from alignflow.evaluation.plots import tile_rows
 from alignflow.evaluation.sets import unseen
 from alignflow.files import replacing
 from alignflow.inference.writing import versions
-from alignflow.pictures import image_tiles, mask_tiles, outline_tiles, save_sheet, y_points_up
-from alignflow.privacy.deidentification import check_folders, names_of
+from alignflow.pictures import (
+    image_tiles,
+    outline_tiles,
+    save_pairs,
+    save_rows,
+    save_sheet,
+    y_points_up,
+)
 from alignflow.privacy.membership import flow_losses, in_words, membership
 from alignflow.privacy.quarantine import (
     find_pairs,
@@ -39,6 +43,7 @@ from alignflow.privacy.sets import (
 )
 from alignflow.privacy.similarity import distances
 from alignflow.privacy.threshold import (
+    Copies,
     Table,
     conformal_p,
     conformal_threshold,
@@ -53,36 +58,6 @@ SHOWN = 8  # pairs on the sheet of the nearest
 SHEET = 32  # pairs on the contact sheet
 
 
-@dataclass(frozen=True)
-class Copies:
-    """Pairs against one set of known images.
-
-    Attributes:
-        distance: (N,) of `similarity.distances` to the nearest known image.
-        relative: (N,) the same over the distance to the images next to it.
-        nearest: (N,) index of that image.
-        real: (M,) relative distances of real images that are no copies.
-        groups: (M,) their patients.
-        calibrated_on: what these real images are.
-        threshold: relative distance below which a pair is too near; None if it cannot be told.
-    """
-
-    distance: Table
-    relative: Table
-    nearest: Table
-    real: Table
-    groups: list[str]
-    calibrated_on: str
-    threshold: float | None
-
-    @property
-    def too_near(self) -> np.ndarray:
-        """(N,) bool."""
-        if self.threshold is None:
-            return np.zeros(len(self.relative), dtype=bool)
-        return self.relative < self.threshold
-
-
 class Audit:
     """Looks for copies of known images among pairs, quarantines them, and writes `audit.json`.
 
@@ -94,10 +69,8 @@ class Audit:
         source: training and held-out cases of the source, or None.
         reference_dir: images that the bundle was aligned to, or None.
         target_dir: other images of the same site, or None.
-        names_from: folders of inputs whose names and persons no written file may hold.
         output_dir: receives the report, which names real images and shows some.
         quarantine_dir: receives pairs that are too near, each with a picture and a JSON file.
-        checked_dirs: folders whose files are checked for traces of persons.
         false_alarms: probability that an image which is no copy counts as one, over all known sets.
         neighbours: images that the nearest one is compared with.
         dry_run: report alone, move nothing.
@@ -120,10 +93,8 @@ class Audit:
         source: tuple[list[Case], list[Case]] | None,
         reference_dir: str | None,
         target_dir: str | None,
-        names_from: Sequence[str | None],
         output_dir: str,
         quarantine_dir: str,
-        checked_dirs: Sequence[str],
         false_alarms: float = 0.05,
         neighbours: int = 5,
         dry_run: bool = False,
@@ -148,10 +119,8 @@ class Audit:
         self.source = source
         self.reference_dir = reference_dir
         self.target_dir = target_dir
-        self.names_from = names_from
         self.output_dir = Path(output_dir)
         self.quarantine_dir = Path(quarantine_dir)
-        self.checked_dirs = [Path(folder) for folder in checked_dirs]
         self.false_alarms = false_alarms
         self.neighbours = neighbours
         self.dry_run = dry_run
@@ -166,7 +135,7 @@ class Audit:
         self.config = running_config()
 
     def run(self) -> dict[str, Any]:
-        """Measure, quarantine, check, write; return what `audit.json` holds."""
+        """Measure, quarantine, write; return what `audit.json` holds."""
         self.files = find_pairs(self.pairs_dir, self.quarantine_dir)
         self.pairs = read_pairs(self.files, self.stage1)
         self.known = self.read_known()
@@ -185,7 +154,6 @@ class Audit:
             "quarantined": [record["name"] for record in records if record["quarantined"]],
             "copies": {name: self.summary(found) for name, found in copies.items()},
             "membership": self.membership(),
-            "deidentification": self.deidentification(),
         }
         result["words"] = words(result, len(records))
         result |= {"pairs": records, "provenance": self.provenance()}
@@ -227,15 +195,6 @@ class Audit:
         relative, nearest = relative_distance(self.matrices[name], beside, self.neighbours)
         real, groups, calibrated_on = self.real_distances(name)
         threshold = conformal_threshold(real, groups, false_alarms)
-        if threshold is None:
-            logger.warning(
-                "%d patients or files of %s cannot tell which distance to the %s images is too "
-                "near: at least %d are needed; distances are reported, nothing is quarantined",
-                len(set(groups)),
-                calibrated_on,
-                name,
-                int(np.ceil(1 / false_alarms - 1)) if false_alarms > 0 else 0,
-            )
         distance = self.matrices[name].min(dim=1).values.double().numpy()
         return Copies(distance, relative, nearest, real, groups, calibrated_on, threshold)
 
@@ -318,8 +277,7 @@ class Audit:
         path.unlink(missing_ok=True)
         if shown:
             images, labels = self.pairs.images[shown], self.pairs.labels[shown]
-            rows = [image_tiles(images), outline_tiles(images, labels), mask_tiles(labels)]
-            save_sheet(path, rows, columns=8, y_up=y_points_up(self.stage1.source))
+            save_pairs(path, images, labels, y_points_up(self.stage1.source))
 
     def picture(self, row: int, copies: dict[str, Copies]) -> None:
         """The pair, its outline, and the nearest image of each known set, side by side."""
@@ -375,10 +333,6 @@ class Audit:
 
     # -- files -------------------------------------------------------------------------------------
 
-    def deidentification(self) -> dict[str, Any]:
-        """Every file of the checked folders but the quarantine, which stays where it is."""
-        return check_folders(self.checked_dirs, names_of(self.names_from), [self.quarantine_dir])
-
     def provenance(self) -> dict[str, Any]:
         """What the audit was made with."""
         return {
@@ -395,7 +349,7 @@ class Audit:
             nearest = torch.as_tensor(found.nearest)[first]
             rows[f"near {name}"] = image_tiles(self.pairs.images[first])
             rows[name] = image_tiles(self.known[name].images[nearest])
-        tile_rows(self.output_dir / "nearest.png", rows, y_points_up(self.stage1.source))
+        save_rows(self.output_dir / "nearest.png", rows, y_points_up(self.stage1.source))
         with replacing(self.output_dir / "audit.json") as temporary:
             text = json.dumps(result, indent=1, default=str, allow_nan=False)
             temporary.write_text(text + "\n", encoding="utf-8")
@@ -408,7 +362,11 @@ def words(result: dict[str, Any], pairs: int) -> list[str]:
     found = [f"copies: {taken} of {pairs} pairs {verb}"]
     for name, part in result["copies"].items():
         if part["threshold"] is None:
-            found.append(f"copies of {name} images: too few real images to tell what is too near")
+            found.append(
+                f"copies of {name} images: {part['real_groups']} patients or files "
+                f"({part['calibrated_on']}) are too few to tell what is too near; at least "
+                f"{len(result['copies'])} / false_alarms - 1 are needed"
+            )
         else:
             found.append(
                 f"copies of {name} images: {part['too_near']} pairs lie nearer than "
@@ -417,9 +375,4 @@ def words(result: dict[str, Any], pairs: int) -> list[str]:
             )
     for name, scores in result["membership"].items():
         found += [in_words(f"{score}, {name} images", part) for score, part in scores.items()]
-    checked = result["deidentification"]
-    found.append(
-        f"de-identification: {len(checked['findings'])} findings in "
-        f"{sum(checked['files'].values())} files"
-    )
     return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -12,6 +13,36 @@ from torch import Tensor
 
 Table = NDArray[np.float64]
 ROUNDING = 1e-9  # of sums of weights
+
+
+@dataclass(frozen=True)
+class Copies:
+    """Pairs against one set of known images.
+
+    Attributes:
+        distance: (N,) of `similarity.distances` to the nearest known image.
+        relative: (N,) the same over the distance to the images next to it.
+        nearest: (N,) index of that image.
+        real: (M,) relative distances of real images that are no copies.
+        groups: (M,) their patients.
+        calibrated_on: what these real images are.
+        threshold: relative distance below which a pair is too near; None if it cannot be told.
+    """
+
+    distance: Table
+    relative: Table
+    nearest: Table
+    real: Table
+    groups: list[str]
+    calibrated_on: str
+    threshold: float | None
+
+    @property
+    def too_near(self) -> np.ndarray:
+        """(N,) bool."""
+        if self.threshold is None:
+            return np.zeros(len(self.relative), dtype=bool)
+        return self.relative < self.threshold
 
 
 def relative_distance(known: Tensor, others: Tensor | None, neighbours: int) -> tuple[Table, Table]:

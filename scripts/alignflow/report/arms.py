@@ -14,11 +14,21 @@ import numpy as np
 from alignflow.errors import InputError
 from alignflow.evaluation.copies import Table
 from alignflow.evaluation.paired import groups_of, paired_gain
+from alignflow.evaluation.verdict import image_means
 from alignflow.report.inputs import read_json, read_optional
 
 Kind = Literal["without", "unaligned", "aligned", "synthetic", "unknown"]
 """What a segmenter learnt from: real pairs alone; and pairs of the bundle before or after
 alignment, or of one that cannot be told; or there is no record of it."""
+
+KINDS: dict[Kind, str] = {
+    "without": "real pairs alone",
+    "unaligned": "with unaligned pairs",
+    "aligned": "with aligned pairs",
+    "synthetic": "with synthetic pairs",
+    "unknown": "no record",
+}
+"""In words."""
 
 OF_A_RUN = {
     "_meta_",
@@ -43,7 +53,7 @@ class Arm:
         name: of its folder, or what the folders of its seeds have in common.
         kind: see `Kind`.
         settings: what two arms must share to differ by their pairs alone; "" where unknown.
-        dice, iou: (trainings, images), mean over classes; NaN without foreground.
+        dice, iou: (trainings, images), points, mean over classes; NaN without foreground.
         groups: patient or sequence of each image; None: each is its own.
     """
 
@@ -65,7 +75,7 @@ class Arm:
         return int(np.isfinite(self.dice).all(axis=0).sum())
 
     def score(self, of: str = "dice") -> dict[str, Any]:
-        """Mean in [0, 1] with its 95% interval, that of `paired_gain` over nothing."""
+        """Mean in points with its 95% interval, that of `paired_gain` over nothing."""
         table: Table = getattr(self, of)
         return paired_gain(table, np.zeros_like(table), self.groups)
 
@@ -137,7 +147,7 @@ def _read(folder: Path, generators: dict[str, str | None]) -> _Scored:
     content = read_json(path, "segment_dir", needed, "run segment with a test_dir")
     try:
         images = content["images"]
-        tables = {name: _image_means([one[name] for one in images.values()]) for name in SCORES}
+        tables = {name: image_means([one[name] for one in images.values()]) for name in SCORES}
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise InputError(
             f"segment_dir '{path}': damaged ({error}); run segment with a test_dir again"
@@ -149,12 +159,6 @@ def _read(folder: Path, generators: dict[str, str | None]) -> _Scored:
 
 
 SCORES = ("dice", "iou")
-
-
-def _image_means(rows: list[dict[str, float | None]]) -> Table:
-    """Mean over the classes that an image has; NaN where it has none."""
-    found = [[float(v) for v in row.values() if v is not None] for row in rows]
-    return np.array([np.mean(values) if values else np.nan for values in found])
 
 
 def _origin(folder: Path, digest: str, generators: dict[str, str | None]) -> tuple[Kind, str]:

@@ -63,10 +63,10 @@ def read_verdict(path: str | None) -> dict[str, Any] | None:
     if path is None:
         return None
     content = read_json(Path(path), "verdict", ("answer", "text"), "run adapt")
-    text = content["text"]
-    said = isinstance(text, list) and text and all(isinstance(line, str) for line in text)
-    if content["answer"] not in ANSWERS or not said:
-        raise InputError(f"verdict '{path}': says no answer or no text; run adapt again")
+    refusal = f"verdict '{path}': says no answer or no text; run adapt again"
+    _sentences(content["text"], refusal)
+    if content["answer"] not in ANSWERS:
+        raise InputError(refusal)
     return content
 
 
@@ -76,31 +76,16 @@ def read_picture(verdict: str | None) -> str | None:
     return data_uri(np.asarray(Image.open(path))) if path is not None and path.is_file() else None
 
 
-def read_audit(folder: str | None) -> dict[str, Any] | None:
-    """`audit.json` of a copy audit; None without a folder."""
+def read_audit(folder: str | None) -> list[str] | None:
+    """The sentences of `audit.json`, which name no file; None without a folder."""
     if folder is None:
         return None
-    return read_json(Path(folder) / "audit.json", "audit_dir", (), "run the audit")
+    path = Path(folder) / "audit.json"
+    words = read_json(path, "audit_dir", ("words",), "run audit")["words"]
+    return _sentences(words, f"audit_dir '{path}': 'words' is not a list of text; run audit again")
 
 
-def read_speed(paths: str | list[str] | None) -> dict[str, dict[str, Any]] | None:
-    """{sampler: figures} of one or more JSON files of `benchmarks/sampler`; None without any.
-
-    Several files add to each other: `quality.py` knows the distance, `speed.py` the images a
-    second.
-    """
-    if paths is None:
-        return None
-    found: dict[str, dict[str, Any]] = {}
-    for path in [paths] if isinstance(paths, str) else paths:
-        arms = read_json(Path(path), "speed", ("arms",), "run benchmarks/sampler/quality.py")[
-            "arms"
-        ]
-        if not isinstance(arms, dict) or not all(isinstance(a, dict) for a in arms.values()):
-            raise InputError(
-                f"speed '{path}': field 'arms' is no object of objects; "
-                "run benchmarks/sampler/quality.py again"
-            )
-        for name, figures in arms.items():
-            found[name] = found.get(name, {}) | figures
-    return found
+def _sentences(content: Any, refusal: str) -> list[str]:
+    if not isinstance(content, list) or not content or not all(isinstance(s, str) for s in content):
+        raise InputError(refusal)
+    return content

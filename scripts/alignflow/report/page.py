@@ -8,7 +8,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from alignflow.report.text import interval, number, percent, points
+from alignflow.report.text import number
 
 HERE = Path(__file__).parent
 
@@ -22,11 +22,6 @@ def render(content: dict[str, Any]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {
-        "number": number,
-        "interval": interval,
-        "percent": percent,
-        "points": points,
-    }
+    environment.filters["number"] = number
     style = Markup((HERE / "style.css").read_text(encoding="utf-8"))
     return environment.get_template("page.html").render(content | {"style": style})

@@ -8,24 +8,24 @@ from typing import Any
 
 from alignflow.evaluation.encoder import HeldOutEncoder
 from alignflow.evaluation.paired import sureness
+from alignflow.evaluation.plots import embedding, metric_panels
 from alignflow.evaluation.sets import SYNTHETIC, read_sets
 from alignflow.files import replacing
 from alignflow.pictures import y_points_up
-from alignflow.report import charts, facts, metrics
-from alignflow.report.arms import Arm, difference, read_arms
-from alignflow.report.card import DataCard, check_given
+from alignflow.report import charts, metrics
+from alignflow.report.arms import KINDS, Arm, difference, read_arms
+from alignflow.report.card import check_given, data_card
 from alignflow.report.inputs import (
     read_audit,
     read_evaluation,
     read_picture,
-    read_speed,
     read_verdict,
 )
 from alignflow.report.lineage import Lineage
 from alignflow.report.page import render
 from alignflow.report.text import interval, number, percent, points, signed_points
-from alignflow.report.tiles import TileMaker, class_colours
-from alignflow.report.verdict import baseline, judge, told
+from alignflow.report.tiles import TileMaker, colour
+from alignflow.report.verdict import baseline, judge
 from alignflow.stage1 import Stage1
 
 logger = logging.getLogger(__name__)
@@ -33,13 +33,6 @@ logger = logging.getLogger(__name__)
 NEAREST = 4  # pairs of each kind in the copy audit
 LARGE = 5_000_000  # bytes
 SMALLEST_SHARE = 0.05  # of a distance: a smaller change is not called one
-KINDS = {
-    "without": "real pairs alone",
-    "unaligned": "with unaligned pairs",
-    "aligned": "with aligned pairs",
-    "synthetic": "with synthetic pairs",
-    "unknown": "no record",
-}
 
 
 class Report:
@@ -58,8 +51,7 @@ class Report:
         segment_dir: of `run segment` or `run test`, or a folder or list of such; or None.
         verdict: `verdict.json` of `run adapt`, whose answer is then the page's, with the
             `verdict.png` beside it; or None.
-        audit_dir: holds `audit.json`, or None.
-        speed: JSON of `benchmarks/sampler`, or a list; or None.
+        audit_dir: of `run audit`, or None.
         card: texts for the data card's open fields.
         intended_use: of the bundle's metadata.
         output: the HTML file.
@@ -81,7 +73,6 @@ class Report:
         segment_dir: str | list[str] | None,
         verdict: str | None,
         audit_dir: str | None,
-        speed: str | list[str] | None,
         card: dict[str, str],
         intended_use: str,
         output: str,
@@ -101,7 +92,6 @@ class Report:
         self.adapted = read_verdict(verdict)
         self.picture = read_picture(verdict) if real_images else None
         self.audit = read_audit(audit_dir)
-        self.samplers = read_speed(speed)
         self.given = card
         self.intended_use = intended_use
         self.output = Path(output)
@@ -138,24 +128,28 @@ class Report:
         """What the template shows."""
         arms = read_arms(self.segment_dir, self.lineage.generators(), self.folders["target"])
         return {
-            "verdict": judge(arms) if self.adapted is None else told(self.adapted),
+            "verdict": self.adapted or judge(arms),
             "picture": self.picture,
             "glance": self.glance(),
             "real_images": self.real_images,
             "started_from_images": self.lineage.started_from_images(),
             "samples": self.samples(),
-            "classes": class_colours(list(self.stage1.source.labels)),
+            "classes": self.classes(),
             "segmenters": self.segmenters(arms),
             "tables": self.tables(),
             "embedding": self.embedding(),
             "copies": self.copies(),
-            "audit": None if self.audit is None else facts.lines(self.audit),
-            "audit_words": facts.sentences(self.audit or {}),
-            "speed": self.speed(),
-            "card": self.card(),
+            "audit": self.audit,
+            "name": self.given.get("Name"),
+            "card": data_card(self.stage1, self.sets, self.lineage, self.given, self.intended_use),
             "lineage": self.lineage,
             "file_names": self.file_names,
         }
+
+    def classes(self) -> list[tuple[str, str]]:
+        """(name, colour) of the classes, background left out."""
+        names = list(self.stage1.source.labels)[1:]
+        return [(name, colour(number)) for number, name in enumerate(names, start=1)]
 
     def glance(self) -> list[tuple[str, str]]:
         """(question, answer) of what else one wants to know first."""
@@ -283,7 +277,7 @@ class Report:
             "mask_columns": [*columns, "floor"],
             "masks_against": (self.evaluation["masks"] or {}).get("real_set"),
             "dice": metrics.dice_rows(self.evaluation),
-            "chart": charts.metric_panels(panels, title) if panels else None,
+            "chart": charts.as_svg(metric_panels(panels), title, "metrics") if panels else None,
             "unseen": self.evaluation["unseen"],
             "n": sizes,
             "encoder": self.evaluation["encoder"]["name"],
@@ -295,7 +289,8 @@ class Report:
         if sum(len(points) for points in features.values()) < 3:
             return None
         counts = ", ".join(f"{len(points)} {name}" for name, points in features.items())
-        return charts.embedding(features, f"Scatter plot of image features: {counts}")
+        title = f"Scatter plot of image features: {counts}"
+        return charts.as_svg(embedding(features), title, "embedding")
 
     def copies(self) -> dict[str, Any]:
         """Rows of the copy audit, and the nearest pairs."""
@@ -307,35 +302,6 @@ class Report:
                     pairs = self.tiles.nearest_pairs(known, view, NEAREST)
                     nearest.append({"known": known, "space": space, "pairs": pairs})
         return {"rows": rows, "nearest": nearest}
-
-    def speed(self) -> dict[str, Any] | None:
-        """Table and chart of the samplers."""
-        if self.samplers is None:
-            return None
-        rows = [
-            {
-                "name": name,
-                "evaluations": one.get("evaluations"),
-                "rate": one.get("images_per_second"),
-                "kid": _cell(one.get("kid")),
-                "dice": one.get("dice"),
-            }
-            for name, one in self.samplers.items()
-        ]
-        title = "Distance to real images against speed, one point per sampler"
-        return {"rows": rows, "chart": charts.speed_quality(self.samplers, title)}
-
-    def card(self) -> DataCard:
-        """The data card."""
-        return DataCard(
-            stage1=self.stage1,
-            sets=self.sets,
-            lineage=self.lineage,
-            evaluation=self.evaluation,
-            audited=self.audit is not None,
-            given=self.given,
-            intended_use=self.intended_use,
-        )
 
 
 def look(step: dict[str, Any], real: str) -> str:
@@ -362,7 +328,3 @@ def _points_interval(record: dict[str, Any], signed: bool = False) -> str:
         return ""
     shown = signed_points if signed else points
     return f"{shown(record['low'])} to {shown(record['high'])}"
-
-
-def _cell(record: dict[str, Any] | None) -> metrics.Cell | None:
-    return metrics.Cell(number(record["value"]), interval(record)) if record else None

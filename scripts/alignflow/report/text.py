@@ -27,13 +27,13 @@ def interval(record: dict[str, Any] | None) -> str:
 
 
 def points(value: float | None) -> str:
-    """A share of 1 as points of 100, one decimal."""
-    return UNDEFINED if value is None else f"{100 * value:.1f}".replace("-", MINUS)
+    """Points of 100, one decimal."""
+    return UNDEFINED if value is None else f"{value:.1f}".replace("-", MINUS)
 
 
 def signed_points(value: float) -> str:
     """The same with its sign."""
-    return f"{100 * value:+.1f}".replace("-", MINUS)
+    return f"{value:+.1f}".replace("-", MINUS)
 
 
 def percent(value: float | None) -> str:

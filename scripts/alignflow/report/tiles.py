@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from PIL import Image
 from skimage.measure import find_contours
 from torch import Tensor
@@ -17,10 +16,7 @@ from torch.nn.functional import interpolate
 
 from alignflow.evaluation.copies import nearest, pixels
 from alignflow.evaluation.sets import SYNTHETIC, ImageSet
-from alignflow.pictures import image_tiles
-
-OUTLINES = ("#56B4E9", "#F0E442", "#CC79A7", "#009E73", "#E69F00")
-"""Colours of the classes 1, 2, ..., repeated; of the palette of Okabe and Ito."""
+from alignflow.pictures import class_colours, evenly, image_tiles, upright
 
 PAIR = re.compile(r"pair_(\d+)")
 
@@ -86,7 +82,7 @@ class TileMaker:
         rows = list(range(len(self.sets[name])))
         if name in SYNTHETIC:
             rows = self.in_common(name) or rows
-        return [self.tile(name, rows[int(k)]) for k in plotted(len(rows), count)]
+        return [self.tile(name, rows[int(k)]) for k in evenly(len(rows), count)]
 
     def in_common(self, name: str) -> list[int]:
         """The pairs of a set whose number every set of pairs has; some may be in quarantine."""
@@ -104,17 +100,13 @@ class TileMaker:
             size = [max(1, round(n * scale)) for n in image.shape[2:]]
             image = interpolate(image, size, mode="bilinear", antialias=True)
             label = None if label is None else _smaller(label, size)
-        shown = self.rows(image_tiles(image)[0])
-        outlines = [] if label is None else outline_paths(self.rows(label.numpy()))
+        shown = upright(image_tiles(image)[0], self.y_up)
+        outlines = [] if label is None else outline_paths(upright(label.numpy(), self.y_up))
         own = number_of(images.names[number]) if name in SYNTHETIC else None
         title = f"{name} {number + 1 if own is None else own}"
         if self.file_names:
             title = f"{title}, {images.names[number]}"
         return Tile(title, data_uri(shown), shown.shape[1], shown.shape[0], outlines)
-
-    def rows(self, array: np.ndarray) -> np.ndarray:
-        """(X, Y, ...) as rows and columns of a picture."""
-        return array.swapaxes(0, 1)[:: -1 if self.y_up else 1]
 
     def nearest_pairs(self, known_name: str, view: str, count: int) -> list[NearestPair]:
         """The aligned images that lie nearest to a known one, nearest first.
@@ -177,7 +169,7 @@ def outline_paths(mask: np.ndarray) -> list[tuple[str, str]]:
         # the border makes contours of structures at the edge of the image close
         contours = find_contours(np.pad(mask == value, 1).astype(float), 0.5)
         path = "".join(_path(contour - 0.5) for contour in contours)
-        found.append((OUTLINES[(int(value) - 1) % len(OUTLINES)], path))
+        found.append((colour(int(value)), path))
     return found
 
 
@@ -193,11 +185,6 @@ def data_uri(picture: np.ndarray) -> str:
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-def class_colours(names: Sequence[str]) -> list[tuple[str, str]]:
-    """(name, colour) of the classes, background left out."""
-    return [(name, OUTLINES[k % len(OUTLINES)]) for k, name in enumerate(names[1:])]
-
-
-def plotted(count: int, most: int) -> Tensor:
-    """Up to `most` of `count` numbers, evenly spread."""
-    return torch.linspace(0, count - 1, min(count, most)).round().long()
+def colour(number: int) -> str:
+    """Of a class, as "#rrggbb"."""
+    return f"#{class_colours(np.array(number)).tobytes().hex()}"

@@ -25,7 +25,7 @@ from alignflow.data.references import References
 from alignflow.errors import InputError
 from alignflow.evaluation.faithfulness import Table, summary
 from alignflow.files import replacing
-from alignflow.pictures import outline_tiles, save_sheet
+from alignflow.pictures import evenly, outline_tiles, save_sheet
 from alignflow.segmentation.keep import KeepWeights
 from alignflow.segmentation.record import SegmenterRecord
 from alignflow.stage1 import Stage1
@@ -174,7 +174,7 @@ def require_fit(record: SegmenterRecord, site: References, stage1: Stage1) -> No
 
 def save_outlines(path: Path, images: Tensor, labels: Tensor, predicted: Tensor) -> None:
     """A sheet of up to 32 images, evenly spread: true outline above, predicted one below."""
-    shown = np.linspace(0, len(images) - 1, min(32, len(images))).round().astype(int)
+    shown = evenly(len(images), 32)
     rows = [outline_tiles(images[shown], masks[shown]) for masks in (labels, predicted)]
     save_sheet(path, rows, columns=8)
 
