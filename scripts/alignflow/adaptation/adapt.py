@@ -29,7 +29,7 @@ from alignflow.inference.writing import versions
 from alignflow.inspection.text import duration, lines
 from alignflow.limits import check_limits
 from alignflow.segmentation.network import without_pretrained
-from alignflow.stage1 import Stage1
+from alignflow.stage1 import FILE, Stage1
 
 SECTIONS = ("train", "align", "distill", "infer", "segment", "labeller", "evaluate", "report")
 CONFIG_OF = {"infer": "inference", "labeller": "segment"}
@@ -412,9 +412,9 @@ class Adaptation:
         save_picture(self.root / "verdict.png", site, folders.models, segmenters, self.device)
 
     def _end(self, verdict: Facts, plan: Plan, seconds: float) -> None:
-        """Register what came out, and say it."""
+        """Log what came out, and say it."""
         if self.runs:
-            self._register(verdict, {job.stage for job in plan.jobs})
+            self._log_verdict(verdict)
         say = self.display.say
         say(f"done in {duration(seconds)}")
         say(f"verdict: {self.root / 'verdict.txt'}")
@@ -473,6 +473,13 @@ class Adaptation:
             "evaluate": [jobs[0].folder / "evaluation.json", jobs[0].folder / "metrics.png"],
         }
         self.runs.artifacts(stage, [*logs, *files.get(stage, [])])
+        if stage == "align":
+            aligned = [self.root / "aligned" / n for n in ("model.pt", "mask_model.pt", FILE)]
+            self.runs.artifacts(stage, aligned, "generator")
+        if stage == "distill":
+            distilled = self.root / "distilled"
+            students = [*distilled.glob("*student_*.pt"), distilled / "segmenter.pt"]
+            self.runs.artifacts(stage, [*students, distilled / FILE], "student")
         for job in jobs if stage == "segment" else []:
             if job.run_id == "test":
                 name, where = job.name.split("/")[1].rsplit("-", 1)
@@ -484,8 +491,8 @@ class Adaptation:
                 values |= {f"{key}_dice_{k}": dice[k] for k in ("low", "high")}
                 self.runs.below("segment", name, values)
 
-    def _register(self, verdict: Facts, stages: set[str]) -> None:
-        """Log the verdict, and register what these stages made."""
+    def _log_verdict(self, verdict: Facts) -> None:
+        """Log the verdict and the segmenter that is handed over."""
         assert self.runs is not None
         where = verdict["site"] or verdict["validation"]
         values: dict[str, float | None] = {}
@@ -496,21 +503,8 @@ class Adaptation:
             keys = {"value": "", "low": "_low", "high": "_high"}
             values |= {f"{prefix}_gain_points{keys[k]}": gain.get(k) for k in keys}
         self.runs.finish(values, "\n\n".join(verdict["text"]))
-        inputs = {f"{k}_sha256": v for k, v in verdict["inputs_sha256"].items()}
-        inputs["trial"] = str(self.trial).lower()
-        aligned, distilled = self.root / "aligned", self.root / "distilled"
-        segmenter = self.root / "segmenter"
-        students = sorted(distilled.glob("*student_*.pt"))
-        for kind, stage, weights, records in (
-            ("generator", "align", [aligned / "model.pt"], ["mask_model.pt", "stage1.json"]),
-            ("student", "distill", students, ["stage1.json", "segmenter.pt"]),
-            ("segmenter", "segment", [segmenter / "segmenter.pt"], ["segmenter.json"]),
-        ):
-            if weights and stage in stages:
-                files = [*weights, *(weights[0].parent / name for name in records)]
-                digests = {p.name: sha256(p) for p in weights}
-                facts = inputs | {"sha256": json.dumps(digests), "folder": str(files[0].parent)}
-                self.runs.register(kind, stage, files, facts)
+        segmenter = [self.root / "segmenter" / name for name in ("segmenter.pt", "segmenter.json")]
+        self.runs.artifacts("segment", segmenter, "segmenter")
 
 
 def require_arms(arms: Facts, hand_over: str) -> None:

@@ -1,4 +1,4 @@
-"""One MLflow experiment per adaptation: a run for it, runs of its stages below, and a registry."""
+"""One MLflow experiment per adaptation: a run for it, and runs of its stages below."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Runs:
     after a kill goes on in its run; one whose inputs changed gets a new one.
 
     Args:
-        tracking_uri: of the store; a database or a server, since the registry needs one.
+        tracking_uri: of the store, a database or a server.
         experiment: its name.
         root: folder of the adaptation; artifacts of a local store go to `mlruns/` in it, and
             `state/mlflow.json` remembers the runs.
@@ -43,7 +43,6 @@ class Runs:
         logging.getLogger("alembic").setLevel(logging.WARNING)
         make_store(tracking_uri)
         self.client = MlflowClient(tracking_uri=tracking_uri)
-        self.experiment = experiment
         self.memory = root / "state/mlflow.json"
         known: Any = self.client.get_experiment_by_name(experiment)
         local = tracking_uri.startswith("sqlite:")
@@ -106,32 +105,6 @@ class Runs:
                 for key, value in values.items():
                     if value is not None:
                         self.client.log_metric(run.info.run_id, key, float(value))
-
-    def register(self, kind: str, stage: str, files: Sequence[Path], facts: Facts) -> None:
-        """A version of a registered model: files, as an artifact of the stage's run, and tags.
-
-        The version of the same files that is there already stays the newest one.
-
-        Args:
-            kind: "generator", "student" or "segmenter"; the name is EXPERIMENT-KIND.
-            stage: whose run keeps the files.
-            files: weights and records.
-            facts: tags; "sha256" tells versions from each other.
-        """
-        name = f"{self.experiment}-{kind}"
-        with contextlib.suppress(MlflowException):
-            self.client.create_registered_model(name, description=f"{kind} of {self.experiment}")
-        versions = self.client.search_model_versions(f"name = '{name}'")
-        newest = max(versions, key=lambda v: int(v.version), default=None)
-        if newest is not None and newest.tags.get("sha256") == facts["sha256"]:
-            return
-        self.artifacts(stage, files, kind)
-        self.client.create_model_version(
-            name,
-            source=f"runs:/{self.runs[stage]}/{kind}",
-            run_id=self.runs[stage],
-            tags={key: str(value) for key, value in facts.items()},
-        )
 
     def finish(self, values: Mapping[str, float | None], verdict: str) -> None:
         """Figures and words of the whole, and its end."""
