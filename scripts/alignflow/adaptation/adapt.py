@@ -11,10 +11,9 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from alignflow.adaptation.display import Display, progress
 from alignflow.adaptation.jobs import Facts, Job, State, bundle_hash, folder_hash, overlaid
 from alignflow.adaptation.picture import save_picture
-from alignflow.adaptation.plan import STAGES, Folders, Plan
+from alignflow.adaptation.plan import STAGES, Folders, Plan, title
 from alignflow.adaptation.readiness import NotReady, inspect
 from alignflow.adaptation.tracking import Runs
 from alignflow.adaptation.verdict import ADAPTED, GAIN, NOT_ADAPTED, SOURCE, judge
@@ -26,7 +25,7 @@ from alignflow.data.references import listed_files
 from alignflow.errors import InputError, find_input_error
 from alignflow.files import replacing, sha256
 from alignflow.inference.writing import versions
-from alignflow.inspection.text import duration, lines
+from alignflow.inspection.text import lines
 from alignflow.limits import check_limits
 from alignflow.segmentation.network import without_pretrained
 from alignflow.stage1 import FILE, Stage1
@@ -133,14 +132,11 @@ class Adaptation:
         self.root.mkdir(parents=True, exist_ok=True)
         started = time.monotonic()
         folders = self._folders()
-        self.display = Display(STAGES)
         self.runs = self._tracked(folders)
         checked = self._prepare(folders)
         plan = self._plan(folders, checked, self._gap(checked))
         if self.model_dir is not None:
-            self.display.say(
-                f"{self.display.title_of('train')}: bundle '{self.model_dir}' is given, skipped"
-            )
+            say(f"{title('train')}: bundle '{self.model_dir}' is given, skipped")
         for stage in STAGES[1:]:
             jobs = [job for job in plan.jobs if job.stage == stage]
             if stage == "report":
@@ -172,7 +168,7 @@ class Adaptation:
         )
         path = job.folder / "check.json"
         if self.state.finished(job):
-            self.display.say(f"{self.display.title_of('prepare')}: finished before, skipped")
+            say(f"{title('prepare')}: finished before, skipped")
             known: Facts = json.loads(path.read_text(encoding="utf-8"))
             if self.runs and not self.runs.complete("prepare"):
                 with self._tracked_stage("prepare", {}):
@@ -180,7 +176,7 @@ class Adaptation:
                 self._log_prepare(known, path)
             return known
         self._say_changes(job)
-        self.display.say(f"{self.display.title_of('prepare')}: checking the data")
+        say(f"{title('prepare')}: checking the data")
         with self._tracked_stage("prepare", {}):
             start = time.monotonic()
             self.state.start(job)
@@ -195,7 +191,7 @@ class Adaptation:
                 configs=self.configs,
             )
             for line in lines(found):
-                self.display.say(f"  {line}")
+                say(f"  {line}")
             with replacing(path) as temporary:
                 temporary.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
             if found["problems"]:
@@ -218,7 +214,7 @@ class Adaptation:
         separation = checked["separation"]
         one = separation["spaces"]["appearance"]
         if not separation["apart"]:
-            self.display.say(
+            say(
                 f"no gap: the references lie no further from the source ({one['value']:.3f}) than "
                 f"source images from each other (up to {one['floor_high']:.3f}); nothing is adapted"
             )
@@ -241,7 +237,7 @@ class Adaptation:
             found = find_input_error(error)
             if not isinstance(found, NothingFound):
                 raise
-            self.display.say(f"{found}; nothing is adapted")
+            say(f"{found}; nothing is adapted")
             self._remember_gap(checked, False, str(found))
             return False
         return True
@@ -250,7 +246,7 @@ class Adaptation:
         """Run the jobs of a stage that are not finished."""
         waiting = [job for job in jobs if not self.state.finished(job)]
         if not waiting:
-            self.display.say(f"{self.display.title_of(stage)}: finished before, skipped")
+            say(f"{title(stage)}: finished before, skipped")
             if self.runs and not self.runs.complete(stage):  # tracked elsewhere, or killed there
                 with self._tracked_stage(stage, self.sections[stage]):
                     pass
@@ -259,7 +255,7 @@ class Adaptation:
             return
         for job in waiting:
             self._say_changes(job)
-        self.display.start(stage)
+        say(title(stage))
         start = time.monotonic()
         settings = self.sections[stage]
         with self._tracked_stage(stage, settings):
@@ -267,7 +263,7 @@ class Adaptation:
                 if not self.state.finished(job):
                     self._job(job)
         seconds = time.monotonic() - start
-        self.display.say(f"{self.display.title_of(stage)}: done in {duration(seconds)}")
+        say(f"{title(stage)}: done in {duration(seconds)}")
         if self.runs:
             self._log_stage(stage, jobs, seconds)
 
@@ -280,15 +276,8 @@ class Adaptation:
         log = self.root / "logs" / f"{job.name.replace('/', '-')}.log"
         start = time.monotonic()
         self.state.start(job)
-
-        def on_line(line: str) -> bool:
-            bar = progress(line)
-            if bar is not None:
-                self.display.move(job.name, bar)
-            return bar is not None
-
         try:
-            run_workflow(job, self._overrides(job), log, on_line)
+            run_workflow(job, self._overrides(job), log)
         except Exception as error:
             config = overlaid(job.config, job.settings)
             found = explained(error, config, str(job.folder))
@@ -373,7 +362,7 @@ class Adaptation:
         """Why a job that ran before runs again."""
         changed = self.state.changed(job)
         if changed:
-            self.display.say(f"{job.name}: {', '.join(changed)} changed; runs again")
+            say(f"{job.name}: {', '.join(changed)} changed; runs again")
 
     def _verdict(self, plan: Plan, folders: Folders) -> Facts:
         """Judge, hand over the segmenter, and write both."""
@@ -415,7 +404,6 @@ class Adaptation:
         """Log what came out, and say it."""
         if self.runs:
             self._log_verdict(verdict)
-        say = self.display.say
         say(f"done in {duration(seconds)}")
         say(f"verdict: {self.root / 'verdict.txt'}")
         for line in verdict["text"]:
@@ -560,6 +548,19 @@ def stage_figures(root: Path, stage: str) -> dict[str, float | None]:
         dice = record["faithfulness"]["dice"]
         return found | {f"faithfulness_{name}": one["mean"] for name, one in dice.items()}
     return {}
+
+
+def say(text: str) -> None:
+    """Print a line at once."""
+    print(text, flush=True)
+
+
+def duration(seconds: float) -> str:
+    """'40 s', '6 min', '2 h 10 min'."""
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
 def write_list(folder: Path, cases: Sequence[Facts], stated: Facts) -> None:

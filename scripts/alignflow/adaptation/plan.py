@@ -15,6 +15,11 @@ BUNDLE_FILES = (FILE, *WEIGHTS.values())
 SPLIT = ("group_pattern", "group_column", "validation_fraction")
 
 
+def title(stage: str) -> str:
+    """'stage 3 of 8: align'."""
+    return f"stage {STAGES.index(stage) + 1} of {len(STAGES)}: {stage}"
+
+
 @dataclass(frozen=True)
 class Folders:
     """What an adaptation works on.
