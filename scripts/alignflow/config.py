@@ -56,7 +56,7 @@ def begin(workflows: Sequence[str], seed: int) -> None:
     check_arguments(config)
     check_texts(config, sys.argv)
     check_limits(config)
-    require_joining(config)
+    require_joining(config, workflows[0])
     if (folder := written_folder(config)) is not None:
         hold(folder)
     print_input_errors_as_one_line(lambda error: explained(error, config, folder or "."))
