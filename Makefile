@@ -94,9 +94,9 @@ bench: $(READY) ## run the quick benchmarks, see benchmarks/README.md
 	@echo "left out: stage1_quality and real_data, which need data, and sampler and peers,"
 	@echo "which need a distilled bundle (see benchmarks/README.md)"
 
-bundle: $(READY) ## the model-zoo zip; MODELS=DIR adds weights, DATA_SOURCE= says of what, KEY=PEM signs
+bundle: $(READY) ## the model-zoo zip; MODELS=DIR adds weights, DATA_SOURCE= says of what
 	@"$(PY)" -m alignflow.packing pack $(if $(MODELS),--model_dir "$(MODELS)") \
-	  $(if $(DATA_SOURCE),--data_source "$(DATA_SOURCE)") $(if $(KEY),--key "$(KEY)")
+	  $(if $(DATA_SOURCE),--data_source "$(DATA_SOURCE)")
 
 lint: $(READY) ## ruff (lint, format) and mypy
 	@.venv/bin/ruff check .

@@ -33,7 +33,7 @@ WORKFLOWS = {
     ],
 }
 # They pass what they do not know to a class that refuses it.
-TAKES_ANYTHING = {"AsDiscreted", "DataLoader", "alignflow.training.tracking.Tracking"}
+TAKES_ANYTHING = {"AsDiscreted", "DataLoader", "LoadImaged", "alignflow.training.tracking.Tracking"}
 
 
 def shipped(name):

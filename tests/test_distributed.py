@@ -82,9 +82,12 @@ def test_what_cannot_be_divided_is_refused(found):
 
 def test_processes_that_nothing_joins_are_refused(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
-    require_joining({"initialize": ["$begin(['training'], 0)", "$start_processes(@device)"]})
-    with pytest.raises(InputError, match="multi_gpu_train"):
-        require_joining({"initialize": ["$begin(['training'], 0)"]})
+    joined = {"initialize": ["$begin(['training'], 0)", "$start_processes(@device)"]}
+    require_joining(joined, "training")
+    with pytest.raises(InputError, match="multi_gpu.json"):
+        require_joining({"initialize": ["$begin(['training'], 0)"]}, "training")
+    with pytest.raises(InputError, match="'segment' runs on one"):
+        require_joining(joined, "segment")
 
 
 def test_the_override_without_torchrun_is_refused(monkeypatch):

@@ -74,7 +74,6 @@ def test_what_cannot_be_packed(tmp_path):
         ({"bundle": tmp_path}, "no LICENSE"),
         ({"project": tmp_path / "none.toml"}, "none.toml': no such file"),
         ({"model_dir": tmp_path}, "no stage1.json"),
-        ({"key": tmp_path / "none.pem"}, "no Ed25519 private key"),
     ]:
         with pytest.raises(InputError, match=words):
             pack(out, **{"bundle": ROOT / "bundle", "project": PROJECT} | options)

@@ -41,7 +41,7 @@ CHECK = """Inspect a data set before anything runs.
 
 Counts, formats, sizes, spacing, intensities, masks, unreadable or constant images, exact and near
 copies, leaks between training and validation, and with --references how far these lie apart from
-the source (is alignment worth it), with the time and disk that `alignflow adapt` would take."""
+the source (is alignment worth it), with the disk that `alignflow adapt` would need."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:

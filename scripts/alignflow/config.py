@@ -9,18 +9,16 @@ import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import ignite.distributed as idist
-from monai.bundle import ConfigParser, ConfigWorkflow
+from monai.bundle import ConfigParser
 from monai.utils import set_determinism
 
 from alignflow.device import tune_allocator
 from alignflow.distributed import require_joining
 from alignflow.errors import InputError, find_input_error, print_input_errors_as_one_line
 from alignflow.files import replacing, storage_error
-from alignflow.hashes import require_as_packed
 from alignflow.limits import check_limits
 from alignflow.lock import hold
 from alignflow.memory import out_of_memory, out_of_shared_memory
@@ -28,7 +26,6 @@ from alignflow.targets import resolve
 
 REFERENCE = re.compile(r"@(\w+(?:(?:::|#)\w+)*)")
 EXPECTED_BY_MONAI = ["bundle_root", "device", "dataset_dir", "network_def", "run"]
-Kind = TypeVar("Kind")
 # MONAI Label's app for bundles goes through the transforms, and replaces what `datalist` gives.
 EXPECTED_BY_MONAI += ["preprocessing", "postprocessing", "datalist"]
 MONAI_KEYS = {"_target_", "_disabled_", "_requires_", "_desc_", "_mode_"}
@@ -37,10 +34,9 @@ MONAI_KEYS = {"_target_", "_disabled_", "_requires_", "_desc_", "_mode_"}
 def begin(workflows: Sequence[str], seed: int) -> None:
     """First item of each config's `initialize`.
 
-    Shows input errors, and disk or memory that ran out, as one line; refuses a packed bundle that
-    was changed, keys without effect, targets that are not allowed, texts that do not arrive as they
-    were given and values out of range; keeps the output folder to this process, tunes the
-    allocator, and seeds.
+    Shows input errors, and disk or memory that ran out, as one line; refuses keys without effect,
+    targets that are not allowed, texts that do not arrive as they were given and values out of
+    range; keeps the output folder to this process, tunes the allocator, and seeds.
 
     MONAI has evaluated the config's `imports` and the arguments of this call before: against a
     config that is made to do harm this is no protection, `alignflow.packing verify` is.
@@ -50,19 +46,17 @@ def begin(workflows: Sequence[str], seed: int) -> None:
         seed: of Python, NumPy and torch.
 
     Raises:
-        InputError: on a changed file, a key without effect, a target that is not allowed or does
-            not take an argument, a text with '#', a value out of range, several processes that
-            nothing joins, or an output folder that is in use or cannot be written.
+        InputError: on a key without effect, a target that is not allowed or does not take an
+            argument, a text with '#', a value out of range, several processes that nothing joins,
+            or an output folder that is in use or cannot be written.
     """
     print_input_errors_as_one_line()
-    if (workflow := _on_the_stack(ConfigWorkflow)) is not None:
-        require_as_packed(bundle_folder(workflow.config_root_path))
     config = running_config()
     check_keys(config, workflows)
     check_arguments(config)
     check_texts(config, sys.argv)
     check_limits(config)
-    require_joining(config)
+    require_joining(config, workflows[0])
     if (folder := written_folder(config)) is not None:
         hold(folder)
     print_input_errors_as_one_line(lambda error: explained(error, config, folder or "."))
@@ -105,26 +99,12 @@ def running_parser() -> ConfigParser:
 
     MONAI gives an expression no way to it, so it is found on the stack.
     """
-    parser = _on_the_stack(ConfigParser)
-    if parser is None:
-        raise RuntimeError("not called from an expression of a bundle config")
-    return parser
-
-
-def _on_the_stack(kind: type[Kind]) -> Kind | None:
-    """The innermost object of a kind of which a method is running."""
     frame = inspect.currentframe()
     while frame is not None:
-        if isinstance(found := frame.f_locals.get("self"), kind):
+        if isinstance(found := frame.f_locals.get("self"), ConfigParser):
             return found
         frame = frame.f_back
-    return None
-
-
-def bundle_folder(config_folder: str | Path) -> Path:
-    """The bundle that a folder of configs belongs to, as MONAI has it."""
-    folder = Path(config_folder)
-    return folder.parent if folder.name == "configs" else folder
+    raise RuntimeError("not called from an expression of a bundle config")
 
 
 @idist.one_rank_only()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping, Sequence, Sized
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeVar, cast
 
@@ -18,11 +18,13 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils.data import Dataset, Subset
 
 from alignflow.errors import InputError
 
 Value = TypeVar("Value", float, Tensor)
+Item = TypeVar("Item")
+SHARED = ("training", "align", "distill", "infer")
+"""Workflows, each the first one of its config, that several processes share."""
 
 
 def rank() -> int:
@@ -40,20 +42,24 @@ def local_device() -> str:
     return f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
 
 
-def require_joining(config: Mapping[str, Any]) -> None:
+def require_joining(config: Mapping[str, Any], workflow: str) -> None:
     """Refuse several processes that would each do the whole run and write the same files.
 
     Args:
-        config: of the run; an override `multi_gpu_*.json` lets its `initialize` join them.
+        config: of the run; the override `multi_gpu.json` lets its `initialize` join them.
+        workflow: first one of the config.
 
     Raises:
-        InputError: started by torchrun without that override.
+        InputError: started by torchrun without that override, or a workflow of one process.
     """
-    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
-    if several and start_processes.__name__ not in str(config.get("initialize")):
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return
+    started = "started as one of several processes (WORLD_SIZE is set)"
+    if workflow not in SHARED:
+        raise InputError(f"{started}, but '{workflow}' runs on one; start it without torchrun")
+    if start_processes.__name__ not in str(config.get("initialize")):
         raise InputError(
-            "started as one of several processes (WORLD_SIZE is set), but nothing joins them; lay "
-            "configs/multi_gpu_train.json, _align, _distill or _inference over the config"
+            f"{started}, but nothing joins them; lay configs/multi_gpu.json over the config"
         )
 
 
@@ -65,7 +71,7 @@ def start_processes(device: str | torch.device) -> None:
     """
     if "WORLD_SIZE" not in os.environ:
         raise InputError(
-            "configs/multi_gpu_*.json: needs several processes; start the command with "
+            "configs/multi_gpu.json: needs several processes; start the command with "
             "'torchrun --nproc_per_node N -m monai.bundle run ...', or leave that file out"
         )
     on_gpu = torch.device(device).type == "cuda"
@@ -99,31 +105,31 @@ def local_batch(batch_size: int) -> int:
 
 
 def own_batches(
-    dataset: Dataset[Any], batch_size: int, volumes: Sequence[int] | None = None
-) -> Subset[Any]:
+    items: Sequence[Item], batch_size: int, volumes: Sequence[int] | None = None
+) -> list[Item]:
     """The items of batches r, r + W, r + 2 W, ..., so that a batch holds what it does in one run.
 
     Args:
-        dataset: of all processes.
+        items: of all processes.
         batch_size: of one.
         volumes: number of the volume that each item is a slice of, to share out whole volumes.
 
     Raises:
         InputError: fewer batches or volumes than processes.
     """
-    count = len(cast("Sized", dataset))
+    count = len(items)
     if volumes is not None:
         if len(set(volumes)) < world():
             raise InputError(
                 f"{len(set(volumes))} volumes are too few for {world()} processes; start fewer"
             )
-        return Subset(dataset, [k for k in range(count) if volumes[k] % world() == rank()])
+        return [items[k] for k in range(count) if volumes[k] % world() == rank()]
     if -(-count // batch_size) < world():
         raise InputError(
             f"{count} pairs in batches of {batch_size} are too few for {world()} processes; lower "
             '"batch_size", or start fewer processes'
         )
-    return Subset(dataset, [k for k in range(count) if k // batch_size % world() == rank()])
+    return [items[k] for k in range(count) if k // batch_size % world() == rank()]
 
 
 def share(batch: Tensor) -> Tensor:

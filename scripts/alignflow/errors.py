@@ -58,6 +58,12 @@ def print_all_letters() -> None:
             stream.reconfigure(encoding="utf-8", errors="surrogateescape")
 
 
+def close_bars() -> None:
+    """End progress bars: else a message would stand behind one, and it be drawn once more."""
+    for bar in list(getattr(tqdm, "_instances", ())):
+        bar.close()
+
+
 def print_input_errors_as_one_line(
     explain: Callable[[BaseException], InputError | None] = find_input_error,
 ) -> None:
@@ -72,8 +78,7 @@ def print_input_errors_as_one_line(
     """
 
     def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-        for bar in list(getattr(tqdm, "_instances", ())):
-            bar.close()  # else the line would stand behind it, and the bar be drawn once more
+        close_bars()
         found = explain(error)
         if any(isinstance(cause, KeyboardInterrupt) for cause in causes(error)):
             print(STOPPED, file=sys.stderr)

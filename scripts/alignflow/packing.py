@@ -1,7 +1,7 @@
 """The model-zoo zip: a bundle that runs from an empty folder with its listed requirements alone.
 
-python -m alignflow.packing pack --output build/alignflow.zip [--model_dir DIR] [--key PEM]
-python -m alignflow.packing verify build/alignflow.zip [--public_key PEM]
+python -m alignflow.packing pack --output build/alignflow.zip [--model_dir DIR]
+python -m alignflow.packing verify build/alignflow.zip
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 import alignflow
 from alignflow.errors import InputError, print_input_errors_as_one_line
 from alignflow.files import replacing, sha256
-from alignflow.hashes import SIGNATURE, SUMS, is_inside, sign, sums_of, verify
+from alignflow.hashes import SUMS, is_inside, sums_of, verify
 from alignflow.stage1 import FILE, STUDENTS, Stage1, weight_hashes
 
 TOP = "alignflow"  # the folder that the zip unpacks to: the name of the bundle in a model zoo
@@ -33,7 +33,6 @@ def pack(
     project: str | Path = "pyproject.toml",
     model_dir: str | Path | None = None,
     data_source: str = UNKNOWN_DATA,
-    key: str | Path | None = None,
 ) -> list[str]:
     """Write the zip of a bundle: configs, docs, licence, package, requirements, hashes, weights.
 
@@ -46,13 +45,12 @@ def pack(
         project: pyproject.toml whose pins become `requirements.txt`.
         model_dir: of `training`, `align` or `distill`; None packs no weights.
         data_source: what the weights were trained on, for the metadata.
-        key: PEM file of the Ed25519 private key that signs the list of hashes.
 
     Returns:
         The names of the files, within the zip's folder.
 
     Raises:
-        InputError: a file is missing, weights do not belong to their record, or no such key.
+        InputError: a file is missing, or weights do not belong to their record.
     """
     files = _texts(Path(bundle), Path(project)) | _package()
     if model_dir is not None:
@@ -65,8 +63,6 @@ def pack(
     if wrong:
         raise InputError(f"'{bundle}': {wrong[0]!r} is no name for every system; rename the file")
     files[SUMS] = sums_of(files)
-    if key is not None:
-        files[SIGNATURE] = sign(files[SUMS], key)
     with replacing(output) as temporary, zipfile.ZipFile(temporary, "w") as archive:
         for name in sorted(files):
             entry = zipfile.ZipInfo(f"{TOP}/{name}", EARLIEST)
@@ -147,15 +143,11 @@ def main() -> None:
     packing.add_argument("--project", default="pyproject.toml", help="has the pins")
     packing.add_argument("--model_dir", help="weights; none are packed without")
     packing.add_argument("--data_source", default=UNKNOWN_DATA, help="what they were trained on")
-    packing.add_argument("--key", help="PEM of the Ed25519 private key that signs the hashes")
     checking = commands.add_parser("verify", help="check a zip or a folder; runs nothing of it")
     checking.add_argument("bundle", help="the zip, or what it was unpacked to")
-    checking.add_argument("--public_key", help="PEM of the key that must have signed it")
     arguments = vars(parser.parse_args())
     if arguments.pop("command") == "verify":
-        count = verify(**arguments)
-        signed = "signed, " if arguments["public_key"] else ""
-        print(f"{signed}{count} files as they were packed: {arguments['bundle']}")
+        print(f"{verify(**arguments)} files as they were packed: {arguments['bundle']}")
         return
     output = arguments.pop("output") or f"build/{TOP}_v{alignflow.__version__}.zip"
     names = pack(output, **arguments)

@@ -157,12 +157,9 @@ def checkout(bash, inputs, tmp_path_factory):
         $run evaluate --config_file configs/evaluate.json --pairs_dir aligned_pairs \
           --unaligned_dir output --reference_dir REFERENCES --target_dir TEST
         $run audit --config_file configs/audit.json --pairs_dir output --dataset_dir DIR
-        openssl genpkey -algorithm ed25519 -out ../private.pem
-        openssl pkey -in ../private.pem -pubout -out public.pem
         cd ..
         python -m alignflow.packing pack --bundle bundle --model_dir bundle/aligned \
-          --key private.pem --output build/alignflow_v0.1.0.zip
-        cp bundle/public.pem .
+          --output build/alignflow_v0.1.0.zip
         cp build/alignflow_v0.1.0.zip bundle
     """
     status, output, _ = bash(block, root)

@@ -1,6 +1,6 @@
 """The same run on one process and on two: losses, gradients, pairs, and resuming on other numbers.
 
-Real processes, started by torchrun with the overrides of the bundle, gloo on the CPU.
+Real processes, started by torchrun with multi_gpu.json over each of four configs, gloo on the CPU.
 """
 
 import json
@@ -90,7 +90,7 @@ def on_two(line):
 
 
 def overlaid(config):
-    return f"['configs/{config}.json','configs/multi_gpu_{config}.json']"
+    return f"['configs/{config}.json','configs/multi_gpu.json']"
 
 
 def written(config, run_id, overrides):

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 from monai.apps.utils import extractall
 
-from alignflow.errors import InputError, find_input_error
-from alignflow.hashes import TRUST, verify
+from alignflow.errors import InputError
+from alignflow.hashes import verify
 from alignflow.packing import pack
 
 ROOT = Path(__file__).parents[2]
@@ -109,50 +109,8 @@ def test_weights_and_metadata(unpacked, three_class_models):
     assert metadata["data_source"] == "tiny volumes of a test"
 
 
-def changed(folder):
-    path = folder / "configs/inference.json"
-    path.write_text(path.read_text().replace('"num_pairs": 32', '"num_pairs": 3'))
-
-
-@pytest.fixture
-def run_copied(copied, monkeypatch, tmp_path):
-    """`run_copied(**overrides)`: `run infer` of the unpacked folder in this process."""
-    from monai.bundle import ConfigWorkflow
-
-    def run(**overrides):
-        tiny = {"image_steps": 2, "mask_steps": 2, "masks::max_attempts": 2}
-        workflow = ConfigWorkflow(
-            config_file="configs/inference.json",
-            logging_file=False,
-            workflow_type="infer",
-            run_id="infer",
-            **tiny | overrides,
-        )
-        workflow.initialize()
-        workflow.run()
-        return len(list((copied / "output/images").iterdir()))
-
-    monkeypatch.chdir(copied)
-    return run
-
-
-def test_overrides_are_the_users_own(run_copied):
-    assert run_copied(num_pairs=2, seed=5) == 2
-
-
-def test_a_changed_config_is_refused_unless_told_otherwise(run_copied, copied, monkeypatch):
-    changed(copied)
-    with pytest.raises(Exception) as caught:
-        run_copied()
-    line = str(find_input_error(caught.value))
-    assert "'configs/inference.json' is changed" in line and f"{TRUST}=1" in line
-    assert "\n" not in line and not (copied / "output").exists()
-    monkeypatch.setenv(TRUST, "1")
-    assert run_copied() == 3
-
-
 def test_verify_finds_code_and_runs_none_of_it(copied, tmp_path):
-    """What a run cannot stop: MONAI evaluates such values before any check of ours."""
+    """Nothing stops a run from executing it."""
     path, harm = copied / "configs/inference.json", f"$__import__('os').mkdir('{tmp_path}/ran')"
     original = path.read_text()
     path.write_text(original.replace('"seed": 0', f'"seed": "{harm}"'))

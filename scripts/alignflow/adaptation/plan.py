@@ -1,18 +1,29 @@
-"""The jobs of an adaptation, in their order, and what each reads from the others."""
+"""The jobs of an adaptation in the order of its stages, and what each reads from the others."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from alignflow.adaptation.jobs import Job, overlaid
+from alignflow.adaptation.jobs import Job, bundle_hash, folder_hash, overlaid
 from alignflow.stage1 import FILE, WEIGHTS
 
 STAGES = ("prepare", "train", "align", "infer", "segment", "distill", "evaluate", "report")
 BUNDLE_FILES = (FILE, *WEIGHTS.values())
+SECTIONS = ("train", "align", "distill", "infer", "segment", "labeller", "evaluate", "report")
+"""Overrides of the configs of workflows, in `adapt.json`."""
+CONFIG_OF = {"infer": "inference", "labeller": "segment"}
+"""Config of a section where it has another name."""
 SPLIT = ("group_pattern", "group_column", "validation_fraction")
+Paths = Mapping[str, Job | Path | list[str] | None]
+
+
+def title(stage: str) -> str:
+    """'stage 3 of 8: align'."""
+    return f"stage {STAGES.index(stage) + 1} of {len(STAGES)}: {stage}"
 
 
 @dataclass(frozen=True)
@@ -25,7 +36,6 @@ class Folders:
         source, references: data.
         test: labelled images of the site, or None.
         model_dir: a trained bundle, or None.
-        inputs: "source", "references", "test", "model" -> hash of what is given.
     """
 
     configs: Path
@@ -34,7 +44,15 @@ class Folders:
     references: Path
     test: Path | None
     model_dir: Path | None
-    inputs: dict[str, str]
+
+    @cached_property
+    def inputs(self) -> dict[str, str]:
+        """Hashes of what is given: "source", "references", "test", "model"."""
+        given = {"source": self.source, "references": self.references, "test": self.test}
+        hashes = {name: folder_hash(path) for name, path in given.items() if path is not None}
+        if self.model_dir is not None:
+            hashes["model"] = bundle_hash(self.model_dir)
+        return hashes
 
     @property
     def models(self) -> Path:
@@ -54,6 +72,27 @@ class Folders:
     def verdict(self) -> Path:
         """The answer of the adaptation."""
         return self.root / "verdict.json"
+
+
+def prepare(folders: Folders, train: Mapping[str, Any]) -> Job:
+    """The check of the data, which depends on all that `train.json` states literally.
+
+    Args:
+        folders: of the adaptation.
+        train: content of `train.json` with its overrides.
+    """
+    plain = {k: v for k, v in train.items() if isinstance(v, (int, float, str, list))}
+    return Job(
+        name="prepare",
+        stage="prepare",
+        config=folders.configs / "train.json",
+        run_id="",
+        folder=folders.root / "prepare",
+        settings={k: plain[k] for k in sorted(plain) if not str(plain[k]).startswith(("$", "@"))},
+        paths={},
+        inputs=folders.inputs,
+        results=("check.json",),
+    )
 
 
 class Plan:
@@ -89,172 +128,110 @@ class Plan:
         self.sections = sections
         self.seeds = seeds
         self.scored = scored
-        self.split = {
-            key: value for key in SPLIT if (value := self.value("train", "train", key)) is not None
-        } | {"split_seed": self.value("train", "train", "seed")}
         self.folds = folds
+        trained = overlaid(folders.configs / "train.json", sections["train"])
+        self.split = {key: trained[key] for key in SPLIT if trained[key] is not None}
+        self.split["split_seed"] = trained["seed"]
         self.jobs: list[Job] = []
-        train = self.train() if folders.model_dir is None else None
-        aligned = self.rounds(rounds, train) if adapt else None
-        pairs = None if aligned is None else self.pairs("pairs/aligned", aligned)
-        for arm, settings in sections["arms"].items():
-            if pairs is not None or not reads_pairs(settings):
-                for seed in seeds:
-                    self.arm(arm, seed, train, pairs)
-        for number in range(folds if adapt else 0):
-            self.fold(number, train)
-        after = [job for job in self.jobs if job.stage == "segment"]
-        if aligned is not None and pairs is not None:
-            self.distill(aligned)
-            unaligned = self.pairs("pairs/unaligned", train)
-            self.report([*after, self.evaluate(train, pairs, unaligned)])
 
-    def rounds(self, rounds: int, train: Job | None) -> Job:
-        """Alignments, each with the labeller of the one before; returns the last."""
-        labeller = None
-        if rounds:
-            labeller = self.segmenter("rounds/0/segmenter", "align", "labeller", train)
-        for number in range(1, rounds):
-            aligned = self.align(f"rounds/{number}/aligned", train, labeller)
-            pairs = self.pairs(f"rounds/{number}/pairs", aligned, "align")
-            name = f"rounds/{number}/segmenter"
-            labeller = self.segmenter(name, "align", "adapted", train, pairs)
-        return self.align("aligned", train, labeller)
+        self.models: Job | Path = folders.models if folders.model_dir else self.train()
+        if not adapt:
+            self.arms(None)
+            return
+        aligned = self.rounds(rounds)
+        pairs = self.pairs("pairs/aligned", aligned)
+        self.arms(pairs)
+        for number in range(folds):
+            self.fold(number)
+        segmented = self.of("segment")
+        self.distill(aligned)
+        evaluation = self.evaluate(pairs, self.pairs("pairs/unaligned", self.models))
+        self.report([*segmented, evaluation])
 
-    def value(self, stage: str, config: str, key: str) -> Any:
-        """Of a key at the top of a stage's config, with the overrides."""
-        return overlaid(self.config(config), self.sections[stage])[key]
-
-    def config(self, name: str) -> Path:
-        """Path of a bundle config."""
-        return self.folders.configs / f"{name}.json"
-
-    def add(self, job: Job) -> Job:
-        """Take a job in; a bundle that is given counts as input of whatever reads `models`."""
-        given = self.folders.inputs
-        reads_models = str(self.folders.models) in job.paths.values()
-        if self.folders.model_dir is not None and reads_models:
-            job.inputs["model"] = given["model"]
-        self.jobs.append(job)
-        return job
-
-    # -- stages ------------------------------------------------------------------------------------
+    def of(self, stage: str) -> list[Job]:
+        """The jobs of a stage."""
+        return [job for job in self.jobs if job.stage == stage]
 
     def train(self) -> Job:
         """Stage 1 on the source."""
-        folders, settings = self.folders, self.sections["train"]
+        paths = {"dataset_dir": self.folders.source}
         return self.add(
-            Job(
-                name="train",
-                stage="train",
-                config=self.config("train"),
-                run_id="training",
-                folder=folders.models,
-                settings=settings,
-                paths={"dataset_dir": str(folders.source), "output_dir": str(folders.models)},
-                inputs={"source": folders.inputs["source"]},
-                results=BUNDLE_FILES,
-            )
+            "train", paths, BUNDLE_FILES, run_id="training", folder="models", inputs=["source"]
         )
 
-    def fold(self, number: int, train: Job | None) -> None:
-        """The source's segmenter, and one adapted to the other folds, scored on this fold."""
-        seed, name, fitted = self.seeds[0], f"folds/{number}", self.folders.fold(number, "fitted")
-        aligned = self.align(f"{name}/aligned", train, None, "segment", fitted)
-        pairs = self.pairs(f"{name}/pairs", aligned, "segment")
-        adapted = self.segmenter(
-            f"{name}/segmenter", "segment", "adapted", train, pairs, references=fitted
-        )
-        source = next(job for job in self.jobs if job.name == f"segmenters/source-{seed}")
-        held_out = self.folders.fold(number, "held_out")
-        for arm, job in (("source", source), ("adapted", adapted)):
-            self.score(f"{arm}-{seed}", name, held_out, job, "references")
+    def rounds(self, rounds: int) -> Job:
+        """Alignments, each with the labeller of the one before; returns the last."""
+        labeller = None
+        if rounds:
+            labeller = self.segmenter("rounds/0/segmenter", "align", "labeller")
+        for number in range(1, rounds):
+            aligned = self.align(f"rounds/{number}/aligned", labeller)
+            pairs = self.pairs(f"rounds/{number}/pairs", aligned, "align")
+            name = f"rounds/{number}/segmenter"
+            labeller = self.segmenter(name, "align", "adapted", pairs)
+        return self.align("aligned", labeller)
 
     def align(
         self,
         name: str,
-        train: Job | None,
         labeller: Job | None,
         stage: str = "align",
         references: Path | None = None,
     ) -> Job:
         """The image flow fitted to the references, in the folder of this name."""
-        folders, settings = self.folders, self.sections["align"]
-        output = folders.root / name
+        paths = {
+            "model_dir": self.models,
+            "reference_dir": references or self.folders.references,
+            "labeller_dir": labeller,
+        }
         return self.add(
-            Job(
-                name="align" if name == "aligned" else name,
-                stage=stage,
-                config=self.config("align"),
-                run_id="align",
-                folder=output,
-                settings=settings,
-                paths={
-                    "model_dir": str(folders.models),
-                    "reference_dir": str(references or folders.references),
-                    "labeller_dir": None if labeller is None else str(labeller.folder),
-                    "output_dir": str(output),
-                },
-                inputs={"references": folders.inputs["references"]},
-                after=[job for job in (train, labeller) if job is not None],
-                results=(*BUNDLE_FILES, "align.json"),
-            )
+            "align" if name == "aligned" else name,
+            paths,
+            (*BUNDLE_FILES, "align.json"),
+            stage=stage,
+            workflow="align",
+            folder=name,
+            inputs=["references"],
         )
 
-    def distill(self, align: Job) -> Job:
-        """Students of the aligned flows."""
-        settings = self.sections["distill"]
-        output = self.folders.root / "distilled"
+    def pairs(self, name: str, generator: Job | Path, stage: str = "infer") -> Job:
+        """Image-mask pairs of a generator, in the folder of this name."""
         return self.add(
-            Job(
-                name="distill",
-                stage="distill",
-                config=self.config("distill"),
-                run_id="distill",
-                folder=output,
-                settings=settings,
-                paths={
-                    "model_dir": str(self.folders.root / "aligned"),
-                    "output_dir": str(output),
-                },
-                inputs={},
-                after=[align],
-                results=(*BUNDLE_FILES, "distill.json"),
-            )
+            name,
+            {"model_dir": generator},
+            ("provenance.json", "dataset.json"),
+            stage=stage,
+            workflow="infer",
         )
 
-    def pairs(self, name: str, generator: Job | None, stage: str = "infer") -> Job:
-        """Image-mask pairs of a generator, the given bundle's without one, in this folder."""
-        settings, output = self.sections["infer"], self.folders.root / name
-        model_dir = self.folders.models if generator is None else generator.folder
-        return self.add(
-            Job(
-                name=name,
-                stage=stage,
-                config=self.config("inference"),
-                run_id="infer",
-                folder=output,
-                settings=settings,
-                paths={"model_dir": str(model_dir), "output_dir": str(output)},
-                inputs={},
-                after=[] if generator is None else [generator],
-                results=("provenance.json", "dataset.json"),
-            )
-        )
+    def arms(self, pairs: Job | None) -> None:
+        """The segmenters that are compared, and their scores: without pairs, only some."""
+        for arm, settings in self.sections["arms"].items():
+            for seed in self.seeds if pairs or not reads_pairs(settings) else []:
+                name = f"{arm}-{seed}"
+                job = self.segmenter(f"segmenters/{name}", "segment", arm, pairs, seed)
+                for where, directory in self.scored.items():
+                    inputs = ["test"] if where == "test" else []
+                    self.score(name, where, directory, job, inputs)
 
-    def arm(self, arm: str, seed: int, train: Job | None, pairs: Job | None) -> None:
-        """A segmenter, and its scores."""
-        name = f"{arm}-{seed}"
-        job = self.segmenter(f"segmenters/{name}", "segment", arm, train, pairs, seed)
-        for where, directory in self.scored.items():
-            self.score(name, where, directory, job)
+    def fold(self, number: int) -> None:
+        """The source's segmenter, and one adapted to the other folds, scored on this fold."""
+        seed, name, fitted = self.seeds[0], f"folds/{number}", self.folders.fold(number, "fitted")
+        aligned = self.align(f"{name}/aligned", None, "segment", fitted)
+        pairs = self.pairs(f"{name}/pairs", aligned, "segment")
+        adapted = self.segmenter(
+            f"{name}/segmenter", "segment", "adapted", pairs, references=fitted
+        )
+        source = next(job for job in self.jobs if job.name == f"segmenters/source-{seed}")
+        held_out = self.folders.fold(number, "held_out")
+        for arm, job in (("source", source), ("adapted", adapted)):
+            self.score(f"{arm}-{seed}", name, held_out, job, ["references"])
 
     def segmenter(
         self,
         name: str,
         stage: str,
         arm: str,
-        train: Job | None,
         pairs: Job | None = None,
         seed: int | None = None,
         references: Path | None = None,
@@ -264,118 +241,145 @@ class Plan:
         own = self.sections["labeller"] if arm == "labeller" else self.sections["arms"][arm]
         settings = self.sections["segment"] | own | self.split
         pairs = pairs if reads_pairs(settings) else None
-        given = {"source": folders.inputs["source"]}
-        if "reference_dir" not in settings:
-            given["references"] = folders.inputs["references"]
+        reads_references = "reference_dir" not in settings
         settings = {k: v for k, v in settings.items() if k not in ("pairs_dir", "reference_dir")}
-        output = folders.root / name
+        paths = {
+            "model_dir": self.models,
+            "dataset_dir": folders.source,
+            "pairs_dir": pairs,
+            "reference_dir": references or folders.references if reads_references else None,
+        }
         return self.add(
-            Job(
-                name=name,
-                stage=stage,
-                config=self.config("segment"),
-                run_id="segment",
-                folder=output,
-                settings=settings | {"seed": self.seeds[0] if seed is None else seed},
-                paths={
-                    "model_dir": str(folders.models),
-                    "dataset_dir": str(folders.source),
-                    "pairs_dir": None if pairs is None else str(pairs.folder),
-                    "reference_dir": str(references or folders.references)
-                    if "references" in given
-                    else None,
-                    "output_dir": str(output),
-                },
-                inputs=given,
-                after=[job for job in (train, pairs) if job is not None],
-                results=("segmenter.json", "segmenter.pt"),
-            )
+            name,
+            paths,
+            ("segmenter.json", "segmenter.pt"),
+            stage=stage,
+            workflow="segment",
+            settings=settings | {"seed": self.seeds[0] if seed is None else seed},
+            inputs=["source", "references"] if reads_references else ["source"],
         )
 
-    def score(self, name: str, where: str, directory: Path, segmenter: Job, given: str = "") -> Job:
-        """Dice of a segmenter on labelled images, part of the input `given`, else `where`."""
-        output = self.folders.root / "scores" / where / name
-        get = overlaid(segmenter.config, segmenter.settings).__getitem__
-        return self.add(
-            Job(
-                name=f"score/{name}-{where}",
-                stage="segment",
-                config=self.config("segment"),
-                run_id="test",
-                folder=output,
-                settings={key: get(key) for key in ("inferer_mode", "grid_size")},
-                paths={
-                    "model_dir": str(self.folders.models),
-                    "segmenter_dir": str(segmenter.folder),
-                    "test_dir": str(directory),
-                    "output_dir": str(output),
-                },
-                inputs={k: h for k, h in self.folders.inputs.items() if k == (given or where)},
-                after=[segmenter],
-                results=("scores.json",),
-            )
+    def score(
+        self, name: str, where: str, directory: Path, segmenter: Job, inputs: list[str]
+    ) -> None:
+        """Dice of a segmenter on labelled images, which are part of these inputs."""
+        content = overlaid(segmenter.config, segmenter.settings)
+        paths: Paths = {
+            "model_dir": self.folders.models,
+            "segmenter_dir": segmenter,
+            "test_dir": directory,
+        }
+        self.add(
+            f"score/{name}-{where}",
+            paths,
+            ("scores.json",),
+            workflow="segment",
+            run_id="test",
+            settings={key: content[key] for key in ("inferer_mode", "grid_size")},
+            folder=f"scores/{where}/{name}",
+            inputs=inputs,
         )
 
-    def evaluate(self, train: Job | None, pairs: Job, unaligned: Job) -> Job:
+    def distill(self, aligned: Job) -> None:
+        """Students of the aligned flows."""
+        results = (*BUNDLE_FILES, "distill.json")
+        self.add("distill", {"model_dir": aligned}, results, folder="distilled")
+
+    def evaluate(self, pairs: Job, unaligned: Job) -> Job:
         """The pairs against real images of the site."""
-        folders, output = self.folders, self.folders.root / "evaluation"
-        test = {"test": folders.inputs["test"]} if folders.test else {}
+        folders = self.folders
+        paths = {
+            "model_dir": self.models,
+            "pairs_dir": pairs,
+            "unaligned_dir": unaligned,
+            "reference_dir": folders.references,
+            "target_dir": folders.test,
+            "dataset_dir": folders.source,
+        }
         return self.add(
-            Job(
-                name="evaluate",
-                stage="evaluate",
-                config=self.config("evaluate"),
-                run_id="evaluate",
-                folder=output,
-                settings=self.sections["evaluate"],
-                paths={
-                    "model_dir": str(folders.models),
-                    "pairs_dir": str(pairs.folder),
-                    "unaligned_dir": str(unaligned.folder),
-                    "reference_dir": str(folders.references),
-                    "target_dir": None if folders.test is None else str(folders.test),
-                    "dataset_dir": str(folders.source),
-                    "output_dir": str(output),
-                },
-                inputs={k: folders.inputs[k] for k in ("source", "references")} | test,
-                after=[job for job in (train, pairs, unaligned) if job is not None],
-                results=("evaluation.json",),
-            )
+            "evaluate",
+            paths,
+            ("evaluation.json",),
+            folder="evaluation",
+            inputs=["source", "references", "test"] if folders.test else ["source", "references"],
         )
 
     def report(self, after: list[Job]) -> None:
         """The page for people."""
-        folders, output = self.folders, self.folders.root / "report"
+        folders, root = self.folders, self.folders.root
         scored = [job.folder for job in self.jobs if job.run_id == "test"]
         site = [str(folder) for folder in scored if folder.parent.name == "test"]
-        self.add(
-            Job(
-                name="report",
-                stage="report",
-                config=self.config("report"),
-                run_id="report",
-                folder=output,
-                settings=self.sections["report"],
-                paths={
-                    "source_dir": str(folders.source),
-                    "reference_dir": str(folders.references),
-                    "model_dir": str(folders.models),
-                    "aligned_dir": str(folders.root / "aligned"),
-                    "unaligned_pairs": str(folders.root / "pairs/unaligned"),
-                    "aligned_pairs": str(folders.root / "pairs/aligned"),
-                    "evaluation_dir": str(folders.root / "evaluation"),
-                    "segment_dir": site or None,
-                    "target_dir": None if folders.test is None else str(folders.test),
-                    "verdict": str(folders.verdict),
-                    "output": str(output / "report.html"),
-                },
-                inputs={k: folders.inputs[k] for k in ("source", "references")},
-                after=after,
-                results=("report.html",),
-            )
+        paths: Paths = {
+            "source_dir": folders.source,
+            "reference_dir": folders.references,
+            "model_dir": folders.models,
+            "aligned_dir": root / "aligned",
+            "unaligned_pairs": root / "pairs/unaligned",
+            "aligned_pairs": root / "pairs/aligned",
+            "evaluation_dir": root / "evaluation",
+            "segment_dir": site or None,
+            "target_dir": folders.test,
+            "verdict": folders.verdict,
+            "output": root / "report/report.html",
+        }
+        self.add("report", paths, ("report.html",), inputs=["source", "references"], after=after)
+
+    def add(
+        self,
+        name: str,
+        paths: Paths,
+        results: tuple[str, ...],
+        *,
+        workflow: str | None = None,
+        stage: str | None = None,
+        run_id: str | None = None,
+        settings: dict[str, Any] | None = None,
+        folder: str | None = None,
+        inputs: Sequence[str] = (),
+        after: Sequence[Job] = (),
+    ) -> Job:
+        """Take a job in; a bundle that is given counts as input of whatever reads `models`.
+
+        Args:
+            name, results: of the job.
+            paths: overrides; a job stands for its folder, and comes before this one. `output_dir`
+                is added unless there is an `output`.
+            workflow: its section of `adapt.json`; the name by default.
+            stage, run_id: the workflow by default.
+            settings: those of the section by default.
+            folder: of the result, below the adaptation's; the name by default.
+            inputs: names in `Folders.inputs`.
+            after: jobs that it reads besides those of `paths`.
+        """
+        folders, workflow = self.folders, workflow or name
+        output = folders.root / (folder or name)
+        after = [*after, *(value for value in paths.values() if isinstance(value, Job))]
+        if folders.model_dir is not None and folders.models in paths.values():
+            inputs = [*inputs, "model"]
+        if "output" not in paths:
+            paths = {**paths, "output_dir": output}
+        job = Job(
+            name=name,
+            stage=stage or workflow,
+            config=folders.configs / f"{CONFIG_OF.get(workflow, workflow)}.json",
+            run_id=run_id or workflow,
+            folder=output,
+            settings=self.sections[workflow] if settings is None else settings,
+            paths={key: _plain(value) for key, value in paths.items()},
+            inputs={key: folders.inputs[key] for key in inputs},
+            after=after,
+            results=results,
         )
+        self.jobs.append(job)
+        return job
 
 
 def reads_pairs(settings: Mapping[str, Any]) -> bool:
     """Whether a segmenter of these settings gets synthetic pairs: unless "pairs_dir" is null."""
     return "pairs_dir" not in settings
+
+
+def _plain(value: Job | Path | list[str] | None) -> str | list[str] | None:
+    """As a config holds it."""
+    value = value.folder if isinstance(value, Job) else value
+    return str(value) if isinstance(value, Path) else value

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import difflib
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from alignflow.adaptation.jobs import Facts, overlaid
+from alignflow.adaptation.plan import CONFIG_OF, SECTIONS
+from alignflow.adaptation.verdict import ADAPTED, SOURCE
+from alignflow.config import require_plain
+from alignflow.errors import InputError
 from alignflow.inspection.check import Check
 from alignflow.inspection.disk import bytes_written, free, image_network
 from alignflow.inspection.reading import Reading
+from alignflow.limits import check_limits
 from alignflow.networks.velocity import VelocityUNet
 from alignflow.stage1 import Stage1
 
@@ -57,6 +64,61 @@ def inspect(
     return result | {"problems": check.problems, "warnings": check.warnings}
 
 
+def require_folders(data: Mapping[str, str | None], model_dir: str | None, output_dir: str) -> None:
+    """Raise `InputError` for data that is no folder, names that no config holds, and results in it.
+
+    Args:
+        data: "source", "references" and "test".
+        model_dir, output_dir: of the adaptation.
+    """
+    for name, path in data.items():
+        if path is not None and not (path and Path(path).is_dir()):
+            raise InputError(f"config \"{name}\": '{path}' is no folder; give --{name} DIR")
+    for path in filter(None, (*data.values(), model_dir, output_dir)):
+        require_plain(str(Path(path).resolve()), "folder")
+    root = Path(output_dir).resolve()
+    for path in filter(None, data.values()):
+        if root == Path(path).resolve() or Path(path).resolve() in root.parents:
+            raise InputError(
+                f"output_dir '{output_dir}': lies in '{path}', which would change with every "
+                "stage; give a folder outside of the data"
+            )
+
+
+def require_arms(arms: Facts, hand_over: str) -> None:
+    """Raise `InputError` where the verdict could not be told of these segmenters."""
+    wrong = [name for name, one in arms.items() if not isinstance(one, dict)]
+    if wrong or not {SOURCE, ADAPTED} <= arms.keys() or list(arms)[-1] != ADAPTED:
+        raise InputError(
+            f'config "arms": {", ".join(arms)}; each is {{key: value}} of segment.json, "{SOURCE}" '
+            f'is compared with "{ADAPTED}", which comes last'
+        )
+    if hand_over not in arms:
+        raise InputError(f'config "hand_over": {hand_over!r}; set one of {", ".join(arms)}')
+
+
+def require_keys(sections: Facts, configs: Path) -> None:
+    """Refuse keys and values that a stage would refuse hours later.
+
+    Raises:
+        InputError: naming the section and the key.
+    """
+    named = [(name, name, sections[name]) for name in SECTIONS]
+    named += [(f"arms.{arm}", "segment", one) for arm, one in sections["arms"].items()]
+    for section, stage, settings in named:
+        path = configs / f"{CONFIG_OF.get(stage, stage)}.json"
+        if not path.is_file():
+            continue
+        known = [k for k in json.loads(path.read_text(encoding="utf-8")) if not k.startswith("_")]
+        for key in settings:
+            top = key.replace("#", "::").split("::")[0]
+            if top not in known:
+                raise InputError(
+                    f"{section}.{key}: no key of {path.name}{_near(top, known)}; remove it"
+                )
+        check_limits(settings)
+
+
 def _disk(
     result: Facts,
     source: Path,
@@ -87,3 +149,8 @@ def _disk(
         bundle is None,
     )
     return {"bytes": written, "free": free(output)}
+
+
+def _near(key: str, known: Sequence[str]) -> str:
+    found = difflib.get_close_matches(key, known, n=1)
+    return f" (did you mean '{found[0]}'?)" if found else ""

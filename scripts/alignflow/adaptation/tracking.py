@@ -1,4 +1,4 @@
-"""One MLflow experiment per adaptation: a run for it, runs of its stages below, and a registry."""
+"""One MLflow experiment per adaptation: a run for it, and runs of its stages below."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ from typing import Any
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
+from alignflow.adaptation.jobs import Job
+from alignflow.adaptation.verdict import GAIN
 from alignflow.files import replacing
+from alignflow.stage1 import FILE
 from alignflow.training.store import make_store
 from alignflow.training.tracking import NESTED, PARENT
 
@@ -28,7 +31,7 @@ class Runs:
     after a kill goes on in its run; one whose inputs changed gets a new one.
 
     Args:
-        tracking_uri: of the store; a database or a server, since the registry needs one.
+        tracking_uri: of the store, a database or a server.
         experiment: its name.
         root: folder of the adaptation; artifacts of a local store go to `mlruns/` in it, and
             `state/mlflow.json` remembers the runs.
@@ -43,7 +46,6 @@ class Runs:
         logging.getLogger("alembic").setLevel(logging.WARNING)
         make_store(tracking_uri)
         self.client = MlflowClient(tracking_uri=tracking_uri)
-        self.experiment = experiment
         self.memory = root / "state/mlflow.json"
         known: Any = self.client.get_experiment_by_name(experiment)
         local = tracking_uri.startswith("sqlite:")
@@ -107,32 +109,6 @@ class Runs:
                     if value is not None:
                         self.client.log_metric(run.info.run_id, key, float(value))
 
-    def register(self, kind: str, stage: str, files: Sequence[Path], facts: Facts) -> None:
-        """A version of a registered model: files, as an artifact of the stage's run, and tags.
-
-        The version of the same files that is there already stays the newest one.
-
-        Args:
-            kind: "generator", "student" or "segmenter"; the name is EXPERIMENT-KIND.
-            stage: whose run keeps the files.
-            files: weights and records.
-            facts: tags; "sha256" tells versions from each other.
-        """
-        name = f"{self.experiment}-{kind}"
-        with contextlib.suppress(MlflowException):
-            self.client.create_registered_model(name, description=f"{kind} of {self.experiment}")
-        versions = self.client.search_model_versions(f"name = '{name}'")
-        newest = max(versions, key=lambda v: int(v.version), default=None)
-        if newest is not None and newest.tags.get("sha256") == facts["sha256"]:
-            return
-        self.artifacts(stage, files, kind)
-        self.client.create_model_version(
-            name,
-            source=f"runs:/{self.runs[stage]}/{kind}",
-            run_id=self.runs[stage],
-            tags={key: str(value) for key, value in facts.items()},
-        )
-
     def finish(self, values: Mapping[str, float | None], verdict: str) -> None:
         """Figures and words of the whole, and its end."""
         self.metrics("adaptation", values)
@@ -179,3 +155,110 @@ class Runs:
         for key, value in params.items():
             if key not in known:
                 self.client.log_param(run_id, key, str(value)[:6000])
+
+
+class Log:
+    """What an adaptation tells MLflow of its stages.
+
+    Args:
+        runs: of the adaptation, or None to tell nothing.
+        root: folder of the adaptation.
+    """
+
+    def __init__(self, runs: Runs | None, root: Path) -> None:
+        self.runs = runs
+        self.root = root
+
+    def stage(self, name: str, settings: Facts) -> contextlib.AbstractContextManager[None]:
+        """While a stage runs, see `Runs.stage`."""
+        return contextlib.nullcontext() if self.runs is None else self.runs.stage(name, settings)
+
+    def complete(self, name: str) -> bool:
+        """Whether nothing is left to tell of a stage that ended before."""
+        return self.runs is None or self.runs.complete(name)
+
+    def finished(self, stage: str, jobs: Sequence[Job], seconds: float) -> None:
+        """Figures and files of a finished stage."""
+        if self.runs is None:
+            return
+        self.runs.metrics(stage, {"seconds": seconds} | stage_figures(self.root, stage))
+        logs = [self.root / "logs" / f"{job.name.replace('/', '-')}.log" for job in jobs]
+        files = {
+            "prepare": ["check.json"],
+            "infer": ["contact_sheet.png"],
+            "evaluate": ["evaluation.json", "metrics.png"],
+        }.get(stage, [])
+        self.runs.artifacts(stage, [*logs, *(jobs[0].folder / name for name in files)])
+        aligned, distilled = self.root / "aligned", self.root / "distilled"
+        if stage == "align":
+            weights = [aligned / name for name in ("model.pt", "mask_model.pt", FILE)]
+            self.runs.artifacts(stage, weights, "generator")
+        if stage == "distill":
+            students = [*distilled.glob("*student_*.pt"), distilled / "segmenter.pt"]
+            self.runs.artifacts(stage, [*students, distilled / FILE], "student")
+        if stage == "segment":
+            for job in jobs:
+                self._score(job)
+
+    def verdict(self, verdict: Facts) -> None:
+        """The verdict, and the segmenter that is handed over."""
+        if self.runs is None:
+            return
+        where = verdict["site"] or verdict["validation"]
+        values: dict[str, float | None] = {}
+        if where is not None:
+            prefix = "site" if verdict["site"] else "source"
+            values |= {f"{prefix}_dice_{arm}": dice / 100 for arm, dice in where["dice"].items()}
+            gain = where["gains"].get(GAIN, {})
+            keys = {"value": "", "low": "_low", "high": "_high"}
+            values |= {f"{prefix}_gain_points{keys[k]}": gain.get(k) for k in keys}
+        segmenter = [self.root / "segmenter" / name for name in ("segmenter.pt", "segmenter.json")]
+        self.runs.artifacts("segment", segmenter, "segmenter")
+        self.runs.finish(values, "\n\n".join(verdict["text"]))
+
+    def _score(self, job: Job) -> None:
+        """Dice of a segmenter to the run of its training; folds have none."""
+        _, _, name = job.name.partition("/")
+        arm, _, where = name.rpartition("-")
+        key = {"validation": "source", "test": "site"}.get(where)
+        if self.runs is None or job.run_id != "test" or key is None:
+            return
+        dice = _read(job.folder / "scores.json")["dice"]
+        keys = {"mean": "", "low": "_low", "high": "_high"}
+        self.runs.below("segment", arm, {f"{key}_dice{keys[k]}": dice[k] for k in keys})
+
+
+def stage_figures(root: Path, stage: str) -> dict[str, float | None]:
+    """What a stage is compared by, from the records it wrote."""
+    if stage == "prepare":
+        record = _read(root / "prepare/check.json")
+        gap = record.get("separation", {}).get("spaces", {}).get("appearance", {})
+        return {
+            "images": record["source"]["images"],
+            "references": record["references"]["images"],
+            "distance": gap.get("value"),
+            "distance_by_chance": gap.get("floor_high"),
+            "warnings": len(record["warnings"]),
+        }
+    if stage == "align":
+        record = _read(root / "aligned/align.json")
+        kept = record["kept"]
+        return {
+            "kept_epoch": record["kept_epoch"],
+            "left_out_before": record["before"]["left_out"],
+        } | {name: value for name, value in kept.items() if isinstance(value, (int, float))}
+    if stage == "evaluate":
+        record = _read(root / "evaluation/evaluation.json")
+        found = {
+            f"{metric}_{name}": record["metrics"][metric][name]["value"]
+            for metric in ("kid", "mmd", "fid")
+            for name in record["metrics"].get(metric, {})
+        }
+        dice = record["faithfulness"]["dice"]
+        return found | {f"faithfulness_{name}": one["mean"] for name, one in dice.items()}
+    return {}
+
+
+def _read(path: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return content

@@ -1,49 +1,57 @@
-"""A bundle workflow run in this process, its output in a log and its bars told to a clock."""
+"""A bundle workflow run in this process, its output in a log and its bars on the terminal."""
 
 from __future__ import annotations
 
 import contextlib
 import gc
 import logging
-import re
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from monai.bundle import ConfigWorkflow
 
 from alignflow.adaptation.jobs import Job
+from alignflow.errors import close_bars
 
 
 class StageFailed(RuntimeError):
     """A stage ended with an error; the message has its first line and the log."""
 
 
-OnLine = Callable[[str], bool]
-
-
 class LogStream:
-    """A text stream that writes lines to a file, but of each progress bar only its end.
+    """A text stream that writes to a file what a terminal would show in the end.
+
+    Progress bars, which return to the start of their line, go to the terminal as they are; the file
+    gets the last state of each.
 
     Args:
         file: open for writing.
-        on_line: told every line; true where it belongs to a bar.
+        terminal: receives the bars.
     """
 
-    def __init__(self, file: Any, on_line: OnLine) -> None:
+    def __init__(self, file: TextIO, terminal: TextIO) -> None:
         self.file = file
-        self.on_line = on_line
+        self.terminal = terminal
         self.rest = ""
+        self.moved = False  # a bar, by the last text
 
     def write(self, text: str) -> int:
-        """Take text; complete lines are dealt with."""
-        *whole, self.rest = re.split(r"[\r\n]", self.rest + text)
-        for line in filter(None, whole):
-            if not self.on_line(line) or "100%|" in line:
-                self.file.write(line + "\n")
-        self.on_line(self.rest)  # tqdm ends a line only when the bar closes
+        """Take text; whole lines are written."""
+        moves = text.startswith("\r")
+        if moves or (text == "\n" and self.moved):
+            self.terminal.write(text)
+            self.terminal.flush()
+        self.moved = moves
+        *whole, rest = (self.rest + text).split("\n")
+        for line in whole:
+            shown = line.rstrip("\r").rpartition("\r")[2]
+            if shown.strip():
+                self.file.write(shown + "\n")
+        _, returned, last = rest.rpartition("\r")
+        self.rest = returned + last
         return len(text)
 
     def flush(self) -> None:
@@ -55,7 +63,7 @@ class LogStream:
         return False
 
 
-def run_workflow(job: Job, overrides: dict[str, Any], log: Path, on_line: OnLine) -> None:
+def run_workflow(job: Job, overrides: dict[str, Any], log: Path) -> None:
     """Run a job to its end; whatever it raises comes through.
 
     One process for all of them: importing torch and MONAI takes longer than some stages.
@@ -63,25 +71,24 @@ def run_workflow(job: Job, overrides: dict[str, Any], log: Path, on_line: OnLine
     Args:
         job: to run.
         overrides: of the config, besides the job's own.
-        log: file that its output is added to.
-        on_line: told every line of output.
+        log: file that its output is added to; progress bars go to standard error as well.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
-    given = {k: v for k, v in (job.paths | job.settings | overrides).items()}
     into = log.open("a", encoding="utf-8", errors="surrogateescape")
-    with into as file, _captured(LogStream(file, on_line)):
+    with into as file, _captured(LogStream(file, sys.stderr)):
         try:
             made = ConfigWorkflow(
                 config_file=str(job.config),
                 logging_file=False,
                 run_id=job.run_id,
                 bundle_root=str(job.config.parent.parent),
-                **given,
+                **job.paths | job.settings | overrides,
             )
             made.initialize()
             made.run()
             made.finalize()
         except Exception:
+            close_bars()
             traceback.print_exc()  # into the log
             raise
     del made

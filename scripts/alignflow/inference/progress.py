@@ -14,7 +14,7 @@ import ignite.distributed as idist
 from torch.utils.data import Dataset, Subset
 
 from alignflow.data.writer import pair_name
-from alignflow.distributed import rank, world
+from alignflow.distributed import own_batches, rank, world
 from alignflow.files import replacing
 
 FOLDER = ".progress"
@@ -73,13 +73,13 @@ class PairProgress:
         return len(cast("Sized", self.requests))
 
     def remaining(self) -> Subset[Any]:
-        """The requests of batches that are still to be written, in their order."""
+        """The requests of this process, in their order, of batches that are still to be written."""
         # A process without any batch could not take part, so the first ones are given out anew.
         first = max(-(-self.again // self.batch_size), world())
         done = {batch for batch in self.counts if batch >= first}
         idist.barrier()  # else the first process might write before another one has looked
         wanted = [k for k in range(self._count()) if k // self.batch_size not in done]
-        return Subset(self.requests, wanted)
+        return Subset(self.requests, own_batches(wanted, self.batch_size, self.volumes))
 
     def begin(self) -> None:
         """Start a run, or go on with it: whatever else lies in the folder is removed."""

@@ -33,16 +33,6 @@ def lines(result: dict[str, Any]) -> list[str]:
     return found
 
 
-def duration(seconds: float | None) -> str:
-    """'40 s', '6 min', '2 h 10 min'; 'unknown' for None."""
-    if seconds is None:
-        return "unknown"
-    if seconds < 90:
-        return f"{max(1, round(seconds))} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
-
-
 def size(count: float) -> str:
     """Bytes as MB or GB."""
     return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{max(1, round(count / 1e6))} MB"
