@@ -214,7 +214,15 @@ class FindWindowd(MapTransform):
 
 
 class ScaleWindowd(MapTransform, InvertibleTransform):
-    """Scale images to [-1, 1] by the window that `FindWindowd` found."""
+    """Scale images to [-1, 1] by the window that `FindWindowd` found.
+
+    Args:
+        keys: hold images.
+        allow_missing_keys: as MONAI has it.
+    """
+
+    def __init__(self, keys: KeysCollection, allow_missing_keys: bool = False) -> None:
+        super().__init__(keys, allow_missing_keys)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> Item:
         """The same dictionary with scaled images."""
