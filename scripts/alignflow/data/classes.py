@@ -51,9 +51,9 @@ def find_classes(
     require_one_palette(files)
     if labels is None or threshold is not None:
         values, edges = values_of(files, threshold is None, num_workers, progress)
+        labels = _by_value(values, labels, threshold)
         if threshold is None:
             _require_more_than_edges(values, edges)
-        labels = _by_value(values, labels, threshold)
     return {"labels": labels, "structures": structures, "scheme": scheme}
 
 
