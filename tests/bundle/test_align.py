@@ -148,7 +148,7 @@ def broken_image(folder):
     ("spoil", "message"),
     [
         (colour_image, "'colour.png'.*3 channels, but the source has 1"),
-        (constant_image, "'flat.nii.gz'.*all pixels are 7"),
+        (constant_image, "flat.nii.gz'.*every pixel is 7"),
         (broken_image, "broken.nii.gz.*cannot be read"),
     ],
 )

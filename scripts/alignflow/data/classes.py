@@ -73,7 +73,9 @@ def values_of(
 
     hidden = not progress or rank() > 0
     with ThreadPoolExecutor(max(1, num_workers)) as pool:
-        shown = tqdm(pool.map(look, files), total=len(files), desc="masks", disable=hidden)
+        shown = tqdm(
+            pool.map(look, files), total=len(files), desc="masks", unit="file", disable=hidden
+        )
         found = {file: one for file, one in zip(files, shown, strict=True) if one[0]}
     return {f: one[0] for f, one in found.items()}, {f: one[1] for f, one in found.items()}
 

@@ -62,7 +62,11 @@ def require_one_palette(files: Iterable[str]) -> None:
     """
     known: dict[int, tuple[tuple[int, int, int], str]] = {}
     for file in files:
-        for entry, colour in palette_of(Path(file)).items():
+        try:
+            palette = palette_of(Path(file))
+        except Exception:  # Pillow's are bare; reading the mask says what is wrong with it
+            continue
+        for entry, colour in palette.items():
             first, other = known.setdefault(entry, (colour, file))
             if first != colour:
                 raise InputError(
