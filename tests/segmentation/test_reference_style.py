@@ -6,7 +6,8 @@ from monai.data import MetaTensor
 from monai.transforms import Compose
 
 from alignflow.errors import InputError
-from alignflow.segmentation.reference_style import RandReferenceStyled
+from alignflow.segmentation.data import Pairs
+from alignflow.segmentation.reference_style import RandReferenceStyled, has_same_contrast
 
 REFERENCES = torch.stack([torch.full((1, 4, 4), value) for value in (-0.5, 0.0, 0.5)])
 
@@ -59,3 +60,32 @@ def test_unknown_styles_are_refused(styles):
 def test_no_reference_is_refused():
     with pytest.raises(InputError, match="references: none"):
         RandReferenceStyled("image", REFERENCES[:0])
+
+
+def cells(foreground, background, count=4):
+    """Images with a square of class 1, in noise of a fixed seed."""
+    generator = torch.Generator().manual_seed(0)
+    found = []
+    for k in range(count):
+        label = torch.zeros(1, 16, 16, dtype=torch.uint8)
+        label[:, 4 : 9 + k, 3:11] = 1
+        noise = 0.1 * torch.randn(3, 16, 16, generator=generator)
+        found.append(
+            {"image": torch.where(label == 1, foreground, background) + noise, "label": label}
+        )
+    return found
+
+
+def test_styles_of_references_need_the_same_contrast(caplog):
+    """Fluorescence has bright nuclei, stained tissue dark ones: a style would swap them."""
+    bright, brighter, dark = cells(0.5, -0.9), cells(0.9, 0.2), cells(-0.6, 0.4)
+    assert has_same_contrast(bright, brighter) and not caplog.text
+    assert not has_same_contrast(bright, dark)
+    assert "opposite contrast" in caplog.text
+    for site, left in ((brighter, ["histogram", "convolution"]), (dark, ["convolution"])):
+        style = RandReferenceStyled("image", REFERENCES, ["histogram", "convolution"])
+        Pairs(bright, site=site, style=style)
+        assert style.styles == left
+    style = RandReferenceStyled("image", REFERENCES, ["fourier"], prob=1.0)
+    pairs = Pairs(bright, site=dark, style=style)
+    assert torch.equal(pairs[0]["image"], bright[0]["image"])

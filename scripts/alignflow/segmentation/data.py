@@ -17,7 +17,7 @@ from alignflow.data.spec import SourceSpec
 from alignflow.errors import InputError
 from alignflow.masks.postprocess import MaskPostprocess
 from alignflow.segmentation.pseudo_masks import reference_masks
-from alignflow.segmentation.reference_style import RandReferenceStyled
+from alignflow.segmentation.reference_style import RandReferenceStyled, has_same_contrast
 from alignflow.stage1 import Stage1
 
 Item = dict[str, Tensor]
@@ -49,6 +49,8 @@ class Pairs(Dataset):
         self.style = style
         if style is not None:
             style.set_random_state(seed=seed)
+            if items and site and not has_same_contrast(items, site):
+                style.leave_out_references()
         everything = [*items, *synthetic, *site]
         super().__init__([{key: item[key] for key in ("image", "label")} for item in everything])
 

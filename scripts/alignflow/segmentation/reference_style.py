@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
@@ -16,6 +17,8 @@ from alignflow.segmentation.fourier_style import fourier_style
 from alignflow.segmentation.histogram_style import histogram_style
 from alignflow.segmentation.random_convolution import random_convolution
 
+logger = logging.getLogger(__name__)
+
 FOURIER_BETA = 0.02
 """Half the side of the swapped square of frequencies, chosen on polyps (benchmarks/adaptation)."""
 
@@ -27,6 +30,9 @@ STYLES: dict[str, Style] = {
     "fourier": lambda image, reference, _: fourier_style(image, reference, FOURIER_BETA),
     "convolution": lambda image, _, generator: random_convolution(image, generator),
 }
+
+OF_REFERENCES = ("histogram", "fourier")
+"""Styles that make what is bright in an image bright in the reference's way."""
 
 
 class RandReferenceStyled(RandomizableTransform, MapTransform):
@@ -60,9 +66,16 @@ class RandReferenceStyled(RandomizableTransform, MapTransform):
         self.styles = list(styles)
         self.change: Callable[[Tensor], Tensor] | None = None
 
+    def leave_out_references(self) -> None:
+        """Keep only the styles that take nothing from a reference."""
+        self.styles = [name for name in self.styles if name not in OF_REFERENCES]
+        self.prob = self.prob if self.styles else 0.0
+
     def randomize(self, data: Any = None) -> None:
         """Draw whether to change the image, by which style and which reference."""
         super().randomize(None)
+        if not self.styles:
+            return
         style = STYLES[self.styles[int(self.R.randint(len(self.styles)))]]
         reference = self.references[int(self.R.randint(len(self.references)))]
         generator = torch.Generator().manual_seed(int(self.R.randint(2**31)))
@@ -79,3 +92,39 @@ class RandReferenceStyled(RandomizableTransform, MapTransform):
             image = convert_to_tensor(item[key], track_meta=False)
             item[key] = image if self.change is None else self.change(image)
         return item
+
+
+def has_same_contrast(
+    source: Sequence[Mapping[str, Tensor]], site: Sequence[Mapping[str, Tensor]]
+) -> bool:
+    """Whether classes that are bright in one set are bright in the other.
+
+    Where they are not (fluorescence and stained tissue), an image in the style of a reference shows
+    its classes the wrong way round. A warning says so.
+
+    Args:
+        source, site: {"image": (C, X, Y), "label": (1, X, Y) class index}.
+    """
+    known = sorted(
+        {int(k) for item in source for k in item["label"].unique()}
+        & {int(k) for item in site for k in item["label"].unique()}
+    )
+    own, other = _brightness(source, known), _brightness(site, known)
+    agrees = bool(((own - own.mean()) * (other - other.mean())).sum() >= 0)
+    if not agrees:
+        logger.warning(
+            "references: the classes have the opposite contrast of the source's, so styles %s are "
+            "left out",
+            " and ".join(OF_REFERENCES),
+        )
+    return agrees
+
+
+def _brightness(items: Sequence[Mapping[str, Tensor]], classes: Sequence[int]) -> Tensor:
+    """Mean brightness of each class (K,), in standard deviations of its image, over images."""
+    rows = []
+    for item in items:
+        gray, label = item["image"].mean(dim=0), item["label"][0]
+        scaled = (gray - gray.mean()) / gray.std().clamp(min=1e-6)
+        rows.append(torch.stack([scaled[label == k].mean() for k in classes]))  # NaN where absent
+    return torch.stack(rows).nanmean(dim=0)
