@@ -12,6 +12,7 @@ from alignflow.data.labels import (
     find_labels,
     to_index,
     to_native,
+    values_in,
 )
 from alignflow.errors import InputError
 
@@ -117,3 +118,10 @@ def test_a_value_that_one_mask_has_alone_is_told(caplog):
     caplog.clear()
     find_labels(values, {"disc": 1, "cup": 7})
     assert not caplog.text
+
+
+@settings(deadline=None)
+@given(st.lists(st.one_of(st.integers(-3, 300), st.floats(-5, 1e5, width=32)), min_size=1))
+def test_values_in_a_mask_are_those_of_numpy(values):
+    mask = torch.tensor(values, dtype=torch.float32).reshape(1, -1)
+    assert values_in(mask) == np.unique(mask.numpy()).tolist()

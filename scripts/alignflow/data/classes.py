@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from alignflow.data.check import check_mask
 from alignflow.data.formats import load
-from alignflow.data.labels import Labels, find_labels, require_one_palette
+from alignflow.data.labels import Labels, find_labels, require_one_palette, values_in
 from alignflow.data.named_masks import classes_of_masks
 from alignflow.data.structures import Classes
 from alignflow.distributed import rank
@@ -68,7 +68,7 @@ def values_of(
             check_mask(mask, is_integer)
         except InputError:
             return [], set()
-        values = mask.unique().tolist()
+        values = values_in(mask.as_tensor())
         return values, edges_of(mask.numpy().squeeze()) if len(values) > 2 else set()
 
     hidden = not progress or rank() > 0

@@ -22,6 +22,7 @@ Labels = dict[str, float]  # name -> native value, in the order of class indices
 MOST_VALUES = 16
 FEWEST = 5  # masks, from which on a value that one of them has alone is told
 ONES = {1, 255, 256, 65535}  # what programs write for "yes"
+COUNTED = 65536  # values up to here are counted
 BLURRED = 20  # values from which on neighbours are not counted as classes 1, 2, 3, ...
 LOSSY_SUFFIXES = (".jpg", ".jpeg")
 
@@ -197,6 +198,15 @@ def _unknown(file: str, found: Iterable[float], labels: Labels) -> list[str]:
     return [
         f"mask '{file}': value {listed} is not in labels ({known}); add it, or correct the mask"
     ]
+
+
+def values_in(mask: torch.Tensor) -> list[float]:
+    """Native values that occur, ascending; counting is much faster than sorting a volume."""
+    low, high = mask.min(), mask.max()
+    if low < 0 or high >= COUNTED or not torch.equal(mask, mask.round()):
+        return mask.unique().tolist()
+    counts = torch.bincount(mask.flatten().to(torch.int32), minlength=1)
+    return counts.nonzero().flatten().float().tolist()
 
 
 def to_index(label: torch.Tensor, labels: Labels) -> torch.Tensor:

@@ -18,7 +18,7 @@ from monai.utils import TraceKeys
 from alignflow.data.check import check_image, check_mask, check_pair
 from alignflow.data.formats import has_geometry, load
 from alignflow.data.intensity import IntensityWindow, scale, unscale
-from alignflow.data.labels import check_values, to_index, to_native
+from alignflow.data.labels import check_values, to_index, to_native, values_in
 from alignflow.data.slices import is_single_slice, slice_axis_of, slice_geometry, stack_slices
 from alignflow.data.spec import Geometry
 from alignflow.data.structures import Classes, Structures
@@ -98,7 +98,8 @@ class LoadMaskd(MapTransform, InvertibleTransform):
     def _index(self, mask: MetaTensor) -> torch.Tensor:
         if self.threshold is not None:
             return (mask.as_tensor() > self.threshold).to(torch.uint8)
-        check_values(mask.meta["filename_or_obj"], mask.unique().tolist(), self.labels)
+        found = values_in(mask.as_tensor())
+        check_values(mask.meta["filename_or_obj"], found, self.labels)
         return to_index(mask.as_tensor(), self.labels)
 
     def inverse(self, data: Mapping[Hashable, Any]) -> Item:
