@@ -64,6 +64,10 @@ CHANGES = {
 }
 BASE, CEILING = "strong_aug", "ceiling"
 OURS = ("aligned", "aligned_annotated")
+BOUNDS = {  # lines without references in the curves
+    "strong_aug": {"ls": ":", "color": "0.5"},
+    "ceiling": {"ls": "--", "color": "0.5"},
+}
 ANNOTATED = {"annotated_in_batch", "annotated_finetuned"}
 Array = NDArray[np.float64]
 Scores = dict[tuple[int, int | None], Array]
@@ -319,7 +323,7 @@ def draw_gains(summary: dict[str, dict[str, Any]], path: Path) -> None:
                 dice, low, high = (found[arm][key] for key in ("dice", "low", "high"))
                 error = [[dice - low], [high - dice]]
                 axis.barh(place, dice, xerr=error, color=colour(arm), capsize=2)
-        axis.set(title=PAIRS.get(pair, pair), xlabel="Dice, points")
+        axis.set(title=PAIRS.get(pair, pair).replace(", ", ",\n"), xlabel="Dice, points")
         bounds = [found[arm][key] for arm in found for key in ("low", "high")]
         axis.set_xlim(max(0, min(bounds) - 5), min(100, max(bounds) + 3))
     axes[0, 0].set_yticks(range(len(arms)), [TITLES[arm].strip("*") for arm in arms])
@@ -348,10 +352,9 @@ def draw_curves(results: Sequence[dict[str, Any]], path: Path) -> None:
         by_count = {n: scores_of(results, pair, n) for n in counts}
         for arm, title in TITLES.items():
             known = {n: mean(arms[arm]) for n, arms in by_count.items() if arm in arms}
-            if not ARMS[arm].references and known:
-                axis.axhline(next(iter(known.values())), ls="--", lw=1, color="0.6")
-                axis.annotate(title, (counts[0], next(iter(known.values()))), fontsize=7)
-            elif len(known) > 1:
+            if arm in BOUNDS and known:
+                axis.axhline(next(iter(known.values())), label=title, **BOUNDS[arm])
+            elif ARMS[arm].references and len(known) > 1:
                 axis.plot(list(known), list(known.values()), marker="o", label=title.strip("*"))
         axis.set_xscale("log")
         axis.set_xticks(counts, [str(n) for n in counts])
