@@ -119,7 +119,7 @@ def read_pairs(args: argparse.Namespace, stage1: Stage1) -> Pairs:
         generated=read(
             config,
             build_datalist(args.pairs_dir),
-            stage1.preprocessing(window=list(stage1.source.window)),
+            stage1.as_written().preprocessing(),
             train,
         ),
         masks_are_generated=not from_folder,

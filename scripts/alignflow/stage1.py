@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +85,13 @@ class Stage1:
         """
         own = {"classes": self.classes, "image_size": self.image_size} | settings
         return build(self.reading, f"{FILE}, field 'reading'", **own)
+
+    def as_written(self) -> Stage1:
+        """The same record, but that images are read by the window that pairs are written with.
+
+        Percentiles of each pair would undo its brightness.
+        """
+        return replace(self, reading=self.reading | {"window": list(self.source.window)})
 
     def condition(self, label: Tensor) -> Tensor:
         """Masks, class indices (B, 1, X, Y), as the image flow is given them: (B, 2K-1, X, Y)."""

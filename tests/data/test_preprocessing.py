@@ -236,6 +236,20 @@ def test_what_readers_cannot_do_without(taken, message):
         pipeline(reading)
 
 
+def test_a_step_that_is_off_is_missing():
+    reading = copy.deepcopy(READING)
+    reading["preprocessing"]["transforms"][-1]["_disabled_"] = True
+    with pytest.raises(InputError, match="no ScaleWindowd; write it as train.json"):
+        pipeline(reading)
+
+
+@pytest.mark.parametrize("text", [None, 3, "Compose", {"_target_": 3}, [{"_target_": ["x"]}]])
+def test_a_record_that_holds_no_transforms(text):
+    with pytest.raises(InputError) as caught:
+        pipeline(READING | {"preprocessing": text})
+    assert "\n" not in str(caught.value)
+
+
 def test_a_transform_that_fails_is_one_line(cases):
     wrong = {"_target_": "Rotate90d", "keys": "image", "spatial_axes": [0, 7]}
     with pytest.raises(

@@ -65,7 +65,10 @@ def inspect(
 
 
 def require_folders(data: Mapping[str, str | None], model_dir: str | None, output_dir: str) -> None:
-    """Raise `InputError` for data that is no folder, names that no config holds, and results in it.
+    """Refuse data that is not a folder, a path that no config can hold, and results inside data.
+
+    Raises:
+        InputError: naming the setting and the path.
 
     Args:
         data: "source", "references" and "test".

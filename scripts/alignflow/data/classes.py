@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 from scipy.ndimage import maximum_filter, minimum_filter
-from tqdm import tqdm
 
 from alignflow.data.check import check_mask
 from alignflow.data.formats import load
 from alignflow.data.labels import Labels, find_labels, require_one_palette, values_in
 from alignflow.data.named_masks import classes_of_masks
 from alignflow.data.structures import Classes
-from alignflow.distributed import rank
+from alignflow.data.threads import for_each
 from alignflow.errors import InputError
 from alignflow.masks.class_index import Scheme
 
@@ -71,12 +69,8 @@ def values_of(
         values = values_in(mask.as_tensor())
         return values, edges_of(mask.numpy().squeeze()) if len(values) > 2 else set()
 
-    hidden = not progress or rank() > 0
-    with ThreadPoolExecutor(max(1, num_workers)) as pool:
-        shown = tqdm(
-            pool.map(look, files), total=len(files), desc="masks", unit="file", disable=hidden
-        )
-        found = {file: one for file, one in zip(files, shown, strict=True) if one[0]}
+    looked = for_each(files, look, num_workers, "masks", progress)
+    found = {file: one for file, one in zip(files, looked, strict=True) if one[0]}
     return {f: one[0] for f, one in found.items()}, {f: one[1] for f, one in found.items()}
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,6 @@ import numpy as np
 import torch
 from monai.data import Dataset
 from monai.utils import convert_to_tensor
-from tqdm import tqdm
 
 from alignflow.data.check import raise_problems
 from alignflow.data.intensity import median_window
@@ -22,7 +20,7 @@ from alignflow.data.preprocessing import Preprocessing, read
 from alignflow.data.slices import unique_geometries
 from alignflow.data.spec import SourceSpec, output_suffixes, writable_dtype
 from alignflow.data.structures import Classes, Structures
-from alignflow.distributed import rank
+from alignflow.data.threads import for_each
 from alignflow.errors import InputError
 from alignflow.masks.distance import to_distance
 
@@ -139,11 +137,7 @@ def read_cases(
             return error
         return [p for p in found if p["label"].any() or not p["image"].meta["needs_foreground"]]
 
-    with ThreadPoolExecutor(max(1, num_workers)) as pool:
-        results = pool.map(attempt, data)
-        hidden = not progress or rank() > 0
-        shown = tqdm(results, total=len(data), desc="reading", unit="file", disable=hidden)
-        loaded = list(shown)
+    loaded = for_each(data, attempt, num_workers, "reading", progress)
     raise_problems([str(result) for result in loaded if isinstance(result, InputError)])
     return [result for result in loaded if not isinstance(result, InputError)]
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from monai.bundle import ConfigParser
 from monai.transforms import Compose
 
-from alignflow.config import MONAI_KEYS, leaves, running_parser
+from alignflow.config import MONAI_KEYS, leaves, parts_with_target, running_parser
 from alignflow.data.formats import first_line
 from alignflow.errors import InputError, causes, find_input_error
 from alignflow.targets import resolve
@@ -41,7 +41,7 @@ def read(preprocessing: Preprocessing, item: Mapping[str, Any]) -> list[dict[str
 
     Returns:
         Dictionaries with "image" (C, X, Y) in [-1, 1] and "label" uint8 (1, X, Y), class indices,
-        as far as they were given, and `meta` as `ScaleWindowd` and `Slicesd` leave it.
+        where given, with `meta` from `FindWindowd` and `Slicesd`.
 
     Raises:
         InputError: what a transform refuses or fails with, or labels between the classes.
@@ -90,16 +90,16 @@ def build(reading: Mapping[str, Any], where: str, **settings: Any) -> Compose:
     Args:
         reading: what `recorded` gave.
         where: file and field that it stands in, for the message.
-        settings: `ELSEWHERE`, and what is to replace settings of the record.
+        settings: those in `ELSEWHERE`, and any that replace the record's.
 
     Raises:
         InputError: transforms that are not allowed, or arguments that they do not take.
     """
     text = reading["preprocessing"]
     known = {**reading, **settings}
-    require_reading(text, set(known), where)
     try:
-        made = _made(text, known, where)
+        require_reading(text, set(known), where)
+        made = _made(_without_disabled(text), known, where)
     except InputError:
         raise
     except Exception as error:  # whatever a transform raises
@@ -122,8 +122,13 @@ def require_reading(text: Any, names: set[str], where: str) -> None:
     Raises:
         InputError: a target that is not allowed, an expression, a step or setting that is missing.
     """
-    _require_plain(text, {f"@{name}" for name in names}, where)
-    values = [value for _, value in leaves(text)]
+    for _, part in parts_with_target(text):
+        _target(part, where)
+    for _, value in leaves(text):
+        is_plain = not isinstance(value, str) or value[:1] not in ("$", "%", "@")
+        if not is_plain and value[1:] not in names:
+            raise InputError(f"{where}: holds '{value}'; write names, numbers and @settings alone")
+    values = [value for _, value in leaves(_without_disabled(text))]
     for name in NEEDED:
         if f"@{name}" not in values:
             raise InputError(
@@ -135,20 +140,29 @@ def require_reading(text: Any, names: set[str], where: str) -> None:
             raise InputError(f"{where}: no {step}; write it as train.json has it")
 
 
+def _without_disabled(value: Any) -> Any:
+    """As MONAI has it: parts with a true `_disabled_` are not there."""
+    if isinstance(value, list):
+        return [
+            _without_disabled(part)
+            for part in value
+            if not (isinstance(part, dict) and part.get("_disabled_"))
+        ]
+    if isinstance(value, dict):
+        return {key: _without_disabled(part) for key, part in value.items()}
+    return value
+
+
 def _made(value: Any, known: Mapping[str, Any], where: str) -> Any:
     """What MONAI's `ConfigParser` makes of it, without evaluating anything."""
     if isinstance(value, str) and value.startswith("@"):
         return known[value[1:]]
     if isinstance(value, list):
-        return [_made(part, known, where) for part in value if not _is_off(part)]
+        return [_made(part, known, where) for part in value]
     if not isinstance(value, dict):
         return value
     made = {k: _made(v, known, where) for k, v in value.items() if k not in MONAI_KEYS}
     return _target(value, where)(**made) if "_target_" in value else made
-
-
-def _is_off(part: Any) -> bool:
-    return isinstance(part, dict) and bool(part.get("_disabled_"))
 
 
 def _target(part: Mapping[str, Any], where: str) -> Any:
@@ -163,16 +177,3 @@ def _target(part: Mapping[str, Any], where: str) -> Any:
     if target.__name__ != "LoadImaged" or part.get("reader") != READER:
         raise InputError(f"{where}: {part['_target_']}; load images by LoadImaged with {READER}")
     return target
-
-
-def _require_plain(value: Any, names: Container[str], where: str) -> None:
-    """Refuse what could do more than read and change images."""
-    if isinstance(value, dict):
-        if "_target_" in value:
-            _target(value, where)
-        value = list(value.values())
-    if isinstance(value, list):
-        for part in value:
-            _require_plain(part, names, where)
-    elif isinstance(value, str) and value[:1] in ("$", "%", "@") and value not in names:
-        raise InputError(f"{where}: holds '{value}'; write names, numbers and @settings alone")

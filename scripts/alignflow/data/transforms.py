@@ -8,7 +8,6 @@ from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import SimpleITK
 import torch
 from monai.config import KeysCollection
 from monai.data import ImageReader, MetaTensor
@@ -25,6 +24,8 @@ from alignflow.data.structures import Classes, Structures
 from alignflow.errors import InputError
 
 Item = dict[Hashable, Any]
+OF_THE_FILE = ("filename_or_obj", "suffix", "has_place", "spatial_shape", "original_affine")
+KEPT = (*OF_THE_FILE, "native_dtype", "modality", "window")  # in the meta of slices
 
 # LoadImaged makes one of each reader of MONAI, and this one complains where there is no GPU.
 logging.getLogger("monai.data.nvimgcodec_pydicom_plugin").setLevel(logging.ERROR)
@@ -50,7 +51,8 @@ class FileReader(ImageReader):
         """Voxels and meta of the file, channels first."""
         image = load(img)
         check_image(image)
-        return image.numpy(), {**image.meta, "original_channel_dim": 0}
+        grid = {"spatial_shape": tuple(image.shape[1:]), "original_affine": image.affine}
+        return image.numpy(), {**image.meta, **grid, "original_channel_dim": 0}
 
 
 class LoadMaskd(MapTransform, InvertibleTransform):
@@ -58,7 +60,7 @@ class LoadMaskd(MapTransform, InvertibleTransform):
 
     Args:
         keys: hold paths.
-        classes: see `labels.find_classes`.
+        classes: see `classes.find_classes`.
         threshold: foreground is what lies above it; None: masks hold class values.
         image_key: of the image that was loaded before; masks are read without one, too.
         allow_missing_keys: pass over images without a mask.
@@ -82,7 +84,7 @@ class LoadMaskd(MapTransform, InvertibleTransform):
         """The same dictionary with masks.
 
         Raises:
-            InputError: whatever `load` and `check_pair` refuse, or a value that is no class.
+            InputError: whatever `load` and `check_pair` refuse, or a value that is not a class.
         """
         found = dict(data)
         for key in self.key_iterator(found):
@@ -167,6 +169,8 @@ class N4BiasFieldCorrectiond(MapTransform):
         return found
 
     def _field(self, values: torch.Tensor) -> torch.Tensor:
+        import SimpleITK  # not at the start of every run, for a step that few take
+
         image = SimpleITK.GetImageFromArray(values.squeeze().numpy())
         mask = SimpleITK.OtsuThreshold(image, 0, 1)
         factors = [max(1, min(self.shrink, n // 8)) for n in image.GetSize()]
@@ -297,8 +301,7 @@ class Slicesd(MapTransform):
 
 def _slice(volume: MetaTensor, pixels: torch.Tensor, own: dict[str, Any]) -> MetaTensor:
     """A copy, for a view would keep the whole volume in memory; its grid stands in `own`."""
-    kept = ("filename_or_obj", "suffix", "native_dtype", "modality", "window")
-    meta = {name: volume.meta[name] for name in kept if name in volume.meta}
+    meta = {name: volume.meta[name] for name in KEPT if name in volume.meta}
     return MetaTensor(pixels.clone(), affine=torch.eye(4), meta=meta | own)
 
 

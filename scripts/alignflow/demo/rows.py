@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import replace
 from pathlib import Path
 
 from alignflow.data.references import load_references
@@ -32,7 +31,7 @@ def draw_rows(folders: dict[str, str], model_dir: str, output: str | Path) -> No
         output: the PNG.
     """
     stage1 = Stage1.load(model_dir)
-    as_written = replace(stage1, reading=stage1.reading | {"window": list(stage1.source.window)})
+    as_written = stage1.as_written()
     tiles = {}
     for name in ROWS:
         found = load_references(folders[name], as_written if name in SYNTHETIC else stage1)

@@ -37,7 +37,7 @@ def nearest(points: Tensor, known: Tensor, leave_one_out: bool = False) -> tuple
 
 
 def audit(generated: Table, real: Table) -> dict[str, Any]:
-    """Nearest distances of generated images against those of real images that are no copies.
+    """Nearest distances of generated images against those of real images that are not copies.
 
     Args:
         generated: (N,) distances to the nearest known image.

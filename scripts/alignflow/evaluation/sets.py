@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -67,7 +67,7 @@ def read_sets(
     Raises:
         InputError: whatever `load_references` refuses; no target image besides the references.
     """
-    as_written = replace(stage1, reading=stage1.reading | {"window": list(stage1.source.window)})
+    as_written = stage1.as_written()
     given = {name: str(folder) for name, folder in folders.items() if folder is not None}
     loaded = {
         name: load_references(folder, as_written if name in SYNTHETIC else stage1)

@@ -14,7 +14,7 @@ from monai.utils import convert_to_tensor
 from alignflow.data.dicom import SUFFIXES as DICOM_SUFFIXES
 from alignflow.data.folders import by_name, find_folders, list_images, list_masks, pair
 from alignflow.data.formats import split_suffix
-from alignflow.data.preprocessing import read
+from alignflow.data.preprocessing import Preprocessing, read
 from alignflow.data.references import load_references
 from alignflow.errors import InputError
 from alignflow.stage1 import Stage1
@@ -113,7 +113,9 @@ def read_masks(
     if not root.is_dir():
         raise InputError(f"dataset_dir '{root}': no such folder of masks; correct the path")
     folder, files = _masks_with_images(root)
-    volumes = [_slices(mask, image, stage1, whole_volumes) for mask, image in files]
+    preprocessing = stage1.preprocessing(foreground_only=not whole_volumes)
+    modality = stage1.source.modality
+    volumes = [_slices(mask, image, modality, preprocessing) for mask, image in files]
     if not any(volumes):
         raise InputError(f"dataset_dir '{folder}': no masks; give a folder of mask files")
     if not whole_volumes:
@@ -152,13 +154,12 @@ def _fingerprint(masks: list[dict[str, Any]]) -> str:
 
 
 def _slices(
-    path: Path, image_path: Path | None, stage1: Stage1, with_empty: bool
+    path: Path, image_path: Path | None, modality: str, preprocessing: Preprocessing
 ) -> list[dict[str, Any]]:
     """Slices of one mask; one in DICOM is laid on the grid of its image, where there is one."""
     item = {"label": str(path)}
     if split_suffix(path)[1] in DICOM_SUFFIXES and image_path is not None:
-        item |= {"image": str(image_path), "modality": stage1.source.modality}
-    preprocessing = stage1.preprocessing(foreground_only=not with_empty)
+        item |= {"image": str(image_path), "modality": modality}
     return [
         {
             "label": convert_to_tensor(part["label"], track_meta=False),

@@ -11,11 +11,10 @@ from monai.data import MetaTensor
 from torch import Tensor, nn
 from torch.nn import functional
 
-from alignflow.data.formats import load
 from alignflow.data.preprocessing import read
 from alignflow.data.references import require_fit
 from alignflow.label.values import tool_values
-from alignflow.label.volumes import on_grid, write_like
+from alignflow.label.volumes import file_grid, on_grid, write_like
 from alignflow.stage1 import Stage1
 
 
@@ -37,13 +36,13 @@ def segment_file(
     Raises:
         InputError: an image that cannot be read, or is not like the source's.
     """
-    image = load(path)
     slices = read(stage1.preprocessing(), {"image": str(path), "modality": stage1.source.modality})
     images = [part["image"] for part in slices]
     require_fit(images[0], stage1)
     index = predict(images, segmenter, batch_size)
     values = np.array(list(tool_values(stage1.source.labels).values()))
     dtype = np.uint8 if values.max() < 256 else np.uint16
+    image = file_grid(images[0])
     native = on_grid(index, images[0].meta["geometry"], image, stage1.reading["slice_axis"])
     return write_like(values[native].astype(dtype), image, stem)
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from alignflow.data.formats import has_geometry
 from alignflow.data.slices import slice_axis_of, stack_slices
 from alignflow.data.spec import Geometry
-from alignflow.data.transforms import geometry_of
+from alignflow.data.transforms import OF_THE_FILE, geometry_of
 from alignflow.errors import InputError
 from alignflow.files import replacing
 
@@ -24,7 +24,7 @@ def write_like(values: np.ndarray, like: MetaTensor, stem: str | Path) -> Path:
 
     Args:
         values: (C, X, Y, Z) in the type to write.
-        like: what `formats.load` gave for the file.
+        like: what `formats.load` or `file_grid` gave for the file.
         stem: the path without suffix: ".png" where that file was a picture, else ".nii.gz".
 
     Returns:
@@ -39,13 +39,20 @@ def write_like(values: np.ndarray, like: MetaTensor, stem: str | Path) -> Path:
     return path
 
 
+def file_grid(part: MetaTensor) -> MetaTensor:
+    """The grid of the file that a slice is of, as an image without voxels of its own."""
+    meta = {name: part.meta[name] for name in OF_THE_FILE if name in part.meta}
+    voxels = torch.zeros(1).expand(1, *meta["spatial_shape"])
+    return MetaTensor(voxels, affine=torch.as_tensor(meta["original_affine"]), meta=meta)
+
+
 def on_grid(index: Tensor, geometry: Geometry, image: MetaTensor, slice_axis: int) -> np.ndarray:
     """Class indices on the grid of a file, whatever preprocessing made of that grid.
 
     Args:
         index: (1, A, B, n), the slices one behind the other.
         geometry: of the first slice.
-        image: the file, as `formats.load` gives it.
+        image: the file, as `file_grid` gives it.
         slice_axis: that it was cut along.
 
     Returns:

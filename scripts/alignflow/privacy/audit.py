@@ -203,7 +203,7 @@ class Audit:
         return name == "reference" and "source" in self.known
 
     def real_distances(self, name: str) -> tuple[Table, list[str], str]:
-        """Relative distances of real images that are no copies, their groups, and what they are.
+        """Relative distances of real images that are not copies, their groups, and what they are.
 
         For the source its held-out images. For the references other images of the site; else
         held-out images of the source; else each reference against the others.

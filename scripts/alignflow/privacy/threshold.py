@@ -23,7 +23,7 @@ class Copies:
         distance: (N,) of `similarity.distances` to the nearest known image.
         relative: (N,) the same over the distance to the images next to it.
         nearest: (N,) index of that image.
-        real: (M,) relative distances of real images that are no copies.
+        real: (M,) relative distances of real images that are not copies.
         groups: (M,) their patients.
         calibrated_on: what these real images are.
         threshold: relative distance below which a pair is too near; None if it cannot be told.

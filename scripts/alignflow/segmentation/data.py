@@ -116,14 +116,13 @@ def read_slices(
         cases: the datalist.
         stage1: record of the bundle.
         size: [X, Y], pixels.
-        as_written: scale by the window that pairs are written with; percentiles of each would undo
-            its brightness.
+        as_written: read them as pairs are written, see `Stage1.as_written`.
     """
     known = _Known(stage1.source, (size[0], size[1]))
-    window = {"window": list(stage1.source.window)} if as_written else {}
+    record = stage1.as_written() if as_written else stage1
     return SliceDataset(
         cases,
-        stage1.preprocessing(image_size=list(size), **window),
+        record.preprocessing(image_size=list(size)),
         stage1.classes,
         like=cast("SliceDataset", known),
         clip=stage1.clip,
