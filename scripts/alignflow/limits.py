@@ -38,7 +38,6 @@ NUMBERS = {
     "learning_rate": Number(0),
     "segmenter_learning_rate": Number(0),
     "image_guidance": Number(0),
-    "start_time": Number(0, 0.99),
     "mask_smoothing": Number(0),
     "ema_decay": SHARE,
     "condition_dropout": SHARE,
@@ -72,7 +71,6 @@ NUMBERS = {
     "held_out": COUNT,
     "teacher_seed": Number(0, 2**32 - 1, whole=True),
     "feature_weight": Number(0),
-    "huber_delta": Number(1e-6),
     "tolerance": Number(0),
     "shown": COUNT,
     "tile_size": Number(16, 1024, whole=True),
@@ -84,7 +82,6 @@ NUMBERS = {
 }
 CHOICES = {
     "image_solver": tuple(STEPS),
-    "mask_solver": tuple(STEPS),
     "augmentation": ("plain", "strong"),
     "keep": ("last", "best"),
     "inferer_mode": ("resize", "sliding"),

@@ -159,6 +159,11 @@ def read_record(path: Path) -> dict[str, Any]:
         raise InputError(
             f"'{path}': no field '{missing[0]}'; it was written by another version, train again"
         )
+    for network in ("image_network", "mask_network"):
+        if known[network].pop("refine", 0):  # 0 in records of earlier versions
+            raise InputError(
+                f"'{path}': {network} has a refinement, which this version lacks; train again"
+            )
     return known
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from alignflow.alignment.distance import Kernel, energy, linear, median_distance, mmd2, rbf, witness
+from alignflow.alignment.distance import Kernel, linear, median_distance, mmd2, rbf, witness
 from alignflow.alignment.queue import FeatureQueue
 from alignflow.distributed import gather
 from alignflow.errors import InputError
@@ -16,7 +16,7 @@ from alignflow.errors import InputError
 FeatureSpace = Callable[[Tensor], Tensor]
 """Images (B, C, X, Y) in [-1, 1] to features (B, D)."""
 
-KERNELS = ("rbf", "energy", "linear")
+KERNELS = ("rbf", "linear")
 
 
 @dataclass
@@ -198,4 +198,4 @@ class SetReward:
         if name == "rbf":
             median = median_distance(features)
             return rbf([b * median for b in self.bandwidths])
-        return energy if name == "energy" else linear
+        return linear

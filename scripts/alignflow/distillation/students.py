@@ -53,13 +53,12 @@ def student_file(model_dir: str, flow: str, steps: int | None) -> str:
     return str(path)
 
 
-def require_whole_path(student: int | None, start_time: float, guidance: float) -> None:
-    """Raise `InputError` on settings of the solver that a student of fixed steps cannot follow."""
-    if student is not None and (start_time > 0 or guidance != 1):
+def require_no_guidance(student: int | None, guidance: float) -> None:
+    """Raise `InputError` where a student, which has learned its guidance, is given another."""
+    if student is not None and guidance != 1:
         raise InputError(
-            f'config "student": {student} goes its whole path in steps of its own, with the '
-            'guidance that it was distilled with; leave "start_time" at 0 and "image_guidance" at '
-            '1, or set "student" to null'
+            f'config "student": {student} uses the guidance it was distilled with; set '
+            '"image_guidance" to 1, or "student" to null'
         )
 
 

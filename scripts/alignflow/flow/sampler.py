@@ -17,40 +17,21 @@ class FlowSampler(nn.Module):
         steps: solver steps (Heun and midpoint evaluate the network twice in each).
         method: euler, midpoint or heun.
         guidance: weight of classifier-free guidance, 1 for none.
-        start: time of the state it is given: 0 for noise; later for noisy images, see `linear_path`
-            (SDEdit, Meng et al., arXiv 2108.01073).
-        final_euler: the last step is Euler's, see `trajectory`.
     """
 
     def __init__(
-        self,
-        network: nn.Module,
-        *,
-        steps: int,
-        method: str = "heun",
-        guidance: float = 1.0,
-        start: float = 0.0,
-        final_euler: bool = True,
+        self, network: nn.Module, *, steps: int, method: str = "heun", guidance: float = 1.0
     ) -> None:
         super().__init__()
         self.network = network
         self.steps = steps
         self.method = method
         self.guidance = guidance
-        self.start = start
-        self.final_euler = final_euler
 
     def forward(self, noise: Tensor, **condition: Tensor) -> Tensor:
         """Data (B, C, X, Y) from noise of the same shape; condition as the network takes it."""
         velocity = guided_velocity(self.network, condition, self.guidance)
-        return integrate(
-            velocity,
-            noise,
-            steps=self.steps,
-            method=self.method,
-            start=self.start,
-            final_euler=self.final_euler,
-        )
+        return integrate(velocity, noise, steps=self.steps, method=self.method, final_euler=True)
 
 
 class ImageSampler(FlowSampler):

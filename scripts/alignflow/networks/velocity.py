@@ -3,15 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import gcd
-from typing import cast
 
 import torch
 from monai.networks.nets import DiffusionModelUNet
-from monai.networks.nets.diffusion_model_unet import (
-    DiffusionUNetResnetBlock,
-    get_timestep_embedding,
-)
 from torch import Tensor, nn
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
@@ -42,7 +36,6 @@ class VelocityUNet(nn.Module):
         time_scale: radians by which the fastest sinusoid of the time embedding turns from t = 0 to
             1. MONAI's embedding is laid out for 1000. There a trained velocity ripples a little in
             t, faster than 100 solver steps follow; at 100 it does not, with no gain at 10 steps.
-        refine: channels of a `Refinement` at full resolution behind the patches, 0 for none.
         prediction: what the UNet's output stands for, "velocity" or "data", see `velocity_of`;
             `forward` gives the velocity of either.
 
@@ -63,7 +56,6 @@ class VelocityUNet(nn.Module):
         num_head_channels: int = 32,
         norm_num_groups: int = 8,
         time_scale: float = 1000.0,
-        refine: int = 0,
         prediction: str = "velocity",
     ) -> None:
         super().__init__()
@@ -83,7 +75,6 @@ class VelocityUNet(nn.Module):
             "num_head_channels": num_head_channels,
             "norm_num_groups": norm_num_groups,
             "time_scale": time_scale,
-            "refine": refine,
             "prediction": prediction,
         }
         self.prediction = prediction
@@ -106,10 +97,6 @@ class VelocityUNet(nn.Module):
             )
         except ValueError as error:
             raise InputError(f"network: {error}; correct its arguments in the config") from error
-        self.refine = None
-        if refine:
-            inputs = 2 * data_channels + condition_channels
-            self.refine = Refinement(inputs, refine, data_channels, 4 * channels[0])
         if vector_size:
             # MONAI embeds an integer class here; whatever is called with `class_labels` and gives
             # a time embedding's width fits as well.
@@ -139,64 +126,13 @@ class VelocityUNet(nn.Module):
             # Tensor cores want channels last; on a CPU it makes bf16 GroupNorm's backward pass
             # thirteen times slower, and the whole training step by a fifth.
             blocks = blocks.contiguous(memory_format=torch.channels_last)
-        times = t * self.time_scale
-        output = pixel_shuffle(self.unet(blocks, times, class_labels=vector), self.patch)
-        if self.refine is not None:
-            embedding = get_timestep_embedding(times, self.unet.block_out_channels[0])
-            embedding = self.unet.time_embed(embedding.to(output))
-            output = output + self.refine(self._refined(x, t, output, condition), embedding)
-        return velocity_of(output, x, t, self.prediction)
-
-    def _refined(self, x: Tensor, t: Tensor, output: Tensor, condition: Tensor | None) -> Tensor:
-        """What the refinement sees: the predicted image, and state or velocity, and condition."""
-        if self.prediction == "velocity":
-            seen = [x + (1 - t).view(-1, 1, 1, 1) * output, output]
-        else:
-            seen = [output, x]
-        return torch.cat(seen if condition is None else [*seen, condition], dim=1)
+        output = self.unet(blocks, t * self.time_scale, class_labels=vector)
+        return velocity_of(pixel_shuffle(output, self.patch), x, t, self.prediction)
 
 
 def size_divisor(patch: int, channels: Sequence[int]) -> int:
     """What X and Y must be divisible by: the patches, halved at each level but the last."""
     return patch * 2 ** (len(channels) - 1)
-
-
-class Refinement(nn.Module):
-    """What patches miss: residual blocks at full resolution, to be added to the prediction.
-
-    Each pixel of a patch has an output channel of its own, whose errors show as a grain, most of
-    all near t = 1, where the velocity is what little noise is left, many times enlarged. These
-    convolutions see pixels as neighbours. They change nothing at first (zero-initialised).
-
-    Args:
-        inputs: channels of predicted image, velocity (or state) and condition together.
-        width: channels of the blocks.
-        outputs: channels of the velocity.
-        embedding: width of the time embedding.
-        blocks: how many, of two convolutions each.
-    """
-
-    def __init__(
-        self, inputs: int, width: int, outputs: int, embedding: int, blocks: int = 2
-    ) -> None:
-        super().__init__()
-        groups = gcd(width, max(1, width // 4))  # of 4 channels or more, see norm_num_groups
-        self.first = nn.Conv2d(inputs, width, 3, padding=1)
-        self.blocks = nn.ModuleList(
-            DiffusionUNetResnetBlock(2, width, embedding, norm_num_groups=groups)
-            for _ in range(blocks)
-        )
-        last = nn.Conv2d(width, outputs, 3, padding=1)
-        nn.init.zeros_(last.weight)
-        nn.init.zeros_(last.bias)  # type: ignore[arg-type]
-        self.last = nn.Sequential(nn.GroupNorm(groups, width), nn.SiLU(), last)
-
-    def forward(self, seen: Tensor, embedding: Tensor) -> Tensor:
-        """Correction (B, outputs, X, Y) from (B, inputs, X, Y) and (B, embedding)."""
-        features = self.first(seen)
-        for block in self.blocks:
-            features = block(features, embedding)
-        return cast("Tensor", self.last(features))
 
 
 def _vector_embedding(size: int, width: int) -> nn.Module:
