@@ -20,7 +20,7 @@ from alignflow.distributed import require_joining
 from alignflow.errors import InputError, find_input_error, print_input_errors_as_one_line
 from alignflow.files import replacing, storage_error
 from alignflow.limits import check_limits
-from alignflow.lock import hold
+from alignflow.lock import lock_output_dir
 from alignflow.memory import out_of_memory, out_of_shared_memory
 from alignflow.targets import resolve
 
@@ -31,7 +31,7 @@ EXPECTED_BY_MONAI += ["preprocessing", "postprocessing", "datalist"]
 MONAI_KEYS = {"_target_", "_disabled_", "_requires_", "_desc_", "_mode_"}
 
 
-def begin(workflows: Sequence[str], seed: int) -> None:
+def initialize_run(workflows: Sequence[str], seed: int) -> None:
     """First item of each config's `initialize`.
 
     Shows input errors, and disk or memory that ran out, as one line; refuses keys without effect,
@@ -43,7 +43,7 @@ def begin(workflows: Sequence[str], seed: int) -> None:
 
     Args:
         workflows: run_ids of the config; what none of them reaches has no effect.
-        seed: of Python, NumPy and torch.
+        seed: random seed of Python, NumPy and torch.
 
     Raises:
         InputError: on a key without effect, a target that is not allowed or does not take an
@@ -58,8 +58,8 @@ def begin(workflows: Sequence[str], seed: int) -> None:
     check_limits(config)
     require_joining(config, workflows[0])
     if (folder := written_folder(config)) is not None:
-        hold(folder)
-    print_input_errors_as_one_line(lambda error: explained(error, config, folder or "."))
+        lock_output_dir(folder)
+    print_input_errors_as_one_line(lambda error: user_message(error, config, folder or "."))
     tune_allocator()
     set_determinism(seed=seed)
 
@@ -75,7 +75,7 @@ def written_folder(config: Mapping[str, Any]) -> str | None:
     return str(running_parser().get_parsed_content(key))
 
 
-def explained(error: BaseException, config: Mapping[str, Any], folder: str) -> InputError | None:
+def user_message(error: BaseException, config: Mapping[str, Any], folder: str) -> InputError | None:
     """What a user can fix, as one line: input, disk, memory; None for everything else."""
     return (
         find_input_error(error)
@@ -185,7 +185,7 @@ def check_texts(config: dict[str, Any], arguments: Sequence[str] = ()) -> None:
 
     Args:
         config: to look at.
-        arguments: of the command line.
+        arguments: arguments of the command line.
 
     Raises:
         InputError: naming the key and the text.

@@ -28,9 +28,9 @@ def require_no_password(address: str, field: str, variables: str) -> None:
     """Refuse user:password@ in an address: logs, records and the shell's history would keep it.
 
     Args:
-        address: of a server.
+        address: address of a server.
         field: what holds it, for the message, which does not repeat the address.
-        variables: of the environment that take user and password.
+        variables: variables of the environment that take user and password.
 
     Raises:
         InputError: there is a user in it.

@@ -46,7 +46,7 @@ def require_joining(config: Mapping[str, Any], workflow: str) -> None:
     """Refuse several processes that would each do the whole run and write the same files.
 
     Args:
-        config: of the run; the override `multi_gpu.json` lets its `initialize` join them.
+        config: config of the run; the override `multi_gpu.json` lets its `initialize` join them.
         workflow: first one of the config.
 
     Raises:
@@ -110,8 +110,8 @@ def own_batches(
     """The items of batches r, r + W, r + 2 W, ..., so that a batch holds what it does in one run.
 
     Args:
-        items: of all processes.
-        batch_size: of one.
+        items: items of all processes.
+        batch_size: batch size of one.
         volumes: number of the volume that each item is a slice of, to share out whole volumes.
 
     Raises:
@@ -132,12 +132,12 @@ def own_batches(
     return [items[k] for k in range(count) if k // batch_size % world() == rank()]
 
 
-def share(batch: Tensor) -> Tensor:
+def local_rows(batch: Tensor) -> Tensor:
     """This process's rows of something drawn for the whole batch (W B, ...): (B, ...)."""
     return batch[rank() :: world()]
 
 
-def gather(rows: Tensor) -> Tensor:
+def all_gather_rows(rows: Tensor) -> Tensor:
     """Rows (B, ...) of all processes in the order of the whole batch (W B, ...).
 
     Those of other processes are constants. Each process that computes a loss of the whole batch
@@ -151,12 +151,12 @@ def gather(rows: Tensor) -> Tensor:
     return torch.stack(parts, dim=1).flatten(0, 1)
 
 
-def mean(value: Value) -> Value:
+def mean_over_processes(value: Value) -> Value:
     """Mean over the processes of a number or a detached tensor."""
     return cast("Value", idist.all_reduce(value) / world())  # type: ignore[arg-type]
 
 
-def everywhere(condition: bool) -> bool:
+def all_true(condition: bool) -> bool:
     """Whether a condition holds in every process."""
     return cast("float", idist.all_reduce(float(condition), "MIN")) == 1
 
@@ -170,13 +170,13 @@ def from_first(values: dict[str, float]) -> dict[str, float]:
     return dict(zip(values, numbers.tolist(), strict=True))
 
 
-def collect(value: Any) -> list[Any]:
+def all_gather_objects(value: Any) -> list[Any]:
     """What each process has, in the order of their numbers: any object that can be pickled."""
     # in a tuple, since ignite joins numbers and tensors into one tensor
     return [one for (one,) in cast("list[tuple[Any]]", idist.all_gather((value,)))]
 
 
-def adding_up(network: nn.Module, last: bool) -> AbstractContextManager[None]:
+def accumulating(network: nn.Module, last: bool) -> AbstractContextManager[None]:
     """Context of one of several backward passes of an update: the last one sums over processes."""
     if last or not isinstance(network, DistributedDataParallel):
         return nullcontext()

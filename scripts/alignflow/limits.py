@@ -141,7 +141,7 @@ def require_size(image_size: Any, patch: int, channels: Sequence[int]) -> None:
 
     Args:
         image_size: [X, Y], pixels.
-        patch, channels: of its `VelocityUNet`.
+        patch, channels: arguments of its `VelocityUNet`.
 
     Raises:
         InputError: not two whole numbers, or not divisible.

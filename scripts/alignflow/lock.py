@@ -25,7 +25,7 @@ NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP}
 _held: dict[Path, tuple[FileLock, bool]] = {}  # and whether its folder was made for it
 
 
-def hold(folder: str | Path) -> None:
+def lock_output_dir(folder: str | Path) -> None:
     """Keep an output folder to this process until it ends; clear what a killed one left there.
 
     The kernel drops the lock with its process, however that ends; of a killed one the file stays

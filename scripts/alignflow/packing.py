@@ -40,10 +40,10 @@ def pack(
     name images stays out: pictures, `align.json`, configs of runs, checkpoints, couplings, MLflow.
 
     Args:
-        output: of the zip, whole or not at all; equal inputs give equal bytes.
+        output: path of the zip, whole or not at all; equal inputs give equal bytes.
         bundle: folder with configs/, docs/ and LICENSE.
         project: pyproject.toml whose pins become `requirements.txt`.
-        model_dir: of `training`, `align` or `distill`; None packs no weights.
+        model_dir: folder of `training`, `align` or `distill`; None packs no weights.
         data_source: what the weights were trained on, for the metadata.
 
     Returns:

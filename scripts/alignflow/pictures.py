@@ -65,12 +65,12 @@ def save_sheet(
     """Write a PNG whose blocks show `rows` (each uint8 (N, X, Y, 3)) one below the other.
 
     Args:
-        path: of the PNG; written under a temporary name, then renamed.
+        path: path of the PNG; written under a temporary name, then renamed.
         rows: tiles of the same N samples, for instance images, outlines, masks.
         columns: samples side by side before a new block begins.
         zoom: whole-number enlargement.
         y_up: the second axis points up (patient coordinates) and not down (pixel rows).
-        names: of the rows, written on their left; none are written by default.
+        names: names of the rows, written on their left; none are written by default.
     """
     blocks = []
     for start in range(0, len(rows[0]), columns):

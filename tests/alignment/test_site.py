@@ -6,12 +6,12 @@ import torch
 from alignflow.alignment.site import (
     MaskBank,
     NothingFound,
+    augmented_references,
     require_structure,
     site_masks,
     site_record,
     split_references,
     spread_evenly,
-    views,
 )
 from alignflow.data.references import References
 from alignflow.errors import InputError
@@ -37,7 +37,7 @@ def test_left_out_references_are_no_fitted_ones(n, left_out):
 
 def test_noise_of_views_has_the_deviation_asked_for():
     x = images(4).repeat(1, 1, 8, 8)
-    noisy = views(x, 4, noise=0.1, seed=0)
+    noisy = augmented_references(x, 4, noise=0.1, seed=0)
     assert (noisy - x.repeat(4, 1, 1, 1)).std().item() == pytest.approx(0.1, rel=0.05)
 
 

@@ -23,7 +23,7 @@ from alignflow.adaptation.tracking import Log, Runs
 from alignflow.adaptation.verdict import ADAPTED, NOT_ADAPTED, SOURCE, judge
 from alignflow.adaptation.workflow import StageFailed, run_workflow
 from alignflow.alignment.site import NothingFound
-from alignflow.config import explained, running_config
+from alignflow.config import running_config, user_message
 from alignflow.data.references import listed_files
 from alignflow.errors import find_input_error
 from alignflow.files import replacing, sha256
@@ -45,11 +45,11 @@ class Adaptation:
         references: images of the site.
         test: labelled images of the site, none of them a reference; None where there are none.
         model_dir: a trained bundle, which makes training needless; None to train.
-        output_dir: of the adaptation.
-        device: of all stages.
-        seed: of the first segmenter; the next ones count on from it.
+        output_dir: output folder of the adaptation.
+        device: device of all stages.
+        seed: random seed of the first segmenter; the next ones count on from it.
         seeds: trainings of each segmenter where `test` is given, else one.
-        rounds: of pseudo-masks, where references come without masks.
+        rounds: number of rounds of pseudo-masks, where references come without masks.
         hand_over: arm that is handed over without `test`.
         trial: whether the run only shows that everything works (`--quick`).
         mlflow: whether to track.
@@ -117,7 +117,7 @@ class Adaptation:
         checked = self._prepare()
         plan = self._plan(checked, adapt=self._is_apart(checked))
         if self.folders.model_dir is not None:
-            say(f"{title('train')}: bundle '{self.folders.model_dir}' is given, skipped")
+            print_line(f"{title('train')}: bundle '{self.folders.model_dir}' is given, skipped")
         for stage in STAGES[1:-1]:
             try:
                 self._stage(stage, plan.of(stage))
@@ -125,7 +125,7 @@ class Adaptation:
                 reason = find_input_error(error)
                 if not isinstance(reason, NothingFound):
                     raise
-                say(f"{reason}; nothing is adapted")
+                print_line(f"{reason}; nothing is adapted")
                 self._remember_gap(checked, False, str(reason))
                 plan = self._plan(checked, adapt=False)
         verdict = self._verdict(plan)
@@ -148,7 +148,7 @@ class Adaptation:
         apart = bool(checked["separation"]["apart"])
         one = checked["separation"]["spaces"]["appearance"]
         if not apart:
-            say(
+            print_line(
                 f"no gap: the references lie no further from the source ({one['value']:.3f}) than "
                 f"source images from each other (up to {one['floor_high']:.3f}); nothing is adapted"
             )
@@ -180,7 +180,7 @@ class Adaptation:
         settings = self.sections.get(stage, {})
         waiting = [job for job in jobs if not self.state.finished(job)]
         if not waiting:
-            say(f"{title(stage)}: finished before, skipped")
+            print_line(f"{title(stage)}: finished before, skipped")
             if not self.log.complete(stage):  # tracked elsewhere, or killed there
                 with self.log.stage(stage, settings):
                     pass
@@ -189,14 +189,14 @@ class Adaptation:
             return
         for job in waiting:
             if changed := self.state.changed(job):
-                say(f"{job.name}: {', '.join(changed)} changed; runs again")
-        say(title(stage))
+                print_line(f"{job.name}: {', '.join(changed)} changed; runs again")
+        print_line(title(stage))
         start = time.monotonic()
         with self.log.stage(stage, settings):
             for job in waiting:
                 self._job(job)
         seconds = time.monotonic() - start
-        say(f"{title(stage)}: done in {duration(seconds)}")
+        print_line(f"{title(stage)}: done in {duration(seconds)}")
         self.log.finished(stage, jobs, seconds)
 
     def _report(self, jobs: list[Job]) -> None:
@@ -235,7 +235,7 @@ class Adaptation:
             configs=folders.configs,
         )
         for line in lines(found):
-            say(f"  {line}")
+            print_line(f"  {line}")
         _write(job.folder / "check.json", found)
         if found["problems"]:
             raise NotReady(f"{len(found['problems'])} problems in the data; fix them first")
@@ -252,7 +252,7 @@ class Adaptation:
             run_workflow(job, self._overrides(job), log)
         except Exception as error:
             config = overlaid(job.config, job.settings)
-            found = explained(error, config, str(job.folder))
+            found = user_message(error, config, str(job.folder))
             reason = str(found) if found else f"{type(error).__name__}: {_innermost(error)}"
             raise StageFailed(f"{job.name}: {reason} (log: {log})") from error
         if job.run_id == "test":  # scores tell of what they scored
@@ -310,12 +310,12 @@ class Adaptation:
         save_picture(path, site, self.folders.models, segmenters, device)
 
     def _say_verdict(self, verdict: Facts, plan: Plan, seconds: float) -> None:
-        say(f"done in {duration(seconds)}")
-        say(f"verdict: {self.root / 'verdict.txt'}")
+        print_line(f"done in {duration(seconds)}")
+        print_line(f"verdict: {self.root / 'verdict.txt'}")
         for line in verdict["text"]:
-            say(f"  {line}")
+            print_line(f"  {line}")
         for job in plan.of("report"):
-            say(f"report: {job.folder / 'report.html'}")
+            print_line(f"report: {job.folder / 'report.html'}")
 
     def _log(self) -> Log:
         """The MLflow side."""
@@ -336,7 +336,7 @@ class Adaptation:
         return Log(Runs(uri, experiment, self.root, params, tags), self.root)
 
 
-def say(text: str) -> None:
+def print_line(text: str) -> None:
     """Print a line at once."""
     print(text, flush=True)
 

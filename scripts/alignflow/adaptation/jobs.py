@@ -26,7 +26,7 @@ class Job:
         name: "align", or "segment/adapted-0": of its state, its log and what the user sees.
         stage: that it belongs to.
         config: path of the bundle config.
-        run_id: of the workflow.
+        run_id: run_id of the workflow.
         folder: receives the result.
         settings: overrides that decide what comes out.
         paths: overrides that say where things are.

@@ -23,7 +23,7 @@ def write_parts(folders: Folders, train: Mapping[str, Any]) -> None:
     """Write the source's validation split, and the folds of the annotated references.
 
     Args:
-        folders: of the adaptation.
+        folders: folders of the adaptation.
         train: content of `train.json` with its overrides.
     """
     cases = build_datalist(folders.source, train["group_pattern"], train["group_column"])

@@ -30,7 +30,7 @@ def save_picture(
     images with a structure are shown.
 
     Args:
-        path: of the PNG.
+        path: path of the PNG.
         site: folder of images, with or without masks.
         model_dir: bundle that says how images are read.
         segmenters: name of the row -> folder of the segmenter.

@@ -32,7 +32,7 @@ class Folders:
 
     Attributes:
         configs: the bundle's configs.
-        root: of the adaptation.
+        root: folder of the adaptation.
         source, references: data.
         test: labelled images of the site, or None.
         model_dir: a trained bundle, or None.
@@ -78,7 +78,7 @@ def prepare(folders: Folders, train: Mapping[str, Any]) -> Job:
     """The check of the data, which depends on all that `train.json` states literally.
 
     Args:
-        folders: of the adaptation.
+        folders: folders of the adaptation.
         train: content of `train.json` with its overrides.
     """
     plain = {k: v for k, v in train.items() if isinstance(v, (int, float, str, list))}
@@ -103,11 +103,11 @@ class Plan:
     rounds before the last one lie in `rounds/` and belong to the stage `align`.
 
     Args:
-        folders: of the adaptation.
+        folders: folders of the adaptation.
         sections: overrides of each stage's config, and "arms", those of each segmenter.
         seeds: numbers of the trainings of each arm.
         scored: {"validation": folder, "test": folder}: where segmenters are scored.
-        rounds: of pseudo-masks; 0 where all references have masks.
+        rounds: number of rounds of pseudo-masks; 0 where all references have masks.
         folds: of the annotated references: the adapted segmenter is made again without those of
             each fold, and scored on them beside the source's; 0 for none.
         adapt: false where nothing is adapted: then only arms without pairs are trained, and there
@@ -341,13 +341,13 @@ class Plan:
         """Take a job in; a bundle that is given counts as input of whatever reads `models`.
 
         Args:
-            name, results: of the job.
+            name, results: name and result files of the job.
             paths: overrides; a job stands for its folder, and comes before this one. `output_dir`
                 is added unless there is an `output`.
             workflow: its section of `adapt.json`; the name by default.
             stage, run_id: the workflow by default.
             settings: those of the section by default.
-            folder: of the result, below the adaptation's; the name by default.
+            folder: folder of the result, below the adaptation's; the name by default.
             inputs: names in `Folders.inputs`.
             after: jobs that it reads besides those of `paths`.
         """

@@ -43,7 +43,7 @@ def inspect(
         train: content of `train.json` with its overrides.
         bundle: record of a trained bundle that makes training needless, or None.
         output: folder of the adaptation, whose disk must hold it.
-        sections: of `adapt.json`.
+        sections: sections of `adapt.json`.
         configs: folder of the bundle's configs.
 
     Returns:
@@ -72,7 +72,7 @@ def require_folders(data: Mapping[str, str | None], model_dir: str | None, outpu
 
     Args:
         data: "source", "references" and "test".
-        model_dir, output_dir: of the adaptation.
+        model_dir, output_dir: folders of the adaptation.
     """
     for name, path in data.items():
         if path is not None and not (path and Path(path).is_dir()):

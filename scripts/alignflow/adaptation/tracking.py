@@ -31,12 +31,12 @@ class Runs:
     after a kill goes on in its run; one whose inputs changed gets a new one.
 
     Args:
-        tracking_uri: of the store, a database or a server.
+        tracking_uri: address of the store, a database or a server.
         experiment: its name.
         root: folder of the adaptation; artifacts of a local store go to `mlruns/` in it, and
             `state/mlflow.json` remembers the runs.
-        params: of the adaptation.
-        tags: of the adaptation, such as hashes of its inputs; they may change.
+        params: parameters of the adaptation.
+        tags: tags of the adaptation, such as hashes of its inputs; they may change.
     """
 
     def __init__(
@@ -161,7 +161,7 @@ class Log:
     """What an adaptation tells MLflow of its stages.
 
     Args:
-        runs: of the adaptation, or None to tell nothing.
+        runs: runs of the adaptation, or None to tell nothing.
         root: folder of the adaptation.
     """
 

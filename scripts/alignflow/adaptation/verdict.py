@@ -44,7 +44,7 @@ def judge(
         root: its folder. An optional `gap.json`, {"gap", "floor", "adapt", "reason"}, says whether
             anything was adapted; a "reason" tells that it was not for want of a gap.
         arms: segmenters that were trained: "source", "adapted", and baselines.
-        seeds: of their trainings.
+        seeds: seeds of their trainings.
         hand_over: the arm to hand over if there are no labelled images of the site.
         test: labelled images of the site, or None.
         folds: of the annotated references, which stand in for labelled images of the site.

@@ -70,7 +70,7 @@ def run_workflow(job: Job, overrides: dict[str, Any], log: Path) -> None:
 
     Args:
         job: to run.
-        overrides: of the config, besides the job's own.
+        overrides: overrides of the config, besides the job's own.
         log: file that its output is added to; progress bars go to standard error as well.
     """
     log.parent.mkdir(parents=True, exist_ok=True)

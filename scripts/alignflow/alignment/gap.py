@@ -37,9 +37,9 @@ def appearance_gap(
 
     Args:
         stage1: record with the source's `appearance`.
-        references: of the site.
-        draws: of source images in place of references.
-        seed: of the draws.
+        references: references of the site.
+        draws: draws of source images in place of references.
+        seed: random seed of the draws.
 
     Returns:
         {"gap": squared distance of the mean appearance, in standard deviations of the source and

@@ -36,7 +36,7 @@ class Plan:
     Attributes:
         times: the solver's grid, from 0 to 1.
         active: indices of the steps with a gradient, in the order of time.
-        weight: of the velocities of the active steps.
+        weight: weight of the velocities of the active steps.
         connected: whether the gradient of earlier active steps passes through later ones.
     """
 

@@ -8,7 +8,7 @@ import torch
 from monai.networks.utils import one_hot
 from torch import Tensor, nn
 
-from alignflow.distributed import gather
+from alignflow.distributed import all_gather_rows
 from alignflow.masks.conditions import FIELDS, describe
 
 
@@ -24,7 +24,7 @@ def site_descriptions(
 
     Args:
         bank: descriptions of the training masks (N, 4 (K - 1)), of `masks.conditions.describe`.
-        masks: of the references, given or predicted, uint8 (n, 1, X, Y).
+        masks: masks of the references, given or predicted, uint8 (n, 1, X, Y).
         num_classes: K, background included.
         count: descriptions to return.
         prior: weight of the source, in references.
@@ -69,8 +69,8 @@ def dice_loss(segmenter: nn.Module, images: Tensor, labels: Tensor, num_classes:
     """
     probability = segmenter(images).float().softmax(dim=1)[:, 1:]
     target = one_hot(labels, num_classes)[:, 1:].to(probability)
-    overlap = gather((probability * target).sum(dim=(2, 3))).sum(dim=0)
-    total = gather((probability + target).sum(dim=(2, 3))).sum(dim=0)
+    overlap = all_gather_rows((probability * target).sum(dim=(2, 3))).sum(dim=0)
+    total = all_gather_rows((probability + target).sum(dim=(2, 3))).sum(dim=0)
     return 1 - ((2 * overlap + 1) / (total + 1)).mean()
 
 

@@ -37,7 +37,7 @@ class Monitor:
             (over that of the unaligned samples where there is one reference).
         nearest: median distance of a sample to its nearest reference over that of references
             left out (of references to each other where none is); small is copying.
-        dice: of the segmenter's masks with those asked for.
+        dice: Dice of the segmenter's masks with those asked for.
         matching: flow-matching loss on the left-out references, always of the same noise.
 
     Args:

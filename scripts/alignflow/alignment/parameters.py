@@ -20,9 +20,9 @@ class LowRank(nn.Module):
 
     Args:
         weight: (out, in, ...) of a linear or convolutional layer.
-        rank: of the update, at most the smaller side.
-        scale: of the update.
-        generator: of A.
+        rank: rank of the update, at most the smaller side.
+        scale: scale of the update.
+        generator: generator of A.
     """
 
     def __init__(self, weight: Tensor, rank: int, scale: float, generator: torch.Generator) -> None:
@@ -49,8 +49,8 @@ def choose_parameters(
         subset: "modulation" (time embedding, norms, biases: what scales and shifts features, but
             does not draw new ones), "lora" (modulation, and low-rank updates of all other
             weights), or "all".
-        rank: of the low-rank updates.
-        seed: of the low-rank updates.
+        rank: rank of the low-rank updates.
+        seed: random seed of the low-rank updates.
 
     Raises:
         InputError: an unknown subset.

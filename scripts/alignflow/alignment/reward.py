@@ -10,7 +10,7 @@ from torch import Tensor
 
 from alignflow.alignment.distance import Kernel, linear, median_distance, mmd2, rbf, witness
 from alignflow.alignment.queue import FeatureQueue
-from alignflow.distributed import gather
+from alignflow.distributed import all_gather_rows
 from alignflow.errors import InputError
 
 FeatureSpace = Callable[[Tensor], Tensor]
@@ -91,7 +91,7 @@ class SetReward:
         """Set centre, scale and unit of each term, and fill the queues.
 
         Args:
-            samples: of the unaligned generator, (S, C, X, Y), S >= 2.
+            samples: samples of the unaligned generator, (S, C, X, Y), S >= 2.
             references: (M, C, X, Y), augmented if wanted.
         """
         kernels = self.kernels if len(references) > 1 else ["linear"]
@@ -129,7 +129,7 @@ class SetReward:
             queue in units of its start.
         """
         loss, values = images.new_zeros(()), {}
-        features = {space: gather(x) for space, x in self._features(images).items()}
+        features = {space: all_gather_rows(x) for space, x in self._features(images).items()}
         for name, term in self.terms.items():
             x = features[name.rsplit("_", 1)[0]]
             seen = term.queue.content

@@ -20,9 +20,9 @@ class FixedSamples:
         count: how many of them, evenly spread.
         channels: C of the images.
         precision: autocast of sampling.
-        device: of the network.
+        device: device of the network.
         batch_size: samples at once.
-        seed: of the noise.
+        seed: random seed of the noise.
 
     Attributes:
         labels: (S, 1, X, Y) class indices.

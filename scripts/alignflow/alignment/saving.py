@@ -57,11 +57,11 @@ class SaveAlignment:
     references, the config, hashes of the weights it started from, versions.
 
     Args:
-        output_dir: of the run.
+        output_dir: output folder of the run.
         model_dir: the bundle it started from.
         stage1: its record.
-        references: of the site.
-        gap: of `appearance_gap`.
+        references: references of the site.
+        gap: result of `appearance_gap`.
         samples, unaligned: fixed masks and noise, and the samples of stage 1.
         sampler: around the aligned network.
         monitor: curve and best epoch.

@@ -67,7 +67,7 @@ def split_references(images: Tensor, share: float, seed: int) -> Split:
     return Split(images[order[count:]], images[order[:count]], order.roll(-count))
 
 
-def views(images: Tensor, count: int, noise: float, seed: int) -> Tensor:
+def augmented_references(images: Tensor, count: int, noise: float, seed: int) -> Tensor:
     """References (n, C, X, Y) in [-1, 1], each `count` times, with a little noise.
 
     The noise, of this standard deviation and added to generated images as well, hides from an
@@ -107,7 +107,7 @@ def log_masks(references: References, found: Tensor) -> None:
     """Say how many masks are given, and where the segmenter finds nothing.
 
     Args:
-        references: of the site.
+        references: references of the site.
         found: bool (n,), whether a mask has foreground.
     """
     given = sum(references.given)
@@ -128,7 +128,7 @@ def site_record(stage1: Stage1, masks: Tensor, anatomy: str, prior: float) -> St
 
     Args:
         stage1: of the source.
-        masks: of the references, see `reference_masks`.
+        masks: masks of the references, see `reference_masks`.
         anatomy: "source" leaves the descriptions of masks alone; "references" draws them again so
             that areas are distributed as in the references, see `site_descriptions`.
         prior: weight of the source in that, in references.

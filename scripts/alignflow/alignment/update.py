@@ -15,7 +15,7 @@ from alignflow.alignment.masks import dice_loss
 from alignflow.alignment.matching import ReferenceMatching
 from alignflow.alignment.reward import SetReward
 from alignflow.device import Precision
-from alignflow.distributed import adding_up, everywhere, mean, share, world
+from alignflow.distributed import accumulating, all_true, local_rows, mean_over_processes, world
 from alignflow.errors import InputError
 from alignflow.flow.ema import EMA
 from alignflow.flow.guidance import guided_velocity
@@ -55,13 +55,13 @@ class AlignUpdate:
         faithfulness: weight of `dice_loss`.
         noise: standard deviation of the noise that encoder and segmenter look through.
         micro_batch: samples connected at a time.
-        reward_weight: of the reward against the other terms.
+        reward_weight: weight of the reward against the other terms.
         reward_interval: updates from one with reward, anchor and faithfulness to the next; without
             `matching` every update has them.
         matching: flow matching on the references, or None.
-        matching_weight: of its loss.
+        matching_weight: weight of its loss.
         clip: largest norm of the gradient.
-        seed: of plans and noise.
+        seed: random seed of plans and noise.
 
     Raises:
         InputError: an even window.
@@ -110,7 +110,9 @@ class AlignUpdate:
         self.faithfulness = faithfulness
         self.reward_weight = reward_weight
         self.reward_interval = 1 if matching is None else reward_interval
-        self.follows = matching is None or reward_weight + faithfulness + anchor + detail_anchor > 0
+        self.uses_reward = (
+            matching is None or reward_weight + faithfulness + anchor + detail_anchor > 0
+        )
         self.matching = matching
         self.matching_weight = matching_weight
         self.noise = noise
@@ -129,12 +131,12 @@ class AlignUpdate:
         engine.network.eval()
         engine.optimizer.zero_grad(set_to_none=True)
         values: dict[str, float] = {}
-        if self.follows and engine.state.iteration % self.reward_interval == 0:
-            values |= self.follow_reward(engine, batch)
+        if self.uses_reward and engine.state.iteration % self.reward_interval == 0:
+            values |= self.reward_step(engine, batch)
         if self.matching is not None:
             values["matching"] = self.match(self.matching, engine.network)
         values["loss"] = values["reward"] if self.matching is None else values["matching"]
-        if not everywhere(all(map(_is_finite, values.values()))):
+        if not all_true(all(map(_is_finite, values.values()))):
             logger.error("step %d: the loss is not finite; stopped", engine.state.iteration)
             engine.optimizer.zero_grad(set_to_none=True)
             engine.terminate()
@@ -143,9 +145,7 @@ class AlignUpdate:
         self.ema.update_parameters(engine.network)
         return values
 
-    def follow_reward(
-        self, engine: SupervisedTrainer, batch: dict[str, Tensor]
-    ) -> dict[str, float]:
+    def reward_step(self, engine: SupervisedTrainer, batch: dict[str, Tensor]) -> dict[str, float]:
         """Add the gradient of reward, anchor and faithfulness; returns their values."""
         device = engine.state.device
         maps, labels = batch["condition"].to(device), batch["label"].to(device)
@@ -160,10 +160,10 @@ class AlignUpdate:
         gradients = gradient.split(self.micro_batch)
         for k, (v, (_, m), g) in enumerate(zip(visited, parts, gradients, strict=True), start=1):
             weight = len(m) / len(sample)
-            with adding_up(engine.network, self.matching is None and k == len(parts)):
+            with accumulating(engine.network, self.matching is None and k == len(parts)):
                 anchor = self.backward(engine.network, m, plan, v, g, weight)
             values["anchor"] += weight * anchor
-        values["anchor"] = mean(values["anchor"])
+        values["anchor"] = mean_over_processes(values["anchor"])
         return values
 
     def roll_out(self, network: nn.Module, noise: Tensor, maps: Tensor, plan: Plan) -> Visited:
@@ -179,7 +179,7 @@ class AlignUpdate:
     def draw_noise(self, shape: tuple[int, ...], device: torch.device) -> Tensor:
         """Standard normal noise for this process's samples (B, ...)."""
         whole = (shape[0] * world(), *shape[1:])
-        return share(torch.randn(whole, generator=self.generator)).to(device)
+        return local_rows(torch.randn(whole, generator=self.generator)).to(device)
 
     def reward_gradient(self, sample: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, float]]:
         """Gradient of reward and mask term with respect to all samples, and their values.

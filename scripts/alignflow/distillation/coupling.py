@@ -41,9 +41,9 @@ class ImageCoupling(Dataset):
         masks: draws masks; its seed should not be one that inference is used with.
         sampler: the teacher.
         precision: autocast of sampling.
-        device: of the teacher.
+        device: device of the teacher.
         count: pairs.
-        directory: keeps them, see `drawn_once`.
+        directory: keeps them, see `generate_cached`.
         identity: what they depend on.
     """
 
@@ -64,7 +64,7 @@ class ImageCoupling(Dataset):
         self.sampler = sampler
         self.precision = precision
         self.device = device
-        drawn = drawn_once(directory, count, self.draw, identity, "teacher's images")
+        drawn = generate_cached(directory, count, self.draw, identity, "teacher's images")
         self.images, self.labels = drawn["data"], drawn["label"]
         super().__init__(range(count))
 
@@ -102,7 +102,7 @@ class MaskCoupling(Dataset):
         self, *, masks: MaskGenerator, count: int, directory: str, identity: dict[str, Any]
     ) -> None:
         self.masks = masks
-        self.drawn = drawn_once(directory, count, self.draw, identity, "teacher's masks")
+        self.drawn = generate_cached(directory, count, self.draw, identity, "teacher's masks")
         super().__init__(range(count))
 
     def draw(self, indices: list[int]) -> Tensors:
@@ -115,7 +115,7 @@ class MaskCoupling(Dataset):
         return {"noise": noise} | {name: drawn[index] for name, drawn in self.drawn.items()}
 
 
-def drawn_once(
+def generate_cached(
     directory: str | Path,
     count: int,
     draw: Callable[[list[int]], Tensors],

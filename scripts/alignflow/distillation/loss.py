@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn.functional import huber_loss
 
 from alignflow.alignment.features import EncoderFeatures
-from alignflow.distributed import mean
+from alignflow.distributed import mean_over_processes
 
 
 class StudentLoss:
@@ -17,7 +17,7 @@ class StudentLoss:
 
     Args:
         encoder: frozen, or None.
-        feature_weight: of the loss in features against that in pixels.
+        feature_weight: weight of the loss in features against that in pixels.
         delta: |error| at which Huber's loss turns from square to linear; images lie in [-1, 1].
     """
 
@@ -60,5 +60,7 @@ def feature_loss(encoder: EncoderFeatures, prediction: Tensor, target: Tensor) -
     with torch.no_grad():
         targets = encoder.maps(target)
     pairs = zip(encoder.maps(prediction), targets, strict=True)
-    terms = [(p - t).abs().mean() / mean(t.abs().mean()).clamp_min(1e-6) for p, t in pairs]
+    terms = [
+        (p - t).abs().mean() / mean_over_processes(t.abs().mean()).clamp_min(1e-6) for p, t in pairs
+    ]
     return torch.stack(terms).mean()

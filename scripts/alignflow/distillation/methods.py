@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from alignflow.distributed import share, world
+from alignflow.distributed import local_rows, world
 from alignflow.flow.guidance import Condition, guided_velocity
 from alignflow.flow.path import linear_path
 from alignflow.flow.sampler import FlowSampler
@@ -37,7 +37,7 @@ class Progressive(nn.Module):
         teacher: velocity network.
         steps: Euler steps of the teacher from noise to data.
         guidance: of the teacher.
-        seed: of noise and times.
+        seed: random seed of noise and times.
     """
 
     def __init__(
@@ -62,8 +62,8 @@ class Progressive(nn.Module):
     ) -> Pair:
         """The data that the student predicts from a state, and what the shorter steps predict."""
         count, draws = world() * len(data), self.generator
-        noise = share(torch.randn((count, *data.shape[1:]), generator=draws)).to(data)
-        t = share(torch.randint(steps, (count,), generator=draws) / steps).to(data)
+        noise = local_rows(torch.randn((count, *data.shape[1:]), generator=draws)).to(data)
+        t = local_rows(torch.randint(steps, (count,), generator=draws) / steps).to(data)
         x = linear_path(noise, data, t).x_t
         rest = (1 - t).view(-1, 1, 1, 1)
         target = x + rest * self.velocity(x, t, condition, steps)

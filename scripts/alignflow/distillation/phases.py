@@ -19,7 +19,7 @@ class Phases:
 
     Args:
         steps: solver steps of each student, falling: [4, 2, 1].
-        epochs: of each phase.
+        epochs: epochs of each phase.
 
     Raises:
         InputError: lists of unequal length, or steps that do not fall.
@@ -70,10 +70,10 @@ class Students:
     """Handler: sets the student's steps at each epoch, and writes its weights as a phase ends.
 
     Args:
-        phases: of the training.
+        phases: phases of the training.
         update: is told the steps, and when a phase begins.
         ema: average of the trained network.
-        path: of the weights without their end: `PATH_4.pt` for the student of four steps.
+        path: path of the weights without their end: `PATH_4.pt` for the student of four steps.
     """
 
     def __init__(self, phases: Phases, update: DistillUpdate, ema: EMA, path: str) -> None:

@@ -100,10 +100,10 @@ def measured(
     """Losses of each student on held-out pairs of the coupling, by its number of steps.
 
     Args:
-        network: of the teacher's architecture; its weights are replaced.
+        network: network of the teacher's architecture; its weights are replaced.
         output_dir: with the students' weights.
         flow: "image" or "mask".
-        steps: of the students.
+        steps: steps of the students.
         update: whose losses are meant.
         held_out: items as the update takes them.
         device: to compute on.

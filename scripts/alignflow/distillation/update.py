@@ -29,7 +29,7 @@ class DistillUpdate:
         clip: largest norm of the gradient.
 
     Attributes:
-        steps: of the student; set by `Students`.
+        steps: steps of the student; set by `Students`.
     """
 
     def __init__(

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from alignflow.evaluation.faithfulness import bootstrap_interval
-from alignflow.evaluation.half_samples import finite
+from alignflow.evaluation.subsampling import finite
 
 Table = NDArray[np.float64]
 

@@ -25,7 +25,7 @@ def unbiased(x: Tensor, y: Tensor, kernel: Kernel) -> float:
 
     Args:
         x, y: features (N, D) and (M, D); NaN where a set has fewer than two.
-        kernel: of both.
+        kernel: kernel of both.
     """
     return float(mmd2(x, y, kernel)) if min(len(x), len(y)) > 1 else nan
 

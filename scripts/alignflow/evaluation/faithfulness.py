@@ -29,7 +29,7 @@ def dice_table(
         images: (N, C, X, Y) in [-1, 1].
         labels: class indices (N, 1, X, Y).
         num_classes: K, background included.
-        batch_size: of the segmenter.
+        batch_size: batch size of the segmenter.
     """
     device = next(segmenter.parameters()).device
     metric = DiceMetric(include_background=False, reduction="none", ignore_empty=True)
@@ -82,7 +82,7 @@ def bootstrap_interval(
         samples: each (N,), N >= 2.
         statistic: takes the samples as arguments, each a vector.
         resamples: number of draws.
-        seed: of the draws.
+        seed: random seed of the draws.
     """
     found = bootstrap(
         tuple(samples),

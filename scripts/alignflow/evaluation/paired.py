@@ -37,7 +37,7 @@ def paired_gain(
         ours, other: scores (trainings, images) of the same images; images with NaN in either are
             left out.
         groups: patient or sequence of each image; None: each is its own.
-        seed: of the draws.
+        seed: random seed of the draws.
 
     Returns:
         {"value", "low", "high", "spread": standard deviation over images, "above_0": share of the
@@ -103,7 +103,7 @@ def groups_of(labelled: str | Path | None, names: Iterable[str]) -> list[str] | 
 
     Args:
         labelled: images with masks, see `build_datalist`; None where unknown.
-        names: of the images in `scores.json`; "volume.nii.gz[3]" is a slice of that volume.
+        names: names of the images in `scores.json`; "volume.nii.gz[3]" is a slice of that volume.
     """
     if labelled is None:
         return None

@@ -22,11 +22,11 @@ from alignflow.evaluation.faithfulness import (
     image_scores,
     summary,
 )
-from alignflow.evaluation.half_samples import HalfSamples, Sampled, fall
 from alignflow.evaluation.masks import mask_distances, mask_points, nearest_dice
 from alignflow.evaluation.plots import embedding, metric_panels, save
 from alignflow.evaluation.sets import SYNTHETIC, read_sets
 from alignflow.evaluation.spread import spread_ratios
+from alignflow.evaluation.subsampling import Sampled, Subsampling, relative_reduction
 from alignflow.files import replacing
 from alignflow.inference.writing import versions
 from alignflow.pictures import evenly, image_tiles, save_rows, y_points_up
@@ -48,13 +48,13 @@ class Evaluation:
     Args:
         stage1: record of the generator; says how images are read.
         model_dir: its folder, for the source segmenter and the hashes of the weights.
-        encoder: of the feature distances; must be none of the reward's.
-        half_samples: draws of the intervals.
+        encoder: encoder of the feature distances; must be none of the reward's.
+        subsampling: draws of the intervals.
         folders: of "source", "reference", "unaligned", "aligned", "target"; all but "reference"
             and "aligned" may be None.
         output_dir: receives the files.
         neighbours: k of precision, recall, density and coverage.
-        batch_size: of the encoder.
+        batch_size: batch size of the encoder.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class Evaluation:
         stage1: Stage1,
         model_dir: str,
         encoder: HeldOutEncoder,
-        half_samples: HalfSamples,
+        subsampling: Subsampling,
         folders: dict[str, str | None],
         output_dir: str,
         neighbours: int = 5,
@@ -72,7 +72,7 @@ class Evaluation:
         self.stage1 = stage1
         self.model_dir = model_dir
         self.encoder = encoder
-        self.half_samples = half_samples
+        self.subsampling = subsampling
         self.folders = folders
         self.output_dir = Path(output_dir)
         self.neighbours = neighbours
@@ -93,7 +93,7 @@ class Evaluation:
             "encoder": {"name": self.encoder.name, "size": list(self.encoder.size)},
             "sets": {name: s.facts() for name, s in self.sets.items()},
             "metrics": metrics,
-            "fall": falls(sampled),
+            "fall": relative_reductions(sampled),
             "copies": self.copies(),
             "masks": self.masks(),
             "faithfulness": self.faithfulness(),
@@ -120,7 +120,7 @@ class Evaluation:
         others = {name: s for name, s in self.sets.items() if name != self.real_name}
         return by_metric(
             {
-                name: self.half_samples(statistics, s.features, self.real.features)
+                name: self.subsampling(statistics, s.features, self.real.features)
                 for name, s in others.items()
             }
         )
@@ -169,7 +169,7 @@ class Evaluation:
         classes, scheme = self.stage1.num_classes, self.stage1.scheme
         real = mask_points(self.sets[against].labels, classes, scheme)
         sampled = {
-            name: self.half_samples(
+            name: self.subsampling(
                 mask_distances, mask_points(self.sets[name].labels, classes, scheme), real
             )
             for name in ("source", *SYNTHETIC)
@@ -249,11 +249,13 @@ def records(sampled: dict[str, dict[str, Sampled]]) -> dict[str, dict[str, Any]]
     return {m: {name: s.record() for name, s in sets.items()} for m, sets in sampled.items()}
 
 
-def falls(sampled: dict[str, dict[str, Sampled]]) -> dict[str, Any] | None:
+def relative_reductions(sampled: dict[str, dict[str, Sampled]]) -> dict[str, Any] | None:
     """Fall of each distance from unaligned to aligned; None without unaligned pairs."""
     if "unaligned" not in sampled["kid"]:
         return None
-    return {m: fall(sampled[m]["aligned"], sampled[m]["unaligned"]) for m in DISTANCES}
+    return {
+        m: relative_reduction(sampled[m]["aligned"], sampled[m]["unaligned"]) for m in DISTANCES
+    }
 
 
 def dice_fall(scores: dict[str, Table]) -> dict[str, float] | None:

@@ -62,7 +62,7 @@ def read_sets(
         folders: of "source", "reference", "unaligned", "aligned" and "target"; None where missing.
         stage1: record of the bundle.
         encoder: images (N, C, X, Y) to features (N, D).
-        batch_size: of the encoder.
+        batch_size: batch size of the encoder.
 
     Raises:
         InputError: whatever `load_references` refuses; no target image besides the references.

@@ -34,9 +34,9 @@ def headline(
     """The answer, the Dice of both segmenters, and the difference with its interval.
 
     Args:
-        answer: of `sureness`.
+        answer: answer of `sureness`.
         ours, other: name and mean Dice of the segmenter and of the one to beat.
-        gain: of `ours` over `other`.
+        gain: gain of `ours` over `other`.
         on: the images.
     """
     name = ours[0]
@@ -58,7 +58,7 @@ def grounds(
     """What an answer rests on; where there is none, what would settle it.
 
     Args:
-        answer: of `sureness`.
+        answer: answer of `sureness`.
         spread: standard deviation over images of the difference in Dice.
         rests_on: images and trainings; "" where there are none.
         more: what else is known.

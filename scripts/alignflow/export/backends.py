@@ -35,7 +35,7 @@ def sampler_on(
         sampler: in torch; taken as it is for "torch", and as TensorRT's source.
         weights: its file: `export` writes `student_4.onnx` beside `student_4.pt`.
         precision: "fp32", "bf16" or "fp16", as far as the back end knows them.
-        device: of the sampler.
+        device: device of the sampler.
 
     Raises:
         InputError: an unknown back end, its packages or its file are missing, it needs a GPU, or
@@ -117,7 +117,7 @@ class OnnxSampler(nn.Module):
     """An ONNX file in onnxruntime, on the CPU, with as many threads as torch has.
 
     Args:
-        path: of the file.
+        path: path of the file.
         precision: "fp32", that of the file.
 
     Raises:
@@ -148,7 +148,7 @@ class OpenVinoSampler(nn.Module):
     """An ONNX file in OpenVINO, on the CPU, with as many threads as torch has.
 
     Args:
-        path: of the file.
+        path: path of the file.
         precision: "fp32" or "bf16", which a CPU with AMX computes several times faster.
 
     Raises:

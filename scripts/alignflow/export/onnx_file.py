@@ -23,7 +23,7 @@ def write_onnx(sampler: nn.Module, example: Tensor, path: str | Path) -> None:
     Args:
         sampler: in eval mode, of one input.
         example: an input (B, D, X, Y) with B of at least 2; X and Y are fixed by it.
-        path: of the file.
+        path: path of the file.
 
     Raises:
         InputError: the exporter's packages are missing, or it knows an operation not.

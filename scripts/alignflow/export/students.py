@@ -51,7 +51,7 @@ def export_students(
         backend, precision: what is compared with torch in float32.
         tolerance: largest difference allowed, images and distance maps lying in [-1, 1].
         num_pairs: compared.
-        device: of the back end.
+        device: device of the back end.
 
     Raises:
         InputError: no students; what `require_backend`, `write_onnx` and `require_parity` refuse.

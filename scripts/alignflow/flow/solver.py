@@ -24,7 +24,7 @@ def euler_step(velocity: Velocity, x: Tensor, t: float, dt: float) -> Tensor:
 
 
 def midpoint_step(velocity: Velocity, x: Tensor, t: float, dt: float) -> Tensor:
-    """Second order: the velocity half a step ahead carries the whole step."""
+    """Second order: the whole step uses the velocity half a step ahead."""
     middle = x + dt / 2 * velocity(x, _times(x, t))
     return x + dt * velocity(middle, _times(x, t + dt / 2))
 
@@ -42,18 +42,18 @@ STEPS = {"euler": euler_step, "midpoint": midpoint_step, "heun": heun_step}
 def integrate(
     velocity: Velocity, x: Tensor, *, steps: int, method: str = "heun", final_euler: bool = False
 ) -> Tensor:
-    """Carry noise `x` (B, C, X, Y) at t = 0 to data at t = 1; differentiable. See `trajectory`."""
+    """The data at t = 1 that noise `x` (B, C, X, Y) flows to; differentiable. See `trajectory`."""
     return trajectory(velocity, x, steps=steps, method=method, final_euler=final_euler)[-1]
 
 
 def trajectory(
     velocity: Velocity, x: Tensor, *, steps: int, method: str = "heun", final_euler: bool = False
 ) -> list[Tensor]:
-    """All `steps` + 1 states on the way, `x` first, data last.
+    """All `steps` + 1 states from `x` to the data.
 
     With `final_euler` the last step is Euler's (Karras et al., arXiv 2206.00364, alg. 1): Heun's
-    would evaluate the velocity at t = 1, which training with logit-normal times never sees, and
-    which leaves a grain. One Euler step among many does not lower the order of the whole.
+    would evaluate the velocity at t = 1, which training with logit-normal times never sees; this
+    leaves grain in the image. A single Euler step does not lower the solver's order.
 
     Raises:
         ValueError: on a method other than euler, midpoint, heun.

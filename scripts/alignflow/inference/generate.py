@@ -20,7 +20,7 @@ class GeneratePairs:
         stage1: record of the generator.
         masks: draws masks for pairs whose request holds none.
         precision: autocast of sampling.
-        seed: of the run; the noise of pair k depends only on seed and k.
+        seed: random seed of the run; the noise of pair k depends only on seed and k.
     """
 
     def __init__(

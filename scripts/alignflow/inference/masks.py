@@ -30,10 +30,10 @@ class MaskGenerator:
 
     Args:
         stage1: record of the generator.
-        sampler: of the mask flow.
+        sampler: sampler of the mask flow.
         precision: autocast of sampling.
-        device: of the sampler.
-        seed: of the run.
+        device: device of the sampler.
+        seed: random seed of the run.
         jitter_scale: standard deviation of the noise on a description.
         smoothing: standard deviation, in pixels, of the Gaussian that smooths the distance maps: a
             patchified network leaves a tooth of one pixel here and there on an outline. 0 for none.
@@ -63,7 +63,7 @@ class MaskGenerator:
         self.postprocess = MaskPostprocess.from_dict(stage1.postprocess)
         self.drawn = 0
         self.rejected: Counter[str] = Counter()
-        self.taken_anyway: list[int] = []
+        self.accepted_after_max_attempts: list[int] = []
 
     def __call__(self, indices: list[int]) -> Tensor:
         """uint8 class indices (B, 1, X, Y) for the pairs of these numbers."""
@@ -80,7 +80,7 @@ class MaskGenerator:
                 if reason is None or last:
                     labels[index] = torch.from_numpy(cleaned)[None].to(torch.uint8)
                     waiting.remove(index)
-                    self.taken_anyway += [index] if reason is not None else []
+                    self.accepted_after_max_attempts += [index] if reason is not None else []
             if not waiting:
                 break
         return torch.stack([labels[index] for index in indices])
@@ -114,24 +114,24 @@ class MaskGenerator:
         chosen = torch.randint(len(bank), (1,), generator=generator)
         return flagged(jitter(bank[chosen], generator, self.jitter_scale))[0]
 
-    def take_counts(self) -> dict[str, Any]:
-        """What was counted since the last call: "drawn", "rejected" by reason, "taken_anyway"."""
+    def pop_counts(self) -> dict[str, Any]:
+        """What was counted since the last call: "drawn", "rejected" by reason, "accepted_after_max_attempts"."""
         counts = {
             "drawn": self.drawn,
             "rejected": dict(self.rejected),
-            "taken_anyway": self.taken_anyway,
+            "accepted_after_max_attempts": self.accepted_after_max_attempts,
         }
-        self.drawn, self.rejected, self.taken_anyway = 0, Counter(), []
+        self.drawn, self.rejected, self.accepted_after_max_attempts = 0, Counter(), []
         return counts
 
 
 def mask_report(counts: Iterable[dict[str, Any]]) -> dict[str, Any]:
-    """Counts of `MaskGenerator.take_counts`, added up for the provenance."""
+    """Counts of `MaskGenerator.pop_counts`, added up for the provenance."""
     drawn, rejected, taken = 0, Counter[str](), []
     for one in counts:
         drawn += one["drawn"]
         rejected.update(one["rejected"])
-        taken += one["taken_anyway"]
+        taken += one["accepted_after_max_attempts"]
     return {
         "drawn": drawn,
         "rejected": dict(sorted(rejected.items())),

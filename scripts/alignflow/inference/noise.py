@@ -15,7 +15,7 @@ def pair_generator(seed: int, index: int, purpose: str, attempt: int = 0) -> tor
     """Generator for one use in one pair, independent of batch size, order and other pairs.
 
     Args:
-        seed: of the run.
+        seed: random seed of the run.
         index: k, the number of the pair.
         purpose: one of `PURPOSES`; each has a stream of its own.
         attempt: counts the redraws of a rejected mask.

@@ -34,7 +34,7 @@ class PairProgress:
     batches.
 
     Args:
-        output_dir: of the pairs.
+        output_dir: output folder of the pairs.
         requests: all pairs of the run.
         batch_size: pairs of a batch. Batches are made whole again: equal bytes need equal batches.
         identity: JSON-able facts that the pairs depend on, with others the run begins anew; of its
@@ -97,8 +97,8 @@ class PairProgress:
         """Note that a batch is written.
 
         Args:
-            indices: of its pairs.
-            counts: of its masks, see `MaskGenerator.take_counts`.
+            indices: numbers of its pairs.
+            counts: counts of its masks, see `MaskGenerator.pop_counts`.
         """
         batch = indices[0] // self.batch_size if self.volumes is None else len(self.counts)
         self.counts[batch] = counts

@@ -32,7 +32,7 @@ from alignflow.data.writer import (
     write_label,
     write_nnunet_pair,
 )
-from alignflow.distributed import collect, rank
+from alignflow.distributed import all_gather_objects, rank
 from alignflow.errors import InputError
 from alignflow.files import replacing
 from alignflow.inference.masks import MaskGenerator, mask_report
@@ -62,7 +62,7 @@ class WritePairs:
         output_dir: receives the files; pairs of an earlier run in it are replaced.
         model_dir: whose weights' hashes are recorded.
         total: number of pairs that this process writes.
-        seed: of the run; chooses the geometry of each pair.
+        seed: random seed of the run; chooses the geometry of each pair.
         native_size: write on the grid of a source slice, else on the generator's own.
         output_format: None for the format of the source (NIfTI where that is DICOM), or "dicom":
             `pair_00000.dcm`, an image (of a volume a folder of its slices) and the segmentation
@@ -151,7 +151,7 @@ class WritePairs:
                 self.write_pair(index, image, label, geometry)
             if len(self.shown) < self.sheet_size:
                 self.shown.append((index, image, label))
-        self.progress.record(output["index"], self.masks.take_counts())
+        self.progress.record(output["index"], self.masks.pop_counts())
         self.bar.update(len(output["index"]))
 
     def write_slice(
@@ -192,9 +192,9 @@ class WritePairs:
         """Write contact sheet, description of the data set and provenance; store DICOM pairs."""
         self.bar.close()
         # What all have written; each of these calls is one that all processes must make.
-        self.shown = sorted(sum(collect(self.shown), []), key=lambda pair: pair[0])
+        self.shown = sorted(sum(all_gather_objects(self.shown), []), key=lambda pair: pair[0])
         counts: dict[int, dict[str, Any]] = {}
-        for one in collect(self.progress.counts):
+        for one in all_gather_objects(self.progress.counts):
             counts |= one
         self.write_rest(mask_report(counts[batch] for batch in sorted(counts)))
 

@@ -16,9 +16,9 @@ from alignflow.flow.prediction import PREDICTIONS, velocity_of
 class VelocityUNet(nn.Module):
     """v(x, t | condition, vector) for images of (X, Y) pixels.
 
-    `patch` x `patch` pixels become channels before the UNet and pixels again behind it
-    (`pixel_unshuffle`), which makes a training step several times cheaper at equal size. The mask
-    enters by concatenation; a vector (for the mask flow: area, position) by the time embedding.
+    `patch` x `patch` pixels become channels before the UNet and pixels again after it
+    (`pixel_unshuffle`), which makes a training step several times cheaper. A mask is concatenated
+    to the input; a vector (for the mask flow: area, position) is added to the time embedding.
 
     Args:
         data_channels: C of the image or of the distance maps.
@@ -30,14 +30,14 @@ class VelocityUNet(nn.Module):
         num_res_blocks: residual blocks of each level.
         num_head_channels: channels of each attention head.
         norm_num_groups: groups of each group norm; all `channels` must be multiples of it. A group
-            norm takes away what shifts its group as a whole, so groups must be several channels
-            wide: with one channel each (32 channels in MONAI's 32 groups) the norm behind the time
+            norm removes any shift of a whole group, so groups must be several channels wide: with
+            one channel per group (32 channels in MONAI's 32 groups) the norm after the time
             embedding cancels it, and the block sees neither time nor vector.
         time_scale: radians by which the fastest sinusoid of the time embedding turns from t = 0 to
-            1. MONAI's embedding is laid out for 1000. There a trained velocity ripples a little in
-            t, faster than 100 solver steps follow; at 100 it does not, with no gain at 10 steps.
-        prediction: what the UNet's output stands for, "velocity" or "data", see `velocity_of`;
-            `forward` gives the velocity of either.
+            1. MONAI's embedding is designed for 1000. A trained velocity then has small ripples in
+            t that 100 solver steps cannot follow; at 100 it has none, with no gain at 10 steps.
+        prediction: what the UNet's output is, "velocity" or "data", see `velocity_of`; `forward`
+            returns the velocity in both cases.
 
     Raises:
         InputError: arguments that do not go together.
@@ -63,7 +63,7 @@ class VelocityUNet(nn.Module):
             raise InputError(
                 f"network: prediction {prediction!r}; set one of {', '.join(PREDICTIONS)}"
             )
-        # What rebuilds this network: it travels with the weights, so that they cannot drift apart.
+        # Everything needed to build this network again, saved beside the weights.
         self.arguments = {
             "data_channels": data_channels,
             "condition_channels": condition_channels,
@@ -96,10 +96,10 @@ class VelocityUNet(nn.Module):
                 use_flash_attention=True,
             )
         except ValueError as error:
-            raise InputError(f"network: {error}; correct its arguments in the config") from error
+            raise InputError(f"network: {error}; fix its arguments in the config") from error
         if vector_size:
-            # MONAI embeds an integer class here; whatever is called with `class_labels` and gives
-            # a time embedding's width fits as well.
+            # MONAI embeds an integer class here; any module that takes `class_labels` and returns
+            # the width of the time embedding works as well.
             self.unet.class_embedding = _vector_embedding(  # type: ignore[assignment]
                 vector_size, 4 * channels[0]
             )
@@ -123,20 +123,20 @@ class VelocityUNet(nn.Module):
         seen = x if condition is None else torch.cat([x, condition], dim=1)
         blocks = pixel_unshuffle(seen, self.patch)
         if blocks.is_cuda:
-            # Tensor cores want channels last; on a CPU it makes bf16 GroupNorm's backward pass
-            # thirteen times slower, and the whole training step by a fifth.
+            # Tensor cores want channels last. On a CPU it makes the backward pass of GroupNorm in
+            # bf16 13 times slower, and the whole training step by a fifth.
             blocks = blocks.contiguous(memory_format=torch.channels_last)
         output = self.unet(blocks, t * self.time_scale, class_labels=vector)
         return velocity_of(pixel_shuffle(output, self.patch), x, t, self.prediction)
 
 
 def size_divisor(patch: int, channels: Sequence[int]) -> int:
-    """What X and Y must be divisible by: the patches, halved at each level but the last."""
+    """X and Y must be divisible by this: the patch size, doubled at each level but the last."""
     return patch * 2 ** (len(channels) - 1)
 
 
 def _vector_embedding(size: int, width: int) -> nn.Module:
-    """An MLP that adds nothing at first (zero-initialised), like every added condition here."""
+    """An MLP whose last layer is initialised to zero, so that it adds nothing at first."""
     last = nn.Linear(width, width)
     nn.init.zeros_(last.weight)
     nn.init.zeros_(last.bias)

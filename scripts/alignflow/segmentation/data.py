@@ -31,7 +31,7 @@ class Pairs(Dataset):
         synthetic: generated pairs, behind those of the source.
         site: references with their masks, last.
         style: random transform of the source's items alone.
-        seed: of the styles.
+        seed: random seed of the styles.
 
     Attributes:
         sizes: numbers of pairs of the source, generated, and of the site.
@@ -146,7 +146,7 @@ def site_pairs(
     """References with their masks: the given ones, and a segmenter's for the others.
 
     Args:
-        references: of the site, or None.
+        references: references of the site, or None.
         stage1: record of the bundle.
         labeller: logits (B, K, X, Y); without it references without a mask are left out.
     """

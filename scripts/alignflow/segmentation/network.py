@@ -80,7 +80,7 @@ def load_weights(
 
     Args:
         network: changed in place.
-        path: of the file, loaded with weights_only.
+        path: path of the file, loaded with weights_only.
         missing: what to do where there is no such file.
 
     Raises:
@@ -103,7 +103,7 @@ def initialised(network: nn.Module, init: str, model_dir: str | Path) -> nn.Modu
     Args:
         network: with random weights.
         init: "random", "source" for the bundle's own segmenter, or a folder of `run segment`.
-        model_dir: of the bundle.
+        model_dir: folder of the bundle.
 
     Raises:
         InputError: no such weights, or a network that they do not fit.
@@ -142,7 +142,7 @@ def require_segmenter(
     """Refuse a network that does not make K class maps of the size of its images.
 
     Args:
-        network: of the segmenter.
+        network: network of the segmenter.
         channels: C of the images.
         num_classes: K, background included.
         image_size: [X, Y], pixels.

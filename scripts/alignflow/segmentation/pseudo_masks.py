@@ -42,7 +42,7 @@ def pseudo_masks(
     Args:
         segmenter: logits (B, K, X, Y).
         images: (N, C, X, Y) in [-1, 1].
-        postprocess: of the training masks.
+        postprocess: postprocess of the training masks.
         batch_size: images at once.
     """
     parts = [_flip_averaged(segmenter, part) for part in images.split(batch_size)]

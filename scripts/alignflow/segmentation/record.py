@@ -56,7 +56,7 @@ class SegmenterRecord:
         Args:
             directory: receives `segmenter.pt` and `segmenter.json`.
             kept: weights, and what they scored on the validation split.
-            config: of the run.
+            config: config of the run.
 
         Raises:
             InputError: weights that are not finite.

@@ -39,7 +39,7 @@ class RandReferenceStyled(RandomizableTransform, MapTransform):
     """Gives an image a style drawn anew each time, by a reference drawn anew; labels stay.
 
     Args:
-        keys: of the images, (C, X, Y) in [-1, 1].
+        keys: keys of the images, (C, X, Y) in [-1, 1].
         references: images (N, C, X, Y) in [-1, 1], of the training images' size.
         styles: some of `STYLES`: "histogram" and "fourier" take the reference's, "convolution"
             (GIN) a random one.

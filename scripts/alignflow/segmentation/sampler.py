@@ -23,10 +23,10 @@ class MixedSampler(Sampler[int]):
 
     Args:
         sizes: pairs of each kind; an empty one has no share.
-        shares: of each kind but the first, in [0, 1].
+        shares: share of each kind but the first, in [0, 1].
         batch_size: draws in a batch.
         steps: batches in an epoch.
-        seed: of the order.
+        seed: random seed of the order.
 
     Raises:
         InputError: shares that add up to more than 1, or leave a share to an empty first kind.

@@ -20,7 +20,7 @@ class EpochSampler(Sampler[int]):
     Args:
         size: length of the dataset.
         draws: indices in one epoch (steps times batch size).
-        seed: of the order; the epoch is set with `set_epoch`.
+        seed: random seed of the order; the epoch is set with `set_epoch`.
         rank, world: of several processes; each iterates over every `world`-th index from `rank`
             on, of the order that a single one sees.
     """

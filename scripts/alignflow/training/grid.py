@@ -32,14 +32,14 @@ class SampleGrid:
 
     Args:
         directory: receives NAME_epoch_NNNN.png.
-        name: of the flow.
-        sampler: of the averaged network.
+        name: name of the flow.
+        sampler: sampler of the averaged network.
         dataset: held-out slices.
         target: the flow's target.
-        device: of the sampler.
+        device: device of the sampler.
         size: number of samples.
-        scheme: of the distance maps; only used for masks.
-        seed: of the noise, the same at every validation.
+        scheme: scheme of the distance maps; only used for masks.
+        seed: random seed of the noise, the same at every validation.
     """
 
     def __init__(

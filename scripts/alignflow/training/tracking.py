@@ -34,7 +34,7 @@ class Tracking(MLFlowHandler):
     processes the first one alone tracks.
 
     Args:
-        output_dir: of the training; tells its runs from others of the same name.
+        output_dir: output folder of the training; tells its runs from others of the same name.
         validator: engine whose metrics are logged as "held_out_*".
         system_metrics: sample CPU, memory, network and (through pynvml) GPU.
         **options: of `monai.handlers.MLFlowHandler`.
@@ -146,7 +146,7 @@ def tracked(
 
     Args:
         options: "mlflow", and arguments of `Tracking` that the trainings of a config share.
-        run_name: of this one.
+        run_name: run name of this one.
         artifacts: files and folders below `options["output_dir"]`, logged at the end.
         validator: engine whose metrics are logged as "held_out_*".
     """

@@ -43,9 +43,9 @@ def make_dataloader(
 
     Args:
         dataset: with a length.
-        batch_size: of all processes together.
+        batch_size: batch size of all processes together.
         steps: batches of an epoch, drawn by `EpochSampler`; 0 for all items once, in their order.
-        seed: of the order.
+        seed: random seed of the order.
         sampler: in place of `EpochSampler`.
         num_workers: processes that read.
         device: that the batches go to.
@@ -95,7 +95,7 @@ def make_trainer(
     Args:
         name: shown before the progress bar.
         max_epochs, epoch_length: epochs, and steps of each.
-        dataloader: of `make_dataloader`; its sampler gets the number of each epoch.
+        dataloader: result of `make_dataloader`; its sampler gets the number of each epoch.
         network: that is trained; of several processes each has a copy.
         optimizer, lr_scheduler: a scheduler moves after each step.
         update: the step, as MONAI's `iteration_update`.
@@ -109,8 +109,8 @@ def make_trainer(
         handlers: more, attached after the epoch is seeded.
         last_handlers: more, attached after the weights are saved.
         compile: compile the network.
-        device: of the engine.
-        seed: of the epochs.
+        device: device of the engine.
+        seed: random seed of the epochs.
         every: steps between two updates of the bar.
         alone: as for `make_dataloader`.
     """

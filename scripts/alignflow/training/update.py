@@ -10,7 +10,7 @@ from monai.engines import SupervisedEvaluator, SupervisedTrainer
 from torch import Tensor
 
 from alignflow.device import Precision
-from alignflow.distributed import share, world
+from alignflow.distributed import local_rows, world
 from alignflow.flow.ema import EMA
 from alignflow.flow.guidance import Condition, drop_condition
 from alignflow.flow.matching import Loss, flow_matching_loss
@@ -33,7 +33,7 @@ class FlowUpdate:
         ema: average of the trained network's weights, updated after each step.
         condition_dropout: probability of training a sample without its condition.
         clip: largest norm of the gradient.
-        seed: of the generator.
+        seed: random seed of the generator.
     """
 
     def __init__(
@@ -62,10 +62,16 @@ class FlowUpdate:
         dropped = torch.rand(size, generator=self.generator) < self.condition_dropout
         t = self.sample_time(size, self.generator)
         noise = torch.randn((size, *data.shape[1:]), generator=self.generator)
-        condition = drop_condition(condition, share(dropped))
+        condition = drop_condition(condition, local_rows(dropped))
         engine.network.train()
         loss = velocity_loss(
-            engine, engine.loss_function, self.precision, share(noise), data, share(t), condition
+            engine,
+            engine.loss_function,
+            self.precision,
+            local_rows(noise),
+            data,
+            local_rows(t),
+            condition,
         )
         self.precision.optimiser_step(loss, engine.network, engine.optimizer, self.clip)
         self.ema.update_parameters(engine.network)

@@ -19,7 +19,7 @@ class SaveWeights:
 
     Args:
         module: whose weights, usually a sampler around the averaged network.
-        path: of the file; written under a temporary name, then renamed.
+        path: path of the file; written under a temporary name, then renamed.
     """
 
     def __init__(self, module: nn.Module, path: str) -> None:

@@ -34,7 +34,7 @@ class Sampled:
         return estimate(self.values) | {"n": self.size, "floor": estimate(self.floor)}
 
 
-class HalfSamples:
+class Subsampling:
     """A statistic of two sets on random halves of them.
 
     Each draw takes n generated images, n real ones (A) and n other real ones (B), without
@@ -80,7 +80,7 @@ class HalfSamples:
         }
 
 
-def fall(aligned: Sampled, unaligned: Sampled) -> dict[str, float | None]:
+def relative_reduction(aligned: Sampled, unaligned: Sampled) -> dict[str, float | None]:
     """Share of the distance above the floor that alignment removed.
 
     1 - (aligned - floor) / (unaligned - floor), each with the floor of its own size; the interval
