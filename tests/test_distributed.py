@@ -86,7 +86,7 @@ def test_processes_that_nothing_joins_are_refused(monkeypatch):
     require_joining(joined, "training")
     with pytest.raises(InputError, match="multi_gpu.json"):
         require_joining({"initialize": ["$initialize_run(['training'], 0)"]}, "training")
-    with pytest.raises(InputError, match="'segment' runs on one"):
+    with pytest.raises(InputError, match="'segment' needs a single process"):
         require_joining(joined, "segment")
 
 

@@ -1,4 +1,4 @@
-"""What the plain settings at the top of the bundle's configs may be."""
+"""Valid values of the plain settings at the top of the bundle's configs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from alignflow.networks.velocity import size_divisor
 
 
 class Number(NamedTuple):
-    """A number of at least `low` and at most `high`; `whole` without fraction."""
+    """A number from `low` to `high`, an integer if `whole`."""
 
     low: float
     high: float = math.inf
@@ -102,13 +102,13 @@ SWITCHES = (
 
 
 def check_limits(config: Mapping[str, Any]) -> None:
-    """Refuse values that would fail deep inside a library, or be misread without a word.
+    """Refuse values that would fail deep inside a library, or be silently misread.
 
-    The command line gives `--native_size false` as a text, which Python takes for true.
-    Expressions ("$...", "@...") are not looked at.
+    For instance, the command line passes `--native_size false` as a text, which is true in Python.
+    Expressions ("$...", "@...") are not checked.
 
     Raises:
-        InputError: naming the key and what it may be.
+        InputError: names the key and its valid values.
     """
     plain = {k: v for k, v in config.items() if not str(v).startswith(("$", "@"))}
     for key in plain.keys() & NUMBERS.keys():

@@ -94,7 +94,7 @@ def test_a_site_in_which_nothing_is_found_is_refused(record, segmenter):
     with pytest.raises(NothingFound, match="no structure in any of the 3 images.*annotate some"):
         require_structure(dark, site_masks(record, dark, segmenter))
     dark.given, dark.labels = [True] * 3, torch.zeros(3, 1, 32, 32, dtype=torch.uint8)
-    with pytest.raises(InputError, match="all masks given are empty"):
+    with pytest.raises(InputError, match="all given masks are empty"):
         require_structure(dark, site_masks(record, dark, segmenter))
 
 

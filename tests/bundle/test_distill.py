@@ -162,7 +162,7 @@ def test_refused(distilled, three_class_models, distill, infer, refused, tmp_pat
     assert '"image_guidance" to 1' in message
     assert "is model_dir too" in refused(distill, three_class_models, three_class_models)
     message = refused(distill, three_class_models, tmp_path / "b", student_steps=[1, 2])
-    assert "do not fall" in message
+    assert "do not decrease" in message
     message = refused(distill, three_class_models, distilled, teacher_seed=5)
     assert "other seed" in message
     copy = shutil.copytree(distilled, tmp_path / "copy")

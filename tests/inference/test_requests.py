@@ -141,7 +141,7 @@ def test_collate(record, folder):
 
 
 def test_missing_and_empty_folders(record, tmp_path):
-    with pytest.raises(InputError, match="none': no such folder of masks; correct the path"):
+    with pytest.raises(InputError, match="none': no such folder of masks; fix the path"):
         PairRequests(1, record, str(tmp_path / "none"))
     (tmp_path / "masks").mkdir()
     with pytest.raises(InputError, match="masks': no masks; give a folder of mask files"):

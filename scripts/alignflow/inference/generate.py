@@ -1,4 +1,4 @@
-"""One batch of image-mask pairs, as the iteration update of a MONAI evaluator."""
+"""Generates a batch of image-mask pairs, as iteration update of a MONAI evaluator."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from alignflow.stage1 import Stage1
 
 
 class GeneratePairs:
-    """Masks (from the mask flow, or given) and images that follow them.
+    """Generates masks, unless they are given, and images that follow them.
 
     Args:
         stage1: record of the generator.
-        masks: draws masks for pairs whose request holds none.
+        masks: draws masks for pairs without a given mask.
         precision: autocast of sampling.
         seed: random seed of the run; the noise of pair k depends only on seed and k.
     """

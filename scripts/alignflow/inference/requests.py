@@ -1,4 +1,4 @@
-"""What is asked of the generator: pairs by number, with or without a mask."""
+"""Requests for the generator: numbered pairs, with or without a mask."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class PairRequests(Dataset):
     ) -> None:
         if whole_volumes and not mask_dir:
             raise InputError('config "whole_volumes": needs masks in "dataset_dir"')
-        # of each pair its slices: one, or those of a volume
+        # the slices of each pair: one, or all of a volume
         masks = read_masks(mask_dir, stage1, whole_volumes) if mask_dir else []
         if num_pairs is None and not masks:
             raise InputError('config "num_pairs": null needs masks; set it, or "dataset_dir"')
@@ -74,7 +74,7 @@ class PairRequests(Dataset):
 
 
 def collate(items: list[dict[str, Any]]) -> dict[str, Any]:
-    """A batch of requests: labels stacked, everything else as lists."""
+    """A batch of requests: labels are stacked, everything else is in lists."""
     batch: dict[str, Any] = {key: [item[key] for item in items] for key in items[0]}
     if "label" in batch:
         batch["label"] = torch.stack(batch["label"])
@@ -84,10 +84,10 @@ def collate(items: list[dict[str, Any]]) -> dict[str, Any]:
 def read_masks(
     mask_dir: str, stage1: Stage1, whole_volumes: bool = False
 ) -> list[list[dict[str, Any]]]:
-    """Of each pair its slices {"label", "geometry"[, "slices"]}, see `PairRequests`."""
+    """For each pair its slices {"label", "geometry"[, "slices"]}, see `PairRequests`."""
     root = Path(mask_dir)
     if not root.is_dir():
-        raise InputError(f"dataset_dir '{root}': no such folder of masks; correct the path")
+        raise InputError(f"dataset_dir '{root}': no such folder of masks; fix the path")
     folder, files = _masks_with_images(root)
     preprocessing = stage1.preprocessing(foreground_only=not whole_volumes)
     modality = stage1.source.modality
@@ -99,8 +99,8 @@ def read_masks(
     empty = sum(not mask["label"].any() for volume in volumes for mask in volume)
     if empty and stage1.reading.get("foreground_only"):
         logger.warning(
-            "dataset_dir '%s': %d slices have no foreground, and training left such slices out: "
-            'their images are a guess, unless you train with "foreground_only" set to false',
+            "dataset_dir '%s': %d slices have no foreground. Training left such slices out, so the "
+            'images are unreliable unless you train with "foreground_only" set to false',
             folder,
             empty,
         )
@@ -108,7 +108,7 @@ def read_masks(
 
 
 def _masks_with_images(root: Path) -> tuple[Path, list[tuple[Path, Path | None]]]:
-    """The folder of masks, and each with its image, where one in DICOM has one."""
+    """The folder of masks, and each mask with the image that DICOM needs, or None."""
     image_dir, mask_dirs = find_folders(root)
     folder = mask_dirs[0] if mask_dirs else root
     files = list_masks(folder) if mask_dirs or image_dir == root else []
@@ -132,7 +132,7 @@ def _fingerprint(masks: list[dict[str, Any]]) -> str:
 def _slices(
     path: Path, image_path: Path | None, modality: str, preprocessing: Preprocessing
 ) -> list[dict[str, Any]]:
-    """Slices of one mask; one in DICOM is laid on the grid of its image, where there is one."""
+    """Slices of a mask; a DICOM mask is put on the grid of its image, if there is one."""
     item = {"label": str(path)}
     if split_suffix(path)[1] in DICOM_SUFFIXES and image_path is not None:
         item |= {"image": str(image_path), "modality": modality}
