@@ -125,7 +125,7 @@ def test_names_with_umlauts_where_the_locale_is_c(png_dataset):
 def test_results_among_the_data_are_refused(png_dataset, capsys):
     data, out = str(png_dataset), str(png_dataset / "images/out")
     assert main(["adapt", "--source", data, "--references", data, "--out", out]) == 2
-    assert "outside of the data" in capsys.readouterr().err
+    assert "outside the data" in capsys.readouterr().err
 
 
 def test_check_tells_and_counts(png_dataset, tmp_path, capsys):
