@@ -10,7 +10,7 @@ a reward of colour); "tensors" is the mean over the weight tensors, which AdamW'
 since it scales each weight by itself; tensors whose gradient is rounding alone, as biases that a
 norm cancels, are left out. "length" is that of the mean draw over that of the full gradient. Twice:
 with random weights, whose velocities are small and hardly depend on the state, and after a short
-fit to synthetic pictures. `posterior` is the gradient for another image, the one-step prediction.
+fit to synthetic pictures.
 
 memory: peak of two updates of `AlignUpdate`, as bundle/configs/align.json sets it up, with random
 references, masks and weights, above what was resident before the first update; each case in a
@@ -70,18 +70,12 @@ SCHEMES: dict[str, dict[str, Any]] = {
     "surrogate K=2": {"method": "surrogate", "active": 2},
     "surrogate K=4": {"method": "surrogate", "active": 4},
     f"surrogate K={STEPS}": {"method": "surrogate", "active": STEPS},
-    "last K=1": {"method": "last", "active": 1},
-    "last K=2": {"method": "last", "active": 2},
-    "last K=4": {"method": "last", "active": 4},
-    "posterior": {"method": "posterior"},
-    "two_leap": {"method": "two_leap"},
     "full": {"method": "full"},
 }
 REFERENCE = "surrogate K=2"
 MEMORY_METHODS = ("surrogate", "full")
 MEMORY_STEPS = (5, 10, 50)
-RANDOM_METHODS = ("surrogate", "posterior", "two_leap")  # whose active steps are drawn
-TIMED = (REFERENCE, "surrogate K=1", "surrogate K=4", "last K=2", "posterior", "two_leap", "full")
+TIMED = (REFERENCE, "surrogate K=1", "surrogate K=4", "full")
 NEGLIGIBLE = 1e-6  # of the gradient's length: rounding of float32
 CLOCKS = {"wall": time.perf_counter, "processor": time.process_time}
 CLASSES = 2
@@ -123,9 +117,8 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def scheme(steps: int, method: str, active: int = 1) -> GradientScheme:
     """A scheme with the other settings of align.json."""
-    config = json.loads((CONFIGS / "align.json").read_text())
-    bias, bridge = config["late_bias"], config["bridge"]
-    return GradientScheme(steps=steps, method=method, active=active, late_bias=bias, bridge=bridge)
+    bias = json.loads((CONFIGS / "align.json").read_text())["late_bias"]
+    return GradientScheme(steps=steps, method=method, active=active, late_bias=bias)
 
 
 def fill_zeros(network: nn.Module) -> None:
@@ -203,7 +196,7 @@ def compare(network: VelocityUNet, draws: int, batch: int = 8, size: int = 16) -
     rows = {}
     for name, settings in SCHEMES.items():
         one = scheme(STEPS, **settings)
-        count = draws if one.method in RANDOM_METHODS and one.active < STEPS else 1
+        count = draws if one.method == "surrogate" and one.active < STEPS else 1
         drawn = [
             scheme_gradient(one, velocity, noise, reward, weights, seed) for seed in range(count)
         ]

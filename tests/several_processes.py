@@ -14,15 +14,15 @@ from alignflow.alignment.reward import SetReward
 from alignflow.alignment.statistics import colour, layout
 from alignflow.distillation.loss import feature_loss
 from alignflow.distributed import (
-    collect,
-    everywhere,
+    all_gather_objects,
+    all_gather_rows,
+    all_true,
     from_first,
-    gather,
     local_batch,
-    mean,
+    local_rows,
+    mean_over_processes,
     own_batches,
     rank,
-    share,
     start_processes,
     stop_processes,
     world,
@@ -60,17 +60,17 @@ def refused(function, *arguments):
 def reward_of(x):
     reward = SetReward({"colour": colour, "layout": layout}, queue_size=6)
     reward.fit(images(24, 0), images(6, 1, 0.3))
-    reward(share(images(8, 5)))  # fills the queue
+    reward(local_rows(images(8, 5)))  # fills the queue
     loss, values = reward(x)
     return loss, values, {name: term.queue.content for name, term in reward.terms.items()}
 
 
 def found():
-    x = share(images(8, 3)).requires_grad_()
+    x = local_rows(images(8, 3)).requires_grad_()
     loss, values, queues = reward_of(x)
-    labels = share((images(8, 4) > 0.1).to(torch.uint8))
+    labels = local_rows((images(8, 4) > 0.1).to(torch.uint8))
     mask = dice_loss(convolution(2), x, labels, 2)
-    features = feature_loss(Maps(), x, share(images(8, 6)))
+    features = feature_loss(Maps(), x, local_rows(images(8, 6)))
     numbers = list(range(10))
     return {
         "reward": loss.detach(),
@@ -79,12 +79,12 @@ def found():
         "reward_gradient": torch.autograd.grad(loss, x)[0],
         "mask": mask.detach(),
         "mask_gradient": torch.autograd.grad(mask, x)[0],
-        "features": mean(float(features.detach())),
+        "features": mean_over_processes(float(features.detach())),
         "features_gradient": torch.autograd.grad(features, x)[0] / world(),
-        "gathered": gather(x).detach(),
-        "ranks": collect(rank()),
-        "mean_rank": mean(float(rank())),
-        "everywhere": [everywhere(True), everywhere(rank() == 0)],
+        "gathered": all_gather_rows(x).detach(),
+        "ranks": all_gather_objects(rank()),
+        "mean_rank": mean_over_processes(float(rank())),
+        "everywhere": [all_true(True), all_true(rank() == 0)],
         "from_first": from_first({"a": rank() + 0.1, "b": 2.0}),
         "batches": own_batches(numbers, 3),
         "volumes": own_batches(numbers, 3, [0, 0, 1, 1, 1, 2, 3, 3, 3, 4]),

@@ -9,11 +9,11 @@ from monai.bundle import ConfigParser
 
 from alignflow.config import (
     MONAI_KEYS,
-    begin,
     check_arguments,
     check_keys,
     check_texts,
     find,
+    initialize_run,
     leaves,
     parts_with_target,
     running_config,
@@ -154,7 +154,7 @@ PARSED = {
     "seen": "$config.running_config()",
     "settings": "$config.settings()",
     "save": "$config.save_config(@path)",
-    "begin": "$config.begin(['all'], 3)",
+    "begin": "$config.initialize_run(['all'], 3)",
     "all": "$[@rate, @texts, @expression, @reference, @referring, @quoting, @nested, @path, "
     "@seen, @settings, @save, @begin]",
 }
@@ -207,7 +207,7 @@ def test_begin_seeds_and_checks(keep_excepthook, tmp_path):
 
 def test_begin_needs_a_bundle(keep_excepthook):
     with pytest.raises(RuntimeError, match="not called from an expression"):
-        begin(["run"], 0)
+        initialize_run(["run"], 0)
 
 
 @pytest.mark.parametrize(

@@ -82,11 +82,11 @@ def test_what_cannot_be_divided_is_refused(found):
 
 def test_processes_that_nothing_joins_are_refused(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
-    joined = {"initialize": ["$begin(['training'], 0)", "$start_processes(@device)"]}
+    joined = {"initialize": ["$initialize_run(['training'], 0)", "$start_processes(@device)"]}
     require_joining(joined, "training")
     with pytest.raises(InputError, match="multi_gpu.json"):
-        require_joining({"initialize": ["$begin(['training'], 0)"]}, "training")
-    with pytest.raises(InputError, match="'segment' runs on one"):
+        require_joining({"initialize": ["$initialize_run(['training'], 0)"]}, "training")
+    with pytest.raises(InputError, match="'segment' needs a single process"):
         require_joining(joined, "segment")
 
 

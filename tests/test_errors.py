@@ -66,7 +66,7 @@ except KeyboardInterrupt:
 def test_ctrl_c_ends_with_a_line(script):
     done = run(script)
     assert done.returncode != 0
-    assert done.stderr == "interrupted; the same command goes on from here\n"
+    assert done.stderr == "interrupted; the same command resumes from here\n"
 
 
 def test_the_line_does_not_stand_behind_a_bar():

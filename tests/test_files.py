@@ -162,7 +162,7 @@ def test_a_full_disk_leaves_nothing_half_written(kind, small_disk):
     with pytest.raises(InputError) as caught:
         WRITERS[kind](small_disk / "out")
     line = str(caught.value)
-    assert str(small_disk / "out") in line and " disk" in line and "make room" in line
+    assert str(small_disk / "out") in line and " disk" in line and "free space" in line
     assert "MiB free" in line and "\n" not in line
     assert files(small_disk) == [filler]
 
@@ -171,7 +171,7 @@ def test_a_full_disk_leaves_nothing_half_written(kind, small_disk):
 def test_files_that_may_not_grow(kind, in_child, tmp_path):
     if kind == ".dcm":
         pytest.importorskip("highdicom")
-    with pytest.raises(InputError, match="out.*ulimit -f.*make room"):
+    with pytest.raises(InputError, match="out.*ulimit -f.*free space"):
         in_child(lambda: WRITERS[kind](tmp_path / "out"), (resource.RLIMIT_FSIZE, 2**13))
     assert files(tmp_path) == []
     assert WRITERS[kind](tmp_path / "out").is_file()

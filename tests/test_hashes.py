@@ -92,7 +92,7 @@ def test_what_a_run_would_execute(packed, tamper, message):
 
 def test_what_has_no_list_is_no_packed_bundle(packed):
     (packed / SUMS).unlink()
-    with pytest.raises(InputError, match=f"no {SUMS}, so it is no packed bundle"):
+    with pytest.raises(InputError, match=f"no {SUMS}, so it is not a packed bundle"):
         verify(packed)
 
 
@@ -123,20 +123,20 @@ def test_a_zip_is_read_where_it_lies(tmp_path):
     assert verify(zipped(tmp_path / "good.zip", names)) == len(FILES)
     assert sorted(tmp_path.iterdir()) == [*before, tmp_path / "good.zip"]
     for extra, problem in [
-        ("top/../../evil.py", "leaves it"),
-        ("/top/evil.py", "leaves it"),
-        ("top/a\\..\\evil.py", "leaves it"),
+        ("top/../../evil.py", "outside the folder"),
+        ("/top/evil.py", "outside the folder"),
+        ("top/a\\..\\evil.py", "outside the folder"),
         ("other/evil.py", "outside of top/"),
         ("top/evil.py", "not listed"),
-        ("top/docs/README.md", "there twice"),
+        ("top/docs/README.md", "duplicated"),
     ]:
-        with pytest.warns() if problem == "there twice" else open(os.devnull):
+        with pytest.warns() if problem == "duplicated" else open(os.devnull):
             path = zipped(tmp_path / "bad.zip", [*names, extra])
         with pytest.raises(InputError, match=problem):
             verify(path)
     with pytest.raises(InputError, match="'alignflow/__init__.py' is missing"):
         verify(zipped(tmp_path / "bad.zip", [n for n in names if "__init__" not in n]))
-    with pytest.raises(InputError, match="no folder and no zip"):
+    with pytest.raises(InputError, match="neither a folder nor a zip"):
         verify(tmp_path / "nowhere.zip")
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from alignflow import lock
 from alignflow.errors import InputError
-from alignflow.lock import FILE, hold, release_all
+from alignflow.lock import FILE, lock_output_dir, release_all
 
 
 @pytest.fixture(autouse=True)
@@ -28,7 +28,7 @@ def holder():
         reading, writing = os.pipe()
         number = os.fork()
         if number == 0:
-            hold(folder)
+            lock_output_dir(folder)
             child = os.fork() if forks else -1
             if child != 0:
                 os.write(writing, f"{child}\n".encode())
@@ -57,7 +57,7 @@ def kill(number):
 def test_a_second_run_is_told_who_holds_the_folder(tmp_path, holder):
     number = holder(tmp_path / "out")
     with pytest.raises(InputError) as caught:
-        hold(tmp_path / "out")
+        lock_output_dir(tmp_path / "out")
     line = str(caught.value)
     assert f"process {number} on {os.uname().nodename} since 20" in line and "\n" not in line
     assert str(tmp_path / "out") in line and "stop it" in line
@@ -66,19 +66,19 @@ def test_a_second_run_is_told_who_holds_the_folder(tmp_path, holder):
 @pytest.mark.parametrize("forks", [False, True])
 def test_a_kill_frees_the_folder(tmp_path, holder, forks):
     kill(holder(tmp_path, forks))
-    hold(tmp_path)
+    lock_output_dir(tmp_path)
     assert f"process {os.getpid()} " in (tmp_path / FILE).read_text()
 
 
 def test_the_same_process_may_hold_it_twice_and_others_not_by_another_name(tmp_path, in_child):
     (tmp_path / "out").mkdir()
     (tmp_path / "link").symlink_to("out")
-    hold(tmp_path / "out")
-    hold(str(tmp_path / "link"))
+    lock_output_dir(tmp_path / "out")
+    lock_output_dir(str(tmp_path / "link"))
 
     def other():
         lock._held.clear()
-        hold(tmp_path / "link")
+        lock_output_dir(tmp_path / "link")
 
     with pytest.raises(InputError, match=f"in use by process {os.getpid()} "):
         in_child(other)
@@ -87,10 +87,10 @@ def test_the_same_process_may_hold_it_twice_and_others_not_by_another_name(tmp_p
 def test_only_the_first_of_several_processes_holds_it(tmp_path, holder, monkeypatch):
     holder(tmp_path)
     monkeypatch.setenv("RANK", "1")
-    hold(tmp_path)
+    lock_output_dir(tmp_path)
     monkeypatch.setenv("RANK", "0")
     with pytest.raises(InputError):
-        hold(tmp_path)
+        lock_output_dir(tmp_path)
 
 
 def test_what_a_killed_run_left_half_written_is_removed(tmp_path):
@@ -100,7 +100,7 @@ def test_what_a_killed_run_left_half_written_is_removed(tmp_path):
     for name in [*left, *kept, *other]:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
-    hold(tmp_path)
+    lock_output_dir(tmp_path)
     found = {p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*") if p.is_file()}
     assert found == {*kept, *other, FILE}
 
@@ -108,13 +108,13 @@ def test_what_a_killed_run_left_half_written_is_removed(tmp_path):
 def test_nothing_stays_of_a_run_that_ends(tmp_path, in_child):
     (tmp_path / "there").mkdir()
     for name in ("there", "new"):
-        hold(tmp_path / name)
+        lock_output_dir(tmp_path / name)
     (tmp_path / "new/model.pt").touch()
-    hold(tmp_path / "empty")
+    lock_output_dir(tmp_path / "empty")
     release_all()
     found = {p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*")}
     assert found == {"there", "new", "new/model.pt"}
-    hold(tmp_path / "there")
+    lock_output_dir(tmp_path / "there")
     in_child(lambda: lock._release_of(os.getppid()))
     assert (tmp_path / "there" / FILE).exists()
 
@@ -122,15 +122,15 @@ def test_nothing_stays_of_a_run_that_ends(tmp_path, in_child):
 def test_a_folder_that_cannot_be_written(tmp_path, read_only):
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="out.*cannot be written.*another folder"):
-        hold(tmp_path / "file/out")
+        lock_output_dir(tmp_path / "file/out")
     (tmp_path / "used").mkdir()
-    hold(tmp_path / "used")
+    lock_output_dir(tmp_path / "used")
     release_all()
     for name in ("new", "used"):
         (tmp_path / name).mkdir(exist_ok=True)
         read_only(tmp_path / name)
         with pytest.raises(InputError, match="cannot be written .Read-only file system"):
-            hold(tmp_path / name)
+            lock_output_dir(tmp_path / name)
 
 
 def test_a_full_disk_is_told_before_the_work(small_disk):
@@ -138,4 +138,4 @@ def test_a_full_disk_is_told_before_the_work(small_disk):
         while True:
             file.write(bytes(4096))
     with pytest.raises(InputError, match="cannot be written .No space left on device"):
-        hold(small_disk)
+        lock_output_dir(small_disk)

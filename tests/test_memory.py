@@ -4,7 +4,7 @@ import resource
 import pytest
 import torch
 
-from alignflow.config import explained
+from alignflow.config import user_message
 from alignflow.memory import out_of_memory
 
 CONFIG = {"batch_size": 16, "image_size": [64, 64], "precision": "fp32", "num_workers": 2}
@@ -72,7 +72,7 @@ SHARED = "out of shared memory: set num_workers to 0, or start the container wit
 )
 def test_shared_memory_is_no_disk(error, tmp_path):
     for one in (error, chained(error)):
-        assert str(explained(one, CONFIG, str(tmp_path))).startswith(SHARED)
+        assert str(user_message(one, CONFIG, str(tmp_path))).startswith(SHARED)
 
 
 def test_semaphores_take_shared_memory(monkeypatch, tmp_path):
@@ -81,8 +81,8 @@ def test_semaphores_take_shared_memory(monkeypatch, tmp_path):
 
     monkeypatch.setattr(multiprocessing.synchronize._multiprocessing, "SemLock", full)
     error = raised(multiprocessing.get_context("fork").Queue)
-    assert str(explained(error, CONFIG, str(tmp_path))).startswith(SHARED)
-    assert "the disk is full" in str(explained(raised(full), CONFIG, str(tmp_path)))
+    assert str(user_message(error, CONFIG, str(tmp_path))).startswith(SHARED)
+    assert "the disk is full" in str(user_message(raised(full), CONFIG, str(tmp_path)))
 
 
 def test_other_errors_are_none_of_memory():

@@ -95,7 +95,7 @@ def test_weights_that_are_no_tensors_are_refused(record, models):
     for content in (b"", b"text", b"PK\x03\x04"):
         (models / "segmenter.pt").write_bytes(content)
         record.save(str(models))
-        with pytest.raises(InputError, match="segmenter.pt': not tensors alone") as caught:
+        with pytest.raises(InputError, match="segmenter.pt': not only tensors") as caught:
             Stage1.load(str(models))
         assert "\n" not in str(caught.value)
 

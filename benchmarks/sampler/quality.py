@@ -48,8 +48,8 @@ from alignflow.evaluation.faithfulness import (
     image_scores,
     summary,
 )
-from alignflow.evaluation.half_samples import HalfSamples, Sampled, estimate
 from alignflow.evaluation.sets import unseen
+from alignflow.evaluation.subsampling import Sampled, Subsampling, estimate
 from alignflow.export.students import students_of
 from alignflow.files import replacing
 from alignflow.inference.masks import MaskGenerator
@@ -182,7 +182,7 @@ class Bench:
                 "of half-samples needs four of both"
             )
         self.real, self.fingerprint = self.features(real.images), real.fingerprint
-        self.half_samples = HalfSamples(args.draws, args.largest_draw, args.seed)
+        self.subsampling = Subsampling(args.draws, args.largest_draw, args.seed)
         masks: MaskGenerator = self.config.get_parsed_content("masks")
         self.labels = torch.cat([masks(indices) for indices in self.batches()])
         self.in_torch: dict[Arm, Tensor] = {}
@@ -205,7 +205,7 @@ class Bench:
         # as it is written: files hold no values outside the window
         images = images.clamp(-1, 1)
         found = self.features(images)
-        kid = self.half_samples(kid_alone, found, self.real)["kid"]
+        kid = self.subsampling(kid_alone, found, self.real)["kid"]
         dice = dice_table(self.segmenter, images, self.labels, self.stage1.num_classes)
         print(f"{arm}: KID {kid.values.mean():.4f}", flush=True)
         return Drawn(evaluations(arm, self.guidance), kid, found, dice)
@@ -243,7 +243,7 @@ def evaluations(arm: Arm, guidance: float) -> int:
 
 
 def kid_alone(generated: Tensor, real: Tensor) -> dict[str, float]:
-    """KID as `HalfSamples` takes a statistic."""
+    """KID as `Subsampling` takes a statistic."""
     return {"kid": unbiased(generated, real, cubic)}
 
 
@@ -253,7 +253,7 @@ def record(arm: Arm, drawn: dict[Arm, Drawn], bench: Bench) -> dict[str, Any]:
     bases = [BASELINE, DEFAULT_TEACHER]
     if arm.backend != "torch":
         bases.append(Arm(arm.steps, student=True))
-    to_teacher = kid_of_other_pairs(one.features, drawn[BASELINE].features, bench.half_samples)
+    to_teacher = kid_of_other_pairs(one.features, drawn[BASELINE].features, bench.subsampling)
     return {
         "evaluations": one.evaluations,
         "kid": one.kid.record(),
@@ -280,16 +280,16 @@ def ratio(values: NDArray[np.float64], base: NDArray[np.float64]) -> dict[str, f
     return interval | {"value": float(values.mean() / base.mean()) if base.mean() > 0 else None}
 
 
-def kid_of_other_pairs(one: Tensor, base: Tensor, half_samples: HalfSamples) -> NDArray[np.float64]:
+def kid_of_other_pairs(one: Tensor, base: Tensor, subsampling: Subsampling) -> NDArray[np.float64]:
     """KID of a sampler's images to the baseline's of other pairs, (draws,).
 
     Of the same pairs the two sets would not be independent, as an unbiased estimate needs them. The
     baseline itself has 0 on average.
     """
-    size = min(len(one) // 2, half_samples.largest)
+    size = min(len(one) // 2, subsampling.largest)
     values = []
-    for draw in range(half_samples.draws):
-        order = np.random.default_rng([half_samples.seed, draw]).permutation(len(one))
+    for draw in range(subsampling.draws):
+        order = np.random.default_rng([subsampling.seed, draw]).permutation(len(one))
         values.append(unbiased(one[order[:size]], base[order[-size:]], cubic))
     return np.array(values)
 

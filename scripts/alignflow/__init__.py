@@ -7,5 +7,5 @@ import os
 
 try:
     getpass.getuser()
-except (KeyError, OSError):  # a container's user without a name; torch and MONAI ask for one
+except (KeyError, OSError):  # a user without a name, as in containers; torch and MONAI need a name
     os.environ["USER"] = f"user{os.getuid()}"

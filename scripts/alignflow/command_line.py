@@ -13,19 +13,19 @@ from typing import Any
 OK, FAILED, USAGE, PROBLEMS, INTERRUPTED = 0, 1, 2, 3, 130
 
 EXIT_CODES = """exit codes:
-  0    done (adapt: whatever the verdict; check: nothing stops training)
-  1    a stage failed; its reason and log are named, and the same command goes on from there
-  2    wrong usage: an argument, a folder that is not there, a key that does not exist
+  0    done (adapt: with any verdict; check: nothing stops training)
+  1    a stage failed; reason and log are named, and the same command resumes from there
+  2    wrong usage: an argument, a folder or a key that does not exist
   3    the data has problems that stop training or alignment; all of them are listed
-  130  interrupted; the same command goes on from there"""
+  130  interrupted; the same command resumes from there"""
 
-ADAPT = """From a source with masks and a few images of another site to a segmenter for that site.
+ADAPT = """Adapt a segmenter to a site, from a source with masks and a few images of the site.
 
-Runs prepare, train (or takes a given bundle), align, distill, infer, segment and evaluate in
-order, each the workflow of the bundle of that name. Stages that are finished with the same inputs
-and settings are skipped, and a stopped one goes on where it was: the same command again resumes.
-Ends with a verdict: did the segmenter get better at the site, by how much, how sure. Without
-labelled images of the site (--test) that cannot be known, and the verdict says so."""
+Runs prepare, train (unless a bundle is given), align, infer, segment, distill, evaluate and report,
+each the bundle workflow of that name. Stages that are finished with the same inputs and settings
+are skipped, and a stopped stage resumes: just give the same command again.
+Ends with a verdict: did the segmenter get better at the site, by how much, and how sure is that?
+Without labelled images of the site (--test) this cannot be known, and the verdict says so."""
 
 ADAPT_EXAMPLES = """examples:
   alignflow adapt --source DATA --references SITE --out RESULT
@@ -33,15 +33,15 @@ ADAPT_EXAMPLES = """examples:
   alignflow adapt --source DATA --references SITE --model_dir models --out RESULT
   alignflow adapt ... --set train.image_epochs=100 --set train.group_column=patient
   alignflow adapt ... --config settings.yaml      # train: {image_epochs: 100}
-  alignflow adapt ... --quick                     # a minute or two; shows that all of it runs
+  alignflow adapt ... --quick                     # a minute or two; shows that everything runs
 
 """
 
 CHECK = """Inspect a data set before anything runs.
 
-Counts, formats, sizes, spacing, intensities, masks, unreadable or constant images, exact and near
-copies, leaks between training and validation, and with --references how far these lie apart from
-the source (is alignment worth it), with the disk that `alignflow adapt` would need."""
+Shows counts, formats, sizes, spacing, intensities, masks, unreadable or constant images, exact and
+near copies, leaks between training and validation, the disk space that `alignflow adapt` needs and,
+with --references, how much these differ from the source (is alignment worth it?)."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     print_all_letters()
     try:
-        # It imports torch and MONAI, which takes seconds: help and usage come before.
+        # Importing torch and MONAI takes seconds, so help and usage come first.
         code: int = args.command(args)
         return code
     except BaseException as error:
@@ -97,13 +97,13 @@ def parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="images of the site, with masks or without",
     )
-    add("--out", required=True, metavar="DIR", help="receives everything that is made")
-    add("--test", metavar="DIR", help="labelled images of the site, none of them a reference")
-    add("--model_dir", metavar="DIR", help="a trained bundle; training is skipped")
+    add("--out", required=True, metavar="DIR", help="output folder")
+    add("--test", metavar="DIR", help="labelled images of the site that are not references")
+    add("--model_dir", metavar="DIR", help="a trained bundle, to skip training")
     add("--device", help="cpu, cuda, cuda:1, ... (default: the first GPU, else the CPU)")
     add("--seeds", type=int, metavar="N", help="trainings of each segmenter, with --test")
     add("--tracking_uri", metavar="URI", help="MLflow store (default: a SQLite file in --out)")
-    add("--experiment", metavar="NAME", help="of MLflow (default: by the name of --out)")
+    add("--experiment", metavar="NAME", help="MLflow experiment (default: from the name of --out)")
     add("--no_mlflow", action="store_true", help="track nothing")
     _add_settings(adapt)
     check = commands.add_parser(
@@ -119,7 +119,7 @@ def parser() -> argparse.ArgumentParser:
     add("--references", metavar="DIR", help="images of the site")
     add("--test", metavar="DIR", help="labelled images of the site")
     add("--model_dir", metavar="DIR", help="read images as this trained bundle does")
-    add("--out", default=".", metavar="DIR", help="folder whose disk is looked at (default: .)")
+    add("--out", default=".", metavar="DIR", help="folder whose disk is checked (default: .)")
     add("--json", action="store_true", help="print JSON instead of text")
     _add_settings(check)
     return top
@@ -130,17 +130,17 @@ def _add_settings(command: argparse.ArgumentParser) -> None:
     add(
         "--config",
         metavar="FILE",
-        help="JSON or YAML over configs/adapt.json: keys of stages, {train: {image_epochs: 100}}",
+        help="JSON or YAML that overrides configs/adapt.json, such as {train: {image_epochs: 100}}",
     )
     add(
         "--set",
         action="append",
         default=[],
         metavar="STAGE.KEY=VALUE",
-        help="one such key, VALUE as JSON or text; may be given often",
+        help="override a key, VALUE as JSON or text; may be repeated",
     )
-    add("--quick", action="store_true", help="tiny lengths, to see that everything runs")
-    add("--bundle_root", metavar="DIR", help="the bundle (default: looked for)")
+    add("--quick", action="store_true", help="very short run, to see that everything works")
+    add("--bundle_root", metavar="DIR", help="folder of the bundle (default: found automatically)")
 
 
 def run_adapt(args: argparse.Namespace) -> int:
@@ -149,7 +149,9 @@ def run_adapt(args: argparse.Namespace) -> int:
 
     from alignflow.config import require_plain
 
-    logging.getLogger("monai.bundle.workflows").setLevel(logging.ERROR)  # warns of no logging file
+    logging.getLogger("monai.bundle.workflows").setLevel(
+        logging.ERROR
+    )  # warns about a missing logging file
     overrides = settings(args)
     given = {
         "source": args.source,
@@ -193,7 +195,7 @@ def run_check(args: argparse.Namespace) -> int:
     content = json.loads((configs / "adapt.json").read_text(encoding="utf-8")) | settings(args)
     for path in filter(None, (args.directory, args.references, args.test)):
         if not Path(path).is_dir():
-            raise InputError(f"'{path}' is no folder; correct the path")
+            raise InputError(f"'{path}' is not a folder; fix the path")
         require_plain(str(Path(path).resolve()), "folder")
     result = inspect(
         source=Path(args.directory),
@@ -210,10 +212,10 @@ def run_check(args: argparse.Namespace) -> int:
 
 
 def settings(args: argparse.Namespace) -> dict[str, Any]:
-    """Overrides of `adapt.json`: of --quick, then --config, then --set; sections are merged.
+    """Overrides of `adapt.json` from --quick, --config and --set, in this order; merged.
 
     Raises:
-        InputError: a file that cannot be read, or a section that does not exist.
+        InputError: a file cannot be read, or a section does not exist.
     """
     from monai.bundle import ConfigParser
 
@@ -226,7 +228,7 @@ def settings(args: argparse.Namespace) -> dict[str, Any]:
         layers.append(json.loads((configs / "adapt_quick.json").read_text(encoding="utf-8")))
     if args.config:
         if not Path(args.config).is_file():
-            raise InputError(f"--config '{args.config}': no such file; correct the path")
+            raise InputError(f"--config '{args.config}': no such file; fix the path")
         try:
             layers.append(ConfigParser.load_config_file(args.config))
         except Exception as error:
@@ -243,11 +245,11 @@ def settings(args: argparse.Namespace) -> dict[str, Any]:
                 continue
             if key not in base:
                 known = ", ".join(k for k, v in base.items() if isinstance(v, dict))
-                raise InputError(f"'{key}': no key of adapt.json; sections are {known}")
+                raise InputError(f"'{key}': not a key of adapt.json; sections are {known}")
             if isinstance(base[key], dict) and not isinstance(value, dict):
-                raise InputError(f"'{key}': is a section; give {{key: value}} in it")
+                raise InputError(f"'{key}': is a section; give {{key: value}}")
             before = result.get(key, base[key])
-            # the lengths of --quick stand in place of the defaults, all else is laid over them
+            # --quick replaces the defaults of a section, --config and --set are merged into it
             result[key] = before | value if isinstance(value, dict) and not quick else value
     return result
 
@@ -256,7 +258,7 @@ def bundle_root(given: str | None) -> Path:
     """The folder with the bundle's configs.
 
     Raises:
-        InputError: none is found.
+        InputError: it is not found.
     """
     from alignflow.errors import InputError
 

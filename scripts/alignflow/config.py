@@ -1,4 +1,4 @@
-"""What a bundle config does before its work: checks of its own keys, and a copy of itself."""
+"""Initialises the run of a bundle config: checks its keys and values, and saves a copy."""
 
 from __future__ import annotations
 
@@ -20,35 +20,35 @@ from alignflow.distributed import require_joining
 from alignflow.errors import InputError, find_input_error, print_input_errors_as_one_line
 from alignflow.files import replacing, storage_error
 from alignflow.limits import check_limits
-from alignflow.lock import hold
+from alignflow.lock import lock_output_dir
 from alignflow.memory import out_of_memory, out_of_shared_memory
 from alignflow.targets import resolve
 
 REFERENCE = re.compile(r"@(\w+(?:(?:::|#)\w+)*)")
 EXPECTED_BY_MONAI = ["bundle_root", "device", "dataset_dir", "network_def", "run"]
-# MONAI Label's app for bundles goes through the transforms, and replaces what `datalist` gives.
+# MONAI Label's app for bundles reads the transforms and replaces `datalist`.
 EXPECTED_BY_MONAI += ["preprocessing", "postprocessing", "datalist"]
 MONAI_KEYS = {"_target_", "_disabled_", "_requires_", "_desc_", "_mode_"}
 
 
-def begin(workflows: Sequence[str], seed: int) -> None:
-    """First item of each config's `initialize`.
+def initialize_run(workflows: Sequence[str], seed: int) -> None:
+    """Initialise a run; the first item of each config's `initialize`.
 
-    Shows input errors, and disk or memory that ran out, as one line; refuses keys without effect,
-    targets that are not allowed, texts that do not arrive as they were given and values out of
-    range; keeps the output folder to this process, tunes the allocator, and seeds.
+    From now on input errors and a lack of disk space or memory are shown as one line. Refuses keys
+    without effect, targets that are not allowed, texts that MONAI would change and values out of
+    range. Locks the output folder, tunes the allocator and sets the random seed.
 
-    MONAI has evaluated the config's `imports` and the arguments of this call before: against a
-    config that is made to do harm this is no protection, `alignflow.packing verify` is.
+    This does not protect against a malicious config, since MONAI evaluates the config's `imports`
+    before; use `alignflow.packing verify` for that.
 
     Args:
-        workflows: run_ids of the config; what none of them reaches has no effect.
-        seed: of Python, NumPy and torch.
+        workflows: run_ids of the config; keys that none of them uses have no effect.
+        seed: random seed of Python, NumPy and torch.
 
     Raises:
-        InputError: on a key without effect, a target that is not allowed or does not take an
-            argument, a text with '#', a value out of range, several processes that nothing joins,
-            or an output folder that is in use or cannot be written.
+        InputError: a key without effect, a target that is not allowed or does not take an argument,
+            a text with '#', a value out of range, several processes without a process group, or an
+            output folder that is in use or cannot be written.
     """
     print_input_errors_as_one_line()
     config = running_config()
@@ -58,16 +58,16 @@ def begin(workflows: Sequence[str], seed: int) -> None:
     check_limits(config)
     require_joining(config, workflows[0])
     if (folder := written_folder(config)) is not None:
-        hold(folder)
-    print_input_errors_as_one_line(lambda error: explained(error, config, folder or "."))
+        lock_output_dir(folder)
+    print_input_errors_as_one_line(lambda error: user_message(error, config, folder or "."))
     tune_allocator()
     set_determinism(seed=seed)
 
 
 def written_folder(config: Mapping[str, Any]) -> str | None:
-    """The folder that a run writes to: its output_dir; `export` writes beside its weights.
+    """The output folder of a run: its output_dir or, for `export`, its model_dir.
 
-    None where it is one file (`output`) in a folder that may hold anything.
+    None if the output is a single file (`output`), whose folder may contain anything.
     """
     if "output" in config:
         return None
@@ -75,8 +75,8 @@ def written_folder(config: Mapping[str, Any]) -> str | None:
     return str(running_parser().get_parsed_content(key))
 
 
-def explained(error: BaseException, config: Mapping[str, Any], folder: str) -> InputError | None:
-    """What a user can fix, as one line: input, disk, memory; None for everything else."""
+def user_message(error: BaseException, config: Mapping[str, Any], folder: str) -> InputError | None:
+    """One line about an error that a user can fix (input, disk, memory); else None."""
     return (
         find_input_error(error)
         or out_of_shared_memory(error)
@@ -86,10 +86,10 @@ def explained(error: BaseException, config: Mapping[str, Any], folder: str) -> I
 
 
 def running_config() -> dict[str, Any]:
-    """The config of the bundle workflow that evaluates the calling expression, overrides included.
+    """The config of the running bundle workflow, including overrides.
 
     Raises:
-        RuntimeError: not called from such an expression.
+        RuntimeError: not called from an expression of a config.
     """
     return {k: v for k, v in running_parser().get().items() if k != "_meta_"}
 
@@ -97,7 +97,7 @@ def running_config() -> dict[str, Any]:
 def running_parser() -> ConfigParser:
     """The parser that evaluates the calling expression.
 
-    MONAI gives an expression no way to it, so it is found on the stack.
+    MONAI does not pass it to expressions, so it is found on the stack.
     """
     frame = inspect.currentframe()
     while frame is not None:
@@ -109,7 +109,7 @@ def running_parser() -> ConfigParser:
 
 @idist.one_rank_only()
 def save_config(path: str) -> None:
-    """Write the running config, overrides included, as JSON."""
+    """Write the running config, including overrides, as JSON."""
     with replacing(path) as temporary:
         temporary.write_text(
             json.dumps(running_config(), indent=2, default=str) + "\n", encoding="utf-8"
@@ -117,10 +117,10 @@ def save_config(path: str) -> None:
 
 
 def settings() -> dict[str, Any]:
-    """The plain values at the top of the running config: what a run is remembered by.
+    """The plain values at the top of the running config, which identify a run.
 
-    Expressions and what tells of the config itself are left out: an override for several
-    processes changes nothing here.
+    Expressions and keys that begin with "_" are excluded, so the override for several processes
+    changes nothing here.
     """
     plain = (str, int, float, bool, type(None), list)
     config = {k: v for k, v in running_config().items() if not k.startswith("_")}
@@ -129,10 +129,10 @@ def settings() -> dict[str, Any]:
 
 
 def check_keys(config: dict[str, Any], workflows: Sequence[str]) -> None:
-    """Refuse keys that no workflow reaches through `@` references.
+    """Refuse keys that no workflow uses through `@` references.
 
     Raises:
-        InputError: naming the key and the nearest known one.
+        InputError: names the key and the most similar known key.
     """
     reached: set[str] = set()
     waiting = ["initialize", "finalize", "imports", *EXPECTED_BY_MONAI, *workflows]
@@ -158,7 +158,7 @@ def check_arguments(config: dict[str, Any]) -> None:
     """Refuse a `_target_` that is not allowed, and arguments that it does not take.
 
     Raises:
-        InputError: naming the target, or the argument and those that the target takes.
+        InputError: names the target, or the argument and the valid arguments.
     """
     for key, part in parts_with_target(config):
         name = part["_target_"]
@@ -177,18 +177,18 @@ def check_arguments(config: dict[str, Any]) -> None:
 
 
 def check_texts(config: dict[str, Any], arguments: Sequence[str] = ()) -> None:
-    """Refuse texts that do not arrive as they were given.
+    """Refuse texts that MONAI or its command line would change.
 
-    MONAI makes '::' of every '#'. Fire, which reads its command line, takes `patient#2` for
-    'patient', and a folder 2024 for a number. In a locale without UTF-8, torch and MLflow fail on
-    names that have other letters.
+    MONAI replaces every '#' by '::'. Fire, which parses its command line, reads `patient#2` as
+    'patient', and a folder 2024 as a number. In a locale without UTF-8, torch and MLflow fail on
+    names with letters outside ASCII.
 
     Args:
-        config: to look at.
-        arguments: of the command line.
+        config: config to check.
+        arguments: arguments of the command line.
 
     Raises:
-        InputError: naming the key and the text.
+        InputError: names the key and the text.
     """
     given = dict(_given(arguments))
     texts = [(key, text) for key, text in given.items() if isinstance(config.get(key), str)]
@@ -197,7 +197,7 @@ def check_texts(config: dict[str, Any], arguments: Sequence[str] = ()) -> None:
             require_plain(value, f'config "{key}"')
             if any("\udc80" <= letter <= "\udcff" for letter in value):
                 raise InputError(
-                    f"config \"{key}\" '{value}': has letters that are not of this locale; set "
+                    f"config \"{key}\" '{value}': has letters outside this locale; set "
                     "PYTHONUTF8=1 in the environment"
                 )
     for key, value in config.items():
@@ -210,10 +210,10 @@ def check_texts(config: dict[str, Any], arguments: Sequence[str] = ()) -> None:
 
 
 def require_plain(text: str, field: str) -> None:
-    """Raise `InputError` where a text holds what MONAI's configs keep for themselves."""
+    """Raise `InputError` if a text contains characters reserved by MONAI's configs."""
     if "#" in text or "::" in text:
         raise InputError(
-            f"{field} '{text}': a value cannot hold '#' or '::', which MONAI takes for parts of "
+            f"{field} '{text}': a value cannot contain '#' or '::', which MONAI reads as parts of "
             "a config; rename the file or folder"
         )
 
@@ -231,7 +231,7 @@ def find(config: Any, key: str) -> Any:
 
 
 def leaves(config: Any, key: str = "") -> Iterator[tuple[str, Any]]:
-    """(key, value) of everything in a config that holds nothing else."""
+    """(key, value) of all leaves of a config."""
     items: Iterator[tuple[Any, Any]] | None = None
     if isinstance(config, dict):
         items = iter(config.items())
@@ -245,7 +245,7 @@ def leaves(config: Any, key: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def parts_with_target(config: Any, key: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
-    """(key, dict) of every part of a config that names its `_target_`."""
+    """(key, dict) of every part of a config with a `_target_`."""
     target = config.get("_target_", "$") if isinstance(config, dict) else "$"
     if not target.startswith("$"):
         yield key, config

@@ -1,4 +1,4 @@
-"""What keeps a request from a server, and what to set; addresses that hold no password."""
+"""Explains failed requests to a server, and refuses addresses that contain a password."""
 
 from __future__ import annotations
 
@@ -13,41 +13,41 @@ from requests.utils import get_environ_proxies
 from alignflow.errors import InputError, causes
 
 BUNDLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE")
-"""Variables that name a file of certificates, the one that counts first."""
+"""Variables that name a file of certificates, in order of precedence."""
 OF_CERTIFICATES = {
     "mismatch": "give the host by the name in its certificate",
     "not valid for": "give the host by the name in its certificate",
-    "expired": "ask the server's administrator for one that is valid, or set this computer's clock",
+    "expired": "ask the server's administrator for a new one, or set this computer's clock",
     "not yet valid": "set this computer's clock",
 }
-"""Fixes, by what OpenSSL says; for everything else the authority is not known here."""
+"""Fixes, by OpenSSL's message. In all other cases the authority is unknown."""
 AUTHORITY = "set REQUESTS_CA_BUNDLE=FILE, the certificate of the authority that signed it (PEM)"
 
 
 def require_no_password(address: str, field: str, variables: str) -> None:
-    """Refuse user:password@ in an address: logs, records and the shell's history would keep it.
+    """Refuse user:password@ in an address, which would end up in logs and records.
 
     Args:
-        address: of a server.
-        field: what holds it, for the message, which does not repeat the address.
-        variables: of the environment that take user and password.
+        address: address of a server.
+        field: setting with the address; the message does not repeat the address.
+        variables: environment variables for user and password.
 
     Raises:
-        InputError: there is a user in it.
+        InputError: the address contains a user.
     """
     if "@" in urlsplit(address).netloc:
         raise InputError(
-            f"{field}: the address holds a user or password, which logs and records would keep; "
+            f"{field}: the address contains a user or password, which would end up in logs; "
             f"take it out, and set {variables}"
         )
 
 
 def obstacle(error: BaseException, url: str) -> str | None:
-    """Certificate, TLS or proxy, which another attempt would meet again, and the fix; else None.
+    """A problem of certificate, TLS or proxy and its fix; None for other errors.
 
     Args:
-        error: of `requests`, or raised from such an error.
-        url: that was asked for.
+        error: an error of `requests`, or one raised from it.
+        url: requested address.
     """
     for cause in causes(error):
         said = str(cause)
@@ -62,23 +62,23 @@ def obstacle(error: BaseException, url: str) -> str | None:
             return "asks for a certificate of this computer, which is not supported"
         if isinstance(cause, OSError) and re.search("CA certificate bundle|NO_CERTIFICATE", said):
             named = next((name for name in BUNDLES if name in os.environ), BUNDLES[0])
-            return f"the file of {named} is missing, or holds no certificate; correct the variable"
+            return f"the file of {named} is missing or has no certificate; fix the variable"
         if isinstance(cause, ProxyError):
-            return f"the proxy does not let it through; {without_proxy(url)}"
+            return f"the proxy refuses the connection; {without_proxy(url)}"
     return None
 
 
 def without_proxy(url: str) -> str:
-    """How to leave out the proxy that the environment names for an address; "" without a proxy."""
+    """How to bypass the environment's proxy for an address; "" without a proxy."""
     try:
         named = get_environ_proxies(url)
-    except ValueError:  # no such address
+    except ValueError:  # invalid address
         named = {}
     host = urlsplit(url).hostname
     return f"set NO_PROXY={host} to go without the proxy of this environment" if named else ""
 
 
 def schemes_of(response: requests.Response) -> list[str]:
-    """What a server asks for that answers 401: "Basic", "Bearer", "Digest", ..."""
+    """Authentication schemes in a 401 response: "Basic", "Bearer", "Digest", ..."""
     asked = response.headers.get("WWW-Authenticate", "")
     return re.findall(r"(?:^|,)\s*([A-Za-z][\w-]*)(?=\s+[\w-]+\s*=|\s*(?:,|$))", asked)

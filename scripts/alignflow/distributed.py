@@ -1,8 +1,9 @@
-"""Several processes, one for each GPU, that do the run of one; without torchrun nothing here acts.
+"""Runs on several processes, one per GPU, with the result of a single process.
 
-The batch size of a config is that of all processes together. Process r of W holds the samples r,
-r + W, r + 2 W, ... of each batch, and random numbers are drawn for the whole batch in each
-process, so that the run, its checkpoints included, is that of a single process up to rounding.
+The batch size of a config is that of all processes together. Process r of W has samples r, r + W,
+r + 2 W, ... of each batch, and each process draws random numbers for the whole batch. So the run,
+including its checkpoints, equals that of a single process up to rounding. Without torchrun there is
+one process, and these functions do nothing.
 """
 
 from __future__ import annotations
@@ -24,11 +25,11 @@ from alignflow.errors import InputError
 Value = TypeVar("Value", float, Tensor)
 Item = TypeVar("Item")
 SHARED = ("training", "align", "distill", "infer")
-"""Workflows, each the first one of its config, that several processes share."""
+"""Workflows, each the first of its config, that support several processes."""
 
 
 def rank() -> int:
-    """Number of this process, 0 to `world()` - 1; files are written by process 0."""
+    """Number of this process, 0 to `world()` - 1; process 0 writes files."""
     return idist.get_rank()
 
 
@@ -38,28 +39,30 @@ def world() -> int:
 
 
 def local_device() -> str:
-    """The GPU of this process, by torchrun's LOCAL_RANK, or the CPU where there is none."""
+    """The GPU of this process, from torchrun's LOCAL_RANK, or the CPU."""
     return f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
 
 
 def require_joining(config: Mapping[str, Any], workflow: str) -> None:
-    """Refuse several processes that would each do the whole run and write the same files.
+    """Refuse several processes that would all do the whole run and write the same files.
 
     Args:
-        config: of the run; the override `multi_gpu.json` lets its `initialize` join them.
-        workflow: first one of the config.
+        config: config of the run; with `multi_gpu.json` its `initialize` joins the processes.
+        workflow: first workflow of the config.
 
     Raises:
-        InputError: started by torchrun without that override, or a workflow of one process.
+        InputError: started by torchrun without that file, or the workflow does not support it.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return
     started = "started as one of several processes (WORLD_SIZE is set)"
     if workflow not in SHARED:
-        raise InputError(f"{started}, but '{workflow}' runs on one; start it without torchrun")
+        raise InputError(
+            f"{started}, but '{workflow}' needs a single process; start it without torchrun"
+        )
     if start_processes.__name__ not in str(config.get("initialize")):
         raise InputError(
-            f"{started}, but nothing joins them; lay configs/multi_gpu.json over the config"
+            f"{started}, but they are not joined; add configs/multi_gpu.json to the config files"
         )
 
 
@@ -77,7 +80,7 @@ def start_processes(device: str | torch.device) -> None:
     on_gpu = torch.device(device).type == "cuda"
     if on_gpu:
         torch.cuda.set_device(device)
-    # Not idist.initialize: inside a SLURM job it takes the job's tasks for the processes.
+    # Not idist.initialize: in a SLURM job it would use the job's tasks as processes.
     dist.init_process_group("nccl" if on_gpu else "gloo")
     idist.sync()
     if rank() > 0:
@@ -85,21 +88,21 @@ def start_processes(device: str | torch.device) -> None:
 
 
 def stop_processes() -> None:
-    """Leave the process group, when all processes are done."""
+    """Wait for all processes, and leave the process group."""
     idist.barrier()
     idist.finalize()
 
 
 def local_batch(batch_size: int) -> int:
-    """Samples of a batch that one process holds.
+    """Number of samples per batch in this process.
 
     Raises:
-        InputError: the processes cannot divide the batch evenly.
+        InputError: the batch size is not a multiple of the number of processes.
     """
     if batch_size % world():
         raise InputError(
-            f'config "batch_size": {batch_size} cannot be divided among {world()} processes; it '
-            f"counts the samples of all, set a multiple of {world()}"
+            f'config "batch_size": {batch_size} cannot be divided among {world()} processes; set a '
+            f"multiple of {world()}"
         )
     return batch_size // world()
 
@@ -107,15 +110,15 @@ def local_batch(batch_size: int) -> int:
 def own_batches(
     items: Sequence[Item], batch_size: int, volumes: Sequence[int] | None = None
 ) -> list[Item]:
-    """The items of batches r, r + W, r + 2 W, ..., so that a batch holds what it does in one run.
+    """The items of batches r, r + W, r + 2 W, ...; each batch is the same as in a single process.
 
     Args:
-        items: of all processes.
-        batch_size: of one.
-        volumes: number of the volume that each item is a slice of, to share out whole volumes.
+        items: items of all processes.
+        batch_size: batch size of a process.
+        volumes: volume number of each item, to keep volumes together.
 
     Raises:
-        InputError: fewer batches or volumes than processes.
+        InputError: there are fewer batches or volumes than processes.
     """
     count = len(items)
     if volumes is not None:
@@ -132,16 +135,16 @@ def own_batches(
     return [items[k] for k in range(count) if k // batch_size % world() == rank()]
 
 
-def share(batch: Tensor) -> Tensor:
-    """This process's rows of something drawn for the whole batch (W B, ...): (B, ...)."""
+def local_rows(batch: Tensor) -> Tensor:
+    """Rows (B, ...) of this process from a whole batch (W B, ...)."""
     return batch[rank() :: world()]
 
 
-def gather(rows: Tensor) -> Tensor:
-    """Rows (B, ...) of all processes in the order of the whole batch (W B, ...).
+def all_gather_rows(rows: Tensor) -> Tensor:
+    """Rows (B, ...) of all processes, in the order of the whole batch (W B, ...).
 
-    Those of other processes are constants. Each process that computes a loss of the whole batch
-    from them so gets the exact gradient with respect to its own rows.
+    Rows of other processes are constants, so a loss of the whole batch has the exact gradient with
+    respect to this process's rows.
     """
     if world() == 1:
         return rows
@@ -151,18 +154,18 @@ def gather(rows: Tensor) -> Tensor:
     return torch.stack(parts, dim=1).flatten(0, 1)
 
 
-def mean(value: Value) -> Value:
-    """Mean over the processes of a number or a detached tensor."""
+def mean_over_processes(value: Value) -> Value:
+    """Mean of a number or detached tensor over processes."""
     return cast("Value", idist.all_reduce(value) / world())  # type: ignore[arg-type]
 
 
-def everywhere(condition: bool) -> bool:
-    """Whether a condition holds in every process."""
+def all_true(condition: bool) -> bool:
+    """Whether a condition is true in every process."""
     return cast("float", idist.all_reduce(float(condition), "MIN")) == 1
 
 
 def from_first(values: dict[str, float]) -> dict[str, float]:
-    """The values that process 0 has: GPUs differ in the last digit, decisions must not."""
+    """The values of process 0: GPUs differ by rounding, but decisions must be the same."""
     if world() == 1:
         return values
     numbers = torch.tensor(list(values.values()), dtype=torch.float64)
@@ -170,14 +173,14 @@ def from_first(values: dict[str, float]) -> dict[str, float]:
     return dict(zip(values, numbers.tolist(), strict=True))
 
 
-def collect(value: Any) -> list[Any]:
-    """What each process has, in the order of their numbers: any object that can be pickled."""
-    # in a tuple, since ignite joins numbers and tensors into one tensor
+def all_gather_objects(value: Any) -> list[Any]:
+    """The value of each process, in order; any object that can be pickled."""
+    # in a tuple, since ignite would join numbers and tensors
     return [one for (one,) in cast("list[tuple[Any]]", idist.all_gather((value,)))]
 
 
-def adding_up(network: nn.Module, last: bool) -> AbstractContextManager[None]:
-    """Context of one of several backward passes of an update: the last one sums over processes."""
+def accumulating(network: nn.Module, last: bool) -> AbstractContextManager[None]:
+    """Context of a backward pass; only the last of an update is summed over processes."""
     if last or not isinstance(network, DistributedDataParallel):
         return nullcontext()
     return cast("AbstractContextManager[None]", network.no_sync())

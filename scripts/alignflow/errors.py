@@ -1,4 +1,4 @@
-"""One-line errors for the person at the keyboard, tracebacks for everybody else."""
+"""User errors, shown as one line; other errors keep their traceback."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from types import TracebackType
 
 from tqdm import tqdm
 
-STOPPED = "interrupted; the same command goes on from here"
+STOPPED = "interrupted; the same command resumes from here"
 
 
 class InputError(ValueError):
     """User error: one line that names the file or field and how to fix it.
 
-    Control characters, which names of files may hold, are shown as escapes.
+    Control characters, which file names may contain, are shown as escapes.
 
     Args:
-        lines: the line; several only where several files are bad.
+        lines: the line; several lines if several files are wrong.
     """
 
     def __init__(self, *lines: str) -> None:
@@ -28,7 +28,7 @@ class InputError(ValueError):
 
 
 def _decoded(line: str) -> str:
-    """With the letters of names that the locale gave as bytes."""
+    """The line with names decoded that the locale could not decode."""
     try:
         return line.encode("utf-8", "surrogateescape").decode("utf-8")
     except UnicodeError:
@@ -40,7 +40,7 @@ def _shown(character: str) -> str:
 
 
 def causes(error: BaseException | None) -> Iterator[BaseException]:
-    """An exception, and those that it was raised from or while handling."""
+    """An exception and its chain of causes and contexts."""
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__
@@ -52,14 +52,14 @@ def find_input_error(error: BaseException | None) -> InputError | None:
 
 
 def print_all_letters() -> None:
-    """Let names with any letters be printed where the locale is C, which stands for ASCII."""
+    """Allow any letters to be printed, even in the C locale, which is ASCII only."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper) and lookup(stream.encoding).name == "ascii":
             stream.reconfigure(encoding="utf-8", errors="surrogateescape")
 
 
 def close_bars() -> None:
-    """End progress bars: else a message would stand behind one, and it be drawn once more."""
+    """Close progress bars, which would otherwise mix with messages."""
     for bar in list(getattr(tqdm, "_instances", ())):
         bar.close()
 
@@ -67,14 +67,14 @@ def close_bars() -> None:
 def print_input_errors_as_one_line(
     explain: Callable[[BaseException], InputError | None] = find_input_error,
 ) -> None:
-    """Let an uncaught `InputError` end the process with its line alone, and exit code 1.
+    """Show an uncaught `InputError` as one line without traceback; the exit code is 1.
 
-    MONAI wraps whatever a config expression raises in several RuntimeErrors; the user's line
-    would stand in the middle of a page of traceback. So does Ctrl-C end, by its signal. Every
-    other exception is shown as before.
+    MONAI wraps exceptions of config expressions in several RuntimeErrors, so the line would be
+    hidden in a page of traceback. Ctrl-C is shown as one line, too. Other exceptions keep their
+    traceback.
 
     Args:
-        explain: gives the line of an exception, or None for its traceback.
+        explain: returns the `InputError` to show for an exception, or None for a traceback.
     """
 
     def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
@@ -89,5 +89,5 @@ def print_input_errors_as_one_line(
 
     sys.excepthook = hook
     print_all_letters()
-    # It announces every exception, with the traceback of a worker, before it is shown here.
+    # ignite logs every exception with its traceback before it is shown here.
     logging.getLogger("ignite.engine").setLevel(logging.CRITICAL)

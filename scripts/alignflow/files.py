@@ -1,4 +1,4 @@
-"""Files that are either whole or not there."""
+"""Atomic file writes, and errors of the disk."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ import torch
 from alignflow.errors import InputError, causes
 
 PARTIAL = re.compile(r"\.partial-\d+-.+")
-CUT_SHORT = -1  # no number of the system: that of a library that keeps it to itself
+CUT_SHORT = -1  # not a system error: some libraries do not report its number
 FULL = {
-    CUT_SHORT: "a file was cut short: the disk, the quota or the allowance (ulimit -f) is used up",
+    CUT_SHORT: "a file is incomplete: the disk, quota or size limit (ulimit -f) is exhausted",
     errno.ENOSPC: "the disk is full",
-    errno.EDQUOT: "your quota of the disk is used up",
-    errno.EFBIG: "a file would become larger than allowed here (ulimit -f)",
+    errno.EDQUOT: "your disk quota is exhausted",
+    errno.EFBIG: "a file is larger than the limit allows (ulimit -f)",
 }
 FORBIDDEN = {errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST}
 FULL_TEXTS = {os.strerror(code): code for code in FULL if code > 0} | {
@@ -34,11 +34,11 @@ FULL_TEXTS = {os.strerror(code): code for code in FULL if code > 0} | {
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
-    """A temporary path in the same folder, renamed to `path` when the block ends well.
+    """A temporary path in the same folder, renamed to `path` if the block succeeds.
 
-    The folder is created, the suffixes are kept (writers choose their format by them), and a
-    failed block leaves nothing behind. A link at `path` is replaced, and what it leads to stays.
-    What a killed process leaves has a name of `PARTIAL`.
+    The folder is created, and the suffixes are kept since writers choose the format by them. A
+    failed block leaves no file. A link at `path` is replaced; its target is unchanged. A killed
+    process may leave a file whose name matches `PARTIAL`.
 
     Raises:
         InputError: the disk is full, or the folder cannot be written.
@@ -47,7 +47,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
     temporary = path.with_name(f".partial-{os.getpid()}-{path.name}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.unlink(missing_ok=True)  # else a link of that name would be followed
+        temporary.unlink(missing_ok=True)  # otherwise a link with that name would be followed
         yield temporary
         os.replace(temporary, path)
     except Exception as error:
@@ -60,23 +60,23 @@ def replacing(path: str | Path) -> Iterator[Path]:
 
 
 def storage_error(error: BaseException, folder: str | Path) -> InputError | None:
-    """An error that says that a folder takes no more, or nothing, as one line; else None.
+    """One line for an error due to a full disk or a folder that cannot be written; else None.
 
-    Libraries in C++ and databases tell it in a text alone.
+    C++ libraries and databases report such errors only as text.
     """
     for cause in causes(error):
         code = cause.errno if isinstance(cause, OSError) else None
         code = next((c for text, c in FULL_TEXTS.items() if text in str(cause)), code)
         if code in FULL:
             return InputError(
-                f"'{folder}': {FULL[code]} ({_free(folder)} free); make room and give the same "
-                "command again, or give another folder"
+                f"'{folder}': {FULL[code]} ({_free(folder)} free); free space and repeat the "
+                "command, or give another folder"
             )
         name = getattr(cause, "filename", None)
         if code in FORBIDDEN and str(name).startswith(str(folder)):
             return InputError(
                 f"'{name}': cannot be written ({os.strerror(code)}); give another folder, or "
-                "change who may write there"
+                "change its permissions"
             )
     return None
 
@@ -87,11 +87,11 @@ def _free(folder: str | Path) -> str:
 
 
 def remove_partial(folder: Path, skip: str) -> None:
-    """Remove what a killed process left half-written, below a folder that nobody else writes to.
+    """Remove incomplete files of a killed process in a folder that no other process uses.
 
     Args:
-        folder: with all below it.
-        skip: subfolders with a file of this name are left alone.
+        folder: folder, including its subfolders.
+        skip: subfolders that contain a file of this name are skipped.
     """
     for place, folders, files in os.walk(folder):
         folders[:] = [name for name in folders if not Path(place, name, skip).exists()]
@@ -100,23 +100,21 @@ def remove_partial(folder: Path, skip: str) -> None:
 
 
 def save_tensors(content: Any, path: str | Path) -> None:
-    """`torch.save`, whole or not at all; equal content gives equal bytes.
+    """Atomic `torch.save`; equal content gives equal bytes.
 
-    Given a path, torch writes the name of the temporary file, and so the process's number, into
-    the archive.
+    A file object is used because torch would write the name of a path into the archive.
     """
     with replacing(path) as temporary, temporary.open("wb") as file:
         torch.save(content, file)
 
 
 def load_tensors(path: str | Path) -> Any:
-    """What `save_tensors` wrote, on the CPU.
+    """Load a file written by `save_tensors`, on the CPU.
 
-    torch reads tensors whose bits have changed without a word; the checksums that it wrote with
-    them tell.
+    The checksums in the archive are verified, since torch does not notice changed bits.
 
     Raises:
-        InputError: a file that is missing, cut off, changed, or no such archive.
+        InputError: the file is missing, incomplete, changed, or not such an archive.
     """
     try:
         with zipfile.ZipFile(path) as archive:

@@ -1,4 +1,4 @@
-"""The list of hashes of a packed bundle: is everything as it was packed?
+"""Writes and verifies the list of hashes of a packed bundle.
 
 `SHA256SUMS` has the format of coreutils, so `sha256sum` can check a bundle as well.
 """
@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 from alignflow.errors import InputError
 
 SUMS = "SHA256SUMS"
-CODE = ("configs", "alignflow")  # what a run of the bundle executes
+CODE = ("configs", "alignflow")  # executed by a run of the bundle
 IMPORTABLE = (".py", ".pyc", ".pyd", ".so", ".pth")
 
 File = Path | zipfile.Path
@@ -28,17 +28,17 @@ def sums_of(files: Mapping[str, bytes]) -> bytes:
 
 
 def verify(bundle: str | Path) -> int:
-    """Compare a packed bundle with its list, without running or unpacking anything of it.
+    """Compare a packed bundle with its list, without running or unpacking it.
 
     Args:
-        bundle: the zip, or the folder it was unpacked to.
+        bundle: the zip, or the unpacked folder.
 
     Returns:
-        The number of files that are listed.
+        The number of listed files.
 
     Raises:
-        InputError: naming the first problem: no list, a file that is changed or missing, one that
-            is not listed and could be run, a name that leaves the folder.
+        InputError: names the first problem: no list, a file that is changed or missing, a file that
+            is not listed but could be run, or a name outside the folder.
     """
     files = _in_folder(Path(bundle)) if Path(bundle).is_dir() else _in_zip(Path(bundle))
     sums = _listed(files, bundle)
@@ -49,9 +49,9 @@ def verify(bundle: str | Path) -> int:
 
 
 def _listed(files: Mapping[str, File], bundle: str | Path) -> dict[str, str]:
-    """{name: digest} of the list."""
+    """{name: digest} from the list."""
     if SUMS not in files:
-        raise InputError(f"'{bundle}': no {SUMS}, so it is no packed bundle; unpack it again")
+        raise InputError(f"'{bundle}': no {SUMS}, so it is not a packed bundle; unpack it again")
     content = files[SUMS].open("rb").read()
     sums = {}
     for line in content.decode(errors="replace").splitlines():
@@ -63,32 +63,34 @@ def _listed(files: Mapping[str, File], bundle: str | Path) -> dict[str, str]:
 
 
 def is_inside(name: str) -> bool:
-    """Whether a name, below any folder, stays in it: relative, plain, without `..`."""
+    """Whether a name is relative, portable and without `..`, so that it stays in its folder."""
     path = PurePosixPath(name)
     plain = name == str(path) and name.isprintable() and not re.search(r'[\\:*?"<>|]', name)
     return plain and bool(path.parts) and not path.is_absolute() and ".." not in path.parts
 
 
 def _in_folder(root: Path) -> dict[str, File]:
-    """Every file below a folder, by its name in it."""
+    """All files in a folder and its subfolders, by relative name."""
     paths = [path for path in root.rglob("*") if path.is_symlink() or path.is_file()]
     files = {path.relative_to(root).as_posix(): path for path in paths}
-    # A link to a folder could bring in anything.
+    # A link to a folder could contain anything.
     _refuse(root, [(n, "a link") for n, p in files.items() if p.is_symlink() and not p.is_file()])
     return dict(files)
 
 
 def _in_zip(bundle: Path) -> dict[str, File]:
-    """The same of a zip, below its one folder."""
+    """All files in the single folder of a zip, by relative name."""
     try:
         archive = zipfile.ZipFile(bundle)
     except (OSError, zipfile.BadZipFile) as error:
-        raise InputError(f"'{bundle}': no folder and no zip; give the packed bundle") from error
+        raise InputError(
+            f"'{bundle}': neither a folder nor a zip; give the packed bundle"
+        ) from error
     names = [info.filename for info in archive.infolist() if not info.is_dir()]
     top = names[0].split("/")[0] if names else ""
-    wrong = [(n, "a name that leaves it") for n in names if not is_inside(n)]
+    wrong = [(n, "a name outside the folder") for n in names if not is_inside(n)]
     wrong += [(n, f"outside of {top}/") for n in names if not n.startswith(f"{top}/")]
-    wrong += [(n, "there twice") for n in names if names.count(n) > 1]
+    wrong += [(n, "duplicated") for n in names if names.count(n) > 1]
     modes = {info.filename: info.external_attr >> 16 for info in archive.infolist()}
     wrong += [(n, "a link") for n, mode in modes.items() if stat.S_ISLNK(mode)]
     _refuse(bundle, wrong)

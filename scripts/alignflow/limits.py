@@ -1,4 +1,4 @@
-"""What the plain settings at the top of the bundle's configs may be."""
+"""Valid values of the plain settings at the top of the bundle's configs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from alignflow.networks.velocity import size_divisor
 
 
 class Number(NamedTuple):
-    """A number of at least `low` and at most `high`; `whole` without fraction."""
+    """A number from `low` to `high`, an integer if `whole`."""
 
     low: float
     high: float = math.inf
@@ -38,7 +38,6 @@ NUMBERS = {
     "learning_rate": Number(0),
     "segmenter_learning_rate": Number(0),
     "image_guidance": Number(0),
-    "start_time": Number(0, 0.99),
     "mask_smoothing": Number(0),
     "ema_decay": SHARE,
     "condition_dropout": SHARE,
@@ -72,7 +71,6 @@ NUMBERS = {
     "held_out": COUNT,
     "teacher_seed": Number(0, 2**32 - 1, whole=True),
     "feature_weight": Number(0),
-    "huber_delta": Number(1e-6),
     "tolerance": Number(0),
     "shown": COUNT,
     "tile_size": Number(16, 1024, whole=True),
@@ -84,7 +82,6 @@ NUMBERS = {
 }
 CHOICES = {
     "image_solver": tuple(STEPS),
-    "mask_solver": tuple(STEPS),
     "augmentation": ("plain", "strong"),
     "keep": ("last", "best"),
     "inferer_mode": ("resize", "sliding"),
@@ -105,13 +102,13 @@ SWITCHES = (
 
 
 def check_limits(config: Mapping[str, Any]) -> None:
-    """Refuse values that would fail deep inside a library, or be misread without a word.
+    """Refuse values that would fail deep inside a library, or be silently misread.
 
-    The command line gives `--native_size false` as a text, which Python takes for true.
-    Expressions ("$...", "@...") are not looked at.
+    For instance, the command line passes `--native_size false` as a text, which is true in Python.
+    Expressions ("$...", "@...") are not checked.
 
     Raises:
-        InputError: naming the key and what it may be.
+        InputError: names the key and its valid values.
     """
     plain = {k: v for k, v in config.items() if not str(v).startswith(("$", "@"))}
     for key in plain.keys() & NUMBERS.keys():
@@ -144,7 +141,7 @@ def require_size(image_size: Any, patch: int, channels: Sequence[int]) -> None:
 
     Args:
         image_size: [X, Y], pixels.
-        patch, channels: of its `VelocityUNet`.
+        patch, channels: arguments of its `VelocityUNet`.
 
     Raises:
         InputError: not two whole numbers, or not divisible.

@@ -1,4 +1,4 @@
-"""One run at a time in an output folder."""
+"""Locks output folders, so that only one run at a time writes there."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ from alignflow.files import remove_partial
 logger = logging.getLogger(__name__)
 
 FILE = ".lock"
-WAIT = 3.0  # seconds: a process that was killed a moment ago may not have ended yet
+WAIT = 3.0  # seconds, since a process that was just killed may not have ended yet
 NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP}
 
-_held: dict[Path, tuple[FileLock, bool]] = {}  # and whether its folder was made for it
+_held: dict[Path, tuple[FileLock, bool]] = {}  # and whether its folder was created for it
 
 
-def hold(folder: str | Path) -> None:
-    """Keep an output folder to this process until it ends; clear what a killed one left there.
+def lock_output_dir(folder: str | Path) -> None:
+    """Lock an output folder until this process ends, and remove incomplete files in it.
 
-    The kernel drops the lock with its process, however that ends; of a killed one the file stays
-    and means nothing. Of the processes that torchrun starts the first one holds it.
+    The kernel releases the lock when the process ends or is killed; the lock file of a killed
+    process has no effect. With torchrun the first process has the lock.
 
     Args:
-        folder: created where it does not exist.
+        folder: created if it does not exist.
 
     Raises:
-        InputError: another process works there, or nothing can be written there.
+        InputError: another process uses the folder, or it cannot be written.
     """
     path = Path(folder).resolve() / FILE
     if path in _held or int(os.environ.get("RANK", "0")) > 0:
@@ -53,16 +53,18 @@ def hold(folder: str | Path) -> None:
     except Timeout as error:
         user = path.read_text(encoding="utf-8").strip() or "another process"
         raise InputError(
-            f"output_dir '{folder}': in use by {user}; wait for its end, stop it, or give another "
-            "folder"
+            f"output_dir '{folder}': in use by {user}; wait until it ends, stop it, or give "
+            "another folder"
         ) from error
     except OSError as error:
         if error.errno not in NO_LOCKS:
             raise InputError(
                 f"output_dir '{folder}': cannot be written ({error.strerror}); give another "
-                "folder, or make room and let this user write there"
+                "folder, or free space and give this user write permission"
             ) from error
-        logger.warning("'%s': its file system has no locks; start no second run there", folder)
+        logger.warning(
+            "'%s': its file system has no locks; do not start a second run there", folder
+        )
     if not _held:
         atexit.register(_release_of, os.getpid())
     _held[path] = (lock, created)
@@ -70,13 +72,13 @@ def hold(folder: str | Path) -> None:
 
 
 def release_all() -> None:
-    """Give all folders free, at the end, or in a process that goes on to something else.
+    """Release all locks.
 
-    A folder that was made for the lock, and got nothing else, is removed.
+    A folder that was created for its lock is removed if it is empty.
     """
     while _held:
         path, (lock, created) = _held.popitem()
-        # Removed while it is held: who waits for it sees that, and makes another one.
+        # Removed while locked, so that a waiting process notices and creates a new file.
         with suppress(OSError):
             path.unlink()
         lock.release(force=True)
@@ -86,7 +88,7 @@ def release_all() -> None:
 
 
 def _release_of(process: int) -> None:
-    if os.getpid() == process:  # and not in a process forked from it
+    if os.getpid() == process:  # not in a forked process
         release_all()
 
 

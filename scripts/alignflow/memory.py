@@ -1,4 +1,4 @@
-"""Memory that ran out, as one line that says which settings need less."""
+"""Out-of-memory errors as one line that names the settings to lower."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ TEXTS = (
     "could not create a memory object",
     "is killed by signal: Killed",
 )
-"""What libraries say that raise no error of a class of its own."""
+"""Messages of libraries that have no exception class for it."""
 SHARED = re.compile(
     "(shared memory|torch_).*(No space left|Cannot allocate memory)|No space left.*/pym-"
     "|(insufficient|out of) shared memory|killed by signal: Bus error"
 )
-"""What they say where the memory that processes share is too small; some call it a device."""
+"""Messages about too little shared memory, which some libraries call a device."""
 LOWER = ("micro_batch", "batch_size", "active_steps", "num_samples", "image_size", "num_pairs")
-"""Config keys that memory grows with, those first that change the result least."""
+"""Config keys that affect memory; keys that affect the result least come first."""
 
 
 def out_of_memory(error: BaseException, config: Mapping[str, Any]) -> InputError | None:
-    """An error of memory that ran out, with what to lower in the config; None for others."""
+    """One line for an out-of-memory error, with the settings to lower; None for other errors."""
     found = next((cause for cause in causes(error) if _is_of_memory(cause)), None)
     if found is None:
         return None
@@ -49,13 +49,12 @@ def out_of_memory(error: BaseException, config: Mapping[str, Any]) -> InputError
         advice.append('set "precision" to "bf16"')
     said = (str(found) or type(found).__name__).splitlines()[0]
     return InputError(
-        f"out of memory: {', or '.join(advice) or 'end other programs'}; "
-        f"what was asked for: {said[:300]}"
+        f"out of memory: {', or '.join(advice) or 'end other programs'}; error: {said[:300]}"
     )
 
 
 def out_of_shared_memory(error: BaseException) -> InputError | None:
-    """An error of the memory through which the workers of a loader give batches; else None."""
+    """One line for too little shared memory for data loader workers; None for other errors."""
     if not any(SHARED.search(str(c)) or _is_of_a_queue(c) for c in causes(error)):
         return None
     return InputError(
@@ -65,7 +64,7 @@ def out_of_shared_memory(error: BaseException) -> InputError | None:
 
 
 def _is_of_a_queue(error: BaseException) -> bool:
-    """Whether a queue between processes found no room for its semaphores, which names no file."""
+    """Whether a queue between processes could not allocate its semaphores."""
     full = isinstance(error, OSError) and error.errno == errno.ENOSPC
     frames = traceback.extract_tb(error.__traceback__) if full else []
     return any(frame.filename == multiprocessing.synchronize.__file__ for frame in frames)

@@ -1,4 +1,4 @@
-"""The model-zoo zip: a bundle that runs from an empty folder with its listed requirements alone.
+"""Packs the model-zoo zip, which needs only its listed requirements to run.
 
 python -m alignflow.packing pack --output build/alignflow.zip [--model_dir DIR]
 python -m alignflow.packing verify build/alignflow.zip
@@ -20,10 +20,10 @@ from alignflow.files import replacing, sha256
 from alignflow.hashes import SUMS, is_inside, sums_of, verify
 from alignflow.stage1 import FILE, STUDENTS, Stage1, weight_hashes
 
-TOP = "alignflow"  # the folder that the zip unpacks to: the name of the bundle in a model zoo
+TOP = "alignflow"  # folder in the zip: the name of the bundle in a model zoo
 CONFIGS = (".json", ".yaml", ".conf")
 UNKNOWN_DATA = "Not stated by whoever packed these weights."
-EARLIEST = (1980, 1, 1, 0, 0, 0)  # that a zip can hold; equal files give equal bytes
+EARLIEST = (1980, 1, 1, 0, 0, 0)  # earliest time in a zip; equal files give equal bytes
 
 
 def pack(
@@ -36,18 +36,19 @@ def pack(
 ) -> list[str]:
     """Write the zip of a bundle: configs, docs, licence, package, requirements, hashes, weights.
 
-    Of `model_dir` go in the weights, students and ONNX files with their records. What may show or
-    name images stays out: pictures, `align.json`, configs of runs, checkpoints, couplings, MLflow.
+    From `model_dir` it takes weights, students and ONNX files with their records. Files that may
+    show or name images are left out: pictures, `align.json`, configs of runs, checkpoints,
+    couplings and MLflow's store.
 
     Args:
-        output: of the zip, whole or not at all; equal inputs give equal bytes.
+        output: path of the zip; written atomically, and equal inputs give equal bytes.
         bundle: folder with configs/, docs/ and LICENSE.
-        project: pyproject.toml whose pins become `requirements.txt`.
-        model_dir: of `training`, `align` or `distill`; None packs no weights.
-        data_source: what the weights were trained on, for the metadata.
+        project: pyproject.toml with the pins for `requirements.txt`.
+        model_dir: output of `training`, `align` or `distill`; None packs no weights.
+        data_source: training data of the weights, for the metadata.
 
     Returns:
-        The names of the files, within the zip's folder.
+        The names of the files in the zip's folder.
 
     Raises:
         InputError: a file is missing, or weights do not belong to their record.
@@ -61,7 +62,7 @@ def pack(
         files |= _weights(Path(model_dir))
     wrong = [name for name in files if not is_inside(name)]
     if wrong:
-        raise InputError(f"'{bundle}': {wrong[0]!r} is no name for every system; rename the file")
+        raise InputError(f"'{bundle}': {wrong[0]!r} is not a portable file name; rename the file")
     files[SUMS] = sums_of(files)
     with replacing(output) as temporary, zipfile.ZipFile(temporary, "w") as archive:
         for name in sorted(files):
@@ -73,7 +74,7 @@ def pack(
 
 
 def requirements(project: str | Path) -> str:
-    """`requirements.txt` with the pins of a pyproject.toml; extras as comments below."""
+    """`requirements.txt` with the pins of a pyproject.toml; extras are comments."""
     content = tomllib.loads(Path(project).read_text(encoding="utf-8"))["project"]
     lines = [f"# of {content['name']} {alignflow.__version__}", *content["dependencies"]]
     for extra in ("dicom", "encoder", "eval", "export", "tensorrt"):
@@ -83,7 +84,7 @@ def requirements(project: str | Path) -> str:
 
 
 def describe(metadata: dict[str, Any], stage1: Stage1) -> dict[str, Any]:
-    """Metadata of a bundle whose weights are those of a record, where they describe the network."""
+    """Metadata of a bundle, with the description of the network from a record."""
     described = copy.deepcopy(metadata)
     source = stage1.source
     classes = list(source.labels)
@@ -133,18 +134,18 @@ def _weights(model_dir: Path) -> dict[str, bytes]:
 
 
 def main() -> None:
-    """Command line of `pack` and `verify`."""
+    """Command line for `pack` and `verify`."""
     print_input_errors_as_one_line()
     parser = argparse.ArgumentParser(description="Pack a bundle, or check a packed one.")
     commands = parser.add_subparsers(dest="command", required=True)
     packing = commands.add_parser("pack", help="write the zip")
     packing.add_argument("--output", help="default: build/alignflow_vVERSION.zip")
     packing.add_argument("--bundle", default="bundle", help="folder with configs/ and docs/")
-    packing.add_argument("--project", default="pyproject.toml", help="has the pins")
-    packing.add_argument("--model_dir", help="weights; none are packed without")
-    packing.add_argument("--data_source", default=UNKNOWN_DATA, help="what they were trained on")
-    checking = commands.add_parser("verify", help="check a zip or a folder; runs nothing of it")
-    checking.add_argument("bundle", help="the zip, or what it was unpacked to")
+    packing.add_argument("--project", default="pyproject.toml", help="file with the pins")
+    packing.add_argument("--model_dir", help="weights (default: none)")
+    packing.add_argument("--data_source", default=UNKNOWN_DATA, help="training data of the weights")
+    checking = commands.add_parser("verify", help="check a zip or a folder without running it")
+    checking.add_argument("bundle", help="the zip, or the unpacked folder")
     arguments = vars(parser.parse_args())
     if arguments.pop("command") == "verify":
         print(f"{verify(**arguments)} files as they were packed: {arguments['bundle']}")

@@ -1,4 +1,4 @@
-"""Sample grids and contact sheets."""
+"""Draws sample grids and contact sheets."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ COLOURS = np.array(
     [[0, 0, 0], [86, 180, 233], [240, 228, 66], [204, 121, 167], [0, 158, 115], [230, 159, 0]],
     dtype=np.uint8,
 )
-"""Colour of each class, repeated where there are more classes; the palette of Okabe and Ito (2008),
-which the colour-blind can tell apart."""
+"""Colour of each class, repeated if there are more; the colour-blind safe palette of Okabe and Ito
+(2008)."""
 TILE = 160
-"""Pixels: about the longest side of each tile in named rows."""
+"""Approximate longest side of tiles in named rows, pixels."""
 
 
 def image_tiles(images: Tensor) -> np.ndarray:
-    """uint8 (N, X, Y, 3) from images (N, C, X, Y) in [-1, 1]; C other than 3 shows channel 0."""
+    """uint8 (N, X, Y, 3) from images (N, C, X, Y) in [-1, 1]; shows channel 0 if C is not 3."""
     images = images if images.shape[1] == 3 else images[:, :1].expand(-1, 3, -1, -1)
     scaled = images.float().clamp(-1, 1).add(1).mul(127.5).round().byte()
     return scaled.permute(0, 2, 3, 1).cpu().numpy()
@@ -62,15 +62,15 @@ def save_sheet(
     y_up: bool = False,
     names: Sequence[str] = (),
 ) -> None:
-    """Write a PNG whose blocks show `rows` (each uint8 (N, X, Y, 3)) one below the other.
+    """Write a PNG with `rows` of tiles (each uint8 (N, X, Y, 3)), one below the other.
 
     Args:
-        path: of the PNG; written under a temporary name, then renamed.
+        path: path of the PNG; written under a temporary name, then renamed.
         rows: tiles of the same N samples, for instance images, outlines, masks.
-        columns: samples side by side before a new block begins.
+        columns: samples per block of rows.
         zoom: whole-number enlargement.
-        y_up: the second axis points up (patient coordinates) and not down (pixel rows).
-        names: of the rows, written on their left; none are written by default.
+        y_up: whether the second axis points up (patient coordinates), not down (pixel rows).
+        names: names of the rows, written on their left; none by default.
     """
     blocks = []
     for start in range(0, len(rows[0]), columns):
@@ -91,11 +91,11 @@ def save_pairs(path: str | Path, images: Tensor, labels: Tensor, y_up: bool) -> 
 
 
 def save_rows(path: str | Path, rows: Mapping[str, np.ndarray], y_up: bool) -> None:
-    """Write a PNG with one named row of tiles, uint8 (N, X, Y, 3), per entry; N may differ.
+    """Write a PNG with a named row of tiles, uint8 (N, X, Y, 3), per entry; N may differ.
 
     Args:
-        path, y_up: as in `save_sheet`.
-        rows: tiles of one size, by name of the row.
+        path, y_up: see `save_sheet`.
+        rows: tiles of equal size, by name of the row.
     """
     tiles = list(rows.values())
     save_sheet(
@@ -109,7 +109,7 @@ def save_rows(path: str | Path, rows: Mapping[str, np.ndarray], y_up: bool) -> N
 
 
 def _margin(names: Sequence[str], height: int) -> np.ndarray:
-    """Names one below the other, one every `height` pixels, uint8 (rows, columns, 3)."""
+    """Names below each other at a distance of `height` pixels, uint8 (rows, columns, 3)."""
     font = ImageFont.load_default(14)
     widths = [font.getlength(line) for name in names for line in name.splitlines()]
     margin = Image.new("RGB", (int(max(widths)) + 12, height * len(names)), "white")
@@ -134,8 +134,8 @@ def upright(array: np.ndarray, y_up: bool) -> np.ndarray:
 def y_points_up(source: SourceSpec) -> bool:
     """Whether the second axis of the source's slices points up in the usual view.
 
-    It does where it runs to anterior or superior (RAS affine, NIfTI's habit), and not for pixel
-    rows (PNG, DICOM, NRRD in LPS).
+    It does if it runs to anterior or superior (RAS affine, as in NIfTI), but not for pixel rows
+    (PNG, DICOM, NRRD in LPS).
     """
     affine = source.geometries[0]["affine"]
     if affine is None:
@@ -145,10 +145,10 @@ def y_points_up(source: SourceSpec) -> bool:
 
 
 def first_batch(dataset: Dataset, size: int) -> dict[str, Tensor]:
-    """`size` items of a dataset, evenly spread over it, as one batch."""
+    """`size` evenly spread items of a dataset, as a batch."""
     return default_collate([dataset[int(i)] for i in evenly(len(dataset), size)])
 
 
 def evenly(count: int, most: int) -> NDArray[np.int64]:
-    """Up to `most` of `count` numbers, evenly spread: neighbours may be frames of one sequence."""
+    """Up to `most` of `count` indices, evenly spread, since neighbours may be similar frames."""
     return np.linspace(0, count - 1, min(most, count)).round().astype(np.int64)

@@ -1,4 +1,4 @@
-"""The record of stage 1: all that later stages must know besides the weights."""
+"""The record of stage 1, with everything later stages need besides the weights."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ logger = logging.getLogger(__name__)
 FILE = "stage1.json"
 WEIGHTS = {"image": "model.pt", "mask": "mask_model.pt", "segmenter": "segmenter.pt"}
 STUDENTS = {"image": "student", "mask": "mask_student"}
-"""Of distilled bundles: student_4.pt holds the image flow's student of four steps."""
+"""Weights in distilled bundles: student_4.pt is the image flow's student with four steps."""
 READING = {"preprocessing", *NEEDED}
 
 
 @dataclass
 class Stage1:
-    """Networks, source and masks of a trained generator; lives in `stage1.json` beside the weights.
+    """Networks, source and masks of a trained generator; saved as `stage1.json` with the weights.
 
     Attributes:
         source: channels, labels, intensity window, formats and geometries of the source.
@@ -44,9 +44,8 @@ class Stage1:
         postprocess: limits of `MaskPostprocess`, fitted on the training masks.
         descriptions: presence, log-area and centroid of each training mask (`masks.describe`).
         segmenter: config of the source segmenter's network: "_target_" and its arguments.
-        reading: how the source was read: `preprocessing` and the settings that it takes.
-        appearance: colour and texture of training images (`alignment.gap`): no site sees the images
-            themselves.
+        reading: how the source was read: `preprocessing` and its settings.
+        appearance: colour and texture of training images, see `alignment.gap`.
     """
 
     source: SourceSpec
@@ -63,7 +62,7 @@ class Stage1:
 
     @property
     def image_shape(self) -> tuple[int, ...]:
-        """(C, X, Y) of an image, and of the noise that it starts from."""
+        """(C, X, Y) of an image and its noise."""
         return (self.source.channels, *self.image_size)
 
     @property
@@ -78,29 +77,29 @@ class Stage1:
         return {"labels": source.labels, "structures": source.structures, "scheme": self.scheme}
 
     def preprocessing(self, **settings: Any) -> Compose:
-        """The transforms that the source was read by, see `preprocessing.read`.
+        """The transforms with which the source was read, see `preprocessing.read`.
 
         Args:
-            settings: replace those of the record, as "image_size" or "window".
+            settings: replace those of the record, such as "image_size" or "window".
         """
         own = {"classes": self.classes, "image_size": self.image_size} | settings
         return build(self.reading, f"{FILE}, field 'reading'", **own)
 
     def as_written(self) -> Stage1:
-        """The same record, but that images are read by the window that pairs are written with.
+        """The same record, but images are read with the window used for written pairs.
 
-        Percentiles of each pair would undo its brightness.
+        Percentiles of each pair would remove differences in brightness.
         """
         return replace(self, reading=self.reading | {"window": list(self.source.window)})
 
     def condition(self, label: Tensor) -> Tensor:
-        """Masks, class indices (B, 1, X, Y), as the image flow is given them: (B, 2K-1, X, Y)."""
+        """Condition (B, 2K-1, X, Y) of the image flow, from class indices (B, 1, X, Y)."""
         distance = [to_distance(m, self.num_classes, self.clip, self.scheme) for m in label]
         return condition_maps(label, torch.stack(distance), self.num_classes)
 
     @idist.one_rank_only()
     def save(self, directory: str) -> None:
-        """Write the record with the hashes of the weights that lie beside it."""
+        """Write the record with the hashes of the weights in the folder."""
         record = {name: value for name, value in asdict(self).items() if name != "source"}
         record["source"] = self.source.to_dict()
         record["weights"] = weight_hashes(directory)
@@ -113,8 +112,8 @@ class Stage1:
         """Read the record of a trained generator and check its weights against it.
 
         Raises:
-            InputError: if there is none, it is of another version or damaged, or the weights beside
-                it are missing, of another run, or more than tensors.
+            InputError: the record is missing, damaged or of another version, or its weights are
+                missing, of another run, or contain more than tensors.
         """
         path = Path(directory) / FILE
         if not path.is_file():
@@ -143,7 +142,7 @@ def read_record(path: Path) -> dict[str, Any]:
     """The content of a `stage1.json`.
 
     Raises:
-        InputError: no JSON, or a field that this version needs is missing.
+        InputError: not JSON, or a required field is missing.
     """
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
@@ -159,24 +158,29 @@ def read_record(path: Path) -> dict[str, Any]:
         raise InputError(
             f"'{path}': no field '{missing[0]}'; it was written by another version, train again"
         )
+    for network in ("image_network", "mask_network"):
+        if known[network].pop("refine", 0):  # 0 in records of earlier versions
+            raise InputError(
+                f"'{path}': {network} has a refinement, which this version lacks; train again"
+            )
     return known
 
 
 def require_tensors(path: Path) -> None:
-    """Refuse a file of weights that a plain unpickler would run code of.
+    """Refuse a file of weights that could run code when loaded.
 
-    Whoever reads it later does so with `weights_only` as well, MONAI's handlers included; here it
-    is refused in one line.
+    Everything, including MONAI's handlers, loads weights with `weights_only`; this check gives a
+    one-line error.
 
     Raises:
-        InputError: anything but tensors and plain values.
+        InputError: the file contains anything except tensors and plain values.
     """
     try:
         torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except Exception as error:  # torch's unpickler raises whatever it stumbles over
+    except Exception as error:  # torch's unpickler can raise any exception
         raise InputError(
-            f"'{path}': not tensors alone ({type(error).__name__}), so it was not loaded; "
-            "take weights that training wrote"
+            f"'{path}': not only tensors ({type(error).__name__}), so it was not loaded; use "
+            "weights written by training"
         ) from error
 
 

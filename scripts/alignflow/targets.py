@@ -1,8 +1,7 @@
-"""Which classes and functions a config or a record may name as `_target_`.
+"""Allow lists for `_target_` in configs and records.
 
-MONAI (1.6.1) calls whatever a `_target_` names; it has an allow list for the classes of a logging
-file alone. A record such as `stage1.json` comes with weights from elsewhere, and is data: it may
-name networks and nothing else.
+MONAI (1.6.1) calls any `_target_`; its only allow list is for logging files. A record such as
+`stage1.json`, which comes with the weights, may only name networks.
 """
 
 from __future__ import annotations
@@ -35,20 +34,20 @@ ALLOWED = (
 )
 NETWORKS = ("alignflow.networks", "monai.networks", "torch.nn")
 STARTS_DEBUGGER = {"_mode_", "_debug_"}
-ALLOW = "ALIGNFLOW_ALLOW"  # in the environment: a config cannot allow itself anything
+ALLOW = "ALIGNFLOW_ALLOW"  # an environment variable, which a config cannot set
 
 
 def resolve(name: Any, where: str, allowed: tuple[str, ...] = ALLOWED) -> Any:
-    """The class or function that a `_target_` names; only allowed packages are imported.
+    """The class or function of a `_target_`; only allowed packages are imported.
 
     Args:
-        name: dotted path, or the bare name of one of MONAI's.
-        where: file or key that it stands in, for the message.
-        allowed: packages that it may come from, besides those of the environment's
+        name: dotted path, or the name of a MONAI class.
+        where: file or key, for error messages.
+        allowed: allowed packages, in addition to those in the environment variable
             `ALIGNFLOW_ALLOW` (separated by commas).
 
     Raises:
-        InputError: from another package, or not there.
+        InputError: it is in another package, or does not exist.
     """
     if not isinstance(name, str):
         raise InputError(f"{where}: _target_ {str(name)[:100]!r}; give the name of a class")
@@ -60,11 +59,11 @@ def resolve(name: Any, where: str, allowed: tuple[str, ...] = ALLOWED) -> Any:
     target = locate(path) if path.startswith(packages) else None
     if target is None and path.startswith(packages):
         raise InputError(f"{where}: _target_ '{name}' cannot be imported")
-    # `monai.data.utils.os.system` begins well, too.
+    # `monai.data.utils.os.system` also begins with an allowed package.
     if not f"{getattr(target, '__module__', None)}.".startswith(packages):
         raise InputError(
-            f"{where}: _target_ '{name}' is of no allowed package ({', '.join(allowed)}); where it "
-            f"is meant, name its package in the environment, {ALLOW}=PACKAGE"
+            f"{where}: _target_ '{name}' is not in an allowed package ({', '.join(allowed)}); to "
+            f"allow it, set {ALLOW}=PACKAGE in the environment"
         )
     return target
 
@@ -75,14 +74,14 @@ def _locator() -> ComponentLocator:
 
 
 def require_network(config: Any, where: str) -> None:
-    """Refuse a network's config that is more than names and numbers.
+    """Refuse a network's config that has more than names and numbers.
 
     Args:
-        config: {"_target_": class, argument: value, ...}; values may hold networks in turn.
-        where: file and field that it stands in, for the message.
+        config: {"_target_": class, argument: value, ...}; values may contain networks.
+        where: file and field, for error messages.
 
     Raises:
-        InputError: no `_target_`, expressions, references, macros, or a class that is no network.
+        InputError: no `_target_`, expressions, references, macros, or not a network.
     """
     if not isinstance(config, dict) or "_target_" not in config:
         raise InputError(f'{where}: {config!r}; it needs {{"_target_": class, argument: value}}')
@@ -95,12 +94,14 @@ def _require_plain(value: Any, where: str) -> None:
             _require_plain(item, where)
     elif isinstance(value, dict):
         for key in value.keys() & STARTS_DEBUGGER:
-            raise InputError(f"{where}: holds '{key}'; remove it")
+            raise InputError(f"{where}: contains '{key}'; remove it")
         for item in value.values():
             _require_plain(item, where)
         if "_target_" in value:
             target = resolve(value["_target_"], where, NETWORKS)
             if not (isinstance(target, type) and issubclass(target, nn.Module)):
-                raise InputError(f"{where}: {value['_target_']} is no network; name a torch module")
+                raise InputError(
+                    f"{where}: {value['_target_']} is not a network; name a torch module"
+                )
     elif isinstance(value, str) and value.lstrip().startswith(("$", "@", "%")):
-        raise InputError(f"{where}: holds expressions; write names and numbers alone")
+        raise InputError(f"{where}: contains expressions; use only names and numbers")

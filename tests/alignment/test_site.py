@@ -6,12 +6,12 @@ import torch
 from alignflow.alignment.site import (
     MaskBank,
     NothingFound,
+    augmented_references,
     require_structure,
     site_masks,
     site_record,
     split_references,
     spread_evenly,
-    views,
 )
 from alignflow.data.references import References
 from alignflow.errors import InputError
@@ -37,7 +37,7 @@ def test_left_out_references_are_no_fitted_ones(n, left_out):
 
 def test_noise_of_views_has_the_deviation_asked_for():
     x = images(4).repeat(1, 1, 8, 8)
-    noisy = views(x, 4, noise=0.1, seed=0)
+    noisy = augmented_references(x, 4, noise=0.1, seed=0)
     assert (noisy - x.repeat(4, 1, 1, 1)).std().item() == pytest.approx(0.1, rel=0.05)
 
 
@@ -94,7 +94,7 @@ def test_a_site_in_which_nothing_is_found_is_refused(record, segmenter):
     with pytest.raises(NothingFound, match="no structure in any of the 3 images.*annotate some"):
         require_structure(dark, site_masks(record, dark, segmenter))
     dark.given, dark.labels = [True] * 3, torch.zeros(3, 1, 32, 32, dtype=torch.uint8)
-    with pytest.raises(InputError, match="all masks given are empty"):
+    with pytest.raises(InputError, match="all given masks are empty"):
         require_structure(dark, site_masks(record, dark, segmenter))
 
 

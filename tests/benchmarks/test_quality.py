@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from alignflow.errors import InputError
-from alignflow.evaluation.half_samples import HalfSamples
+from alignflow.evaluation.subsampling import Subsampling
 from alignflow.flow.sampler import FlowSampler
 from alignflow.inference.noise import pair_noise
 from alignflow.inference.weights import load_sampler
@@ -103,7 +103,7 @@ def test_ratio_of_known_draws(benchmark):
 def test_kid_to_the_teacher_is_unbiased(benchmark):
     torch.manual_seed(0)
     teacher = torch.randn(200, 4, dtype=torch.float64)
-    half = HalfSamples(draws=40, largest=100)
+    half = Subsampling(draws=40, largest=100)
     same = benchmark.kid_of_other_pairs(teacher, teacher, half)
     moved = benchmark.kid_of_other_pairs(teacher + 1, teacher, half)
     assert abs(same.mean()) < 0.1 * moved.mean()

@@ -50,7 +50,6 @@ TINY_TRAINING = {
     "val_interval": 1,
     "solver_steps": 2,
     "mlflow": False,
-    "network_def::refine": 32,
     "time_mean": 1.2,
     "mask_time_mean": 0.0,
     "time_std": 1.2,

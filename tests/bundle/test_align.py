@@ -63,9 +63,8 @@ def test_only_few_parameters_changed(three_class_models, site, align, tmp_path):
         assert changed and not any(k.endswith("conv.weight") for k in changed)
 
 
-@pytest.mark.parametrize("method", ["full", "last", "posterior", "two_leap"])
-def test_every_gradient_runs(three_class_models, site, align, tmp_path, method):
-    align(three_class_models, site, tmp_path, gradient=method, epochs=1)
+def test_full_back_propagation_runs(three_class_models, site, align, tmp_path):
+    align(three_class_models, site, tmp_path, gradient="full", epochs=1)
     curve = json.loads((tmp_path / "align.json").read_text())["curve"]
     assert len(curve) == 2
 

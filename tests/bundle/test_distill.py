@@ -158,10 +158,11 @@ def test_refused(distilled, three_class_models, distill, infer, refused, tmp_pat
     message = refused(infer, distilled, tmp_path / "a", student=3)
     assert "no student_3.pt" in message and "student_1.pt, student_2.pt" in message
     assert "are: none" in refused(infer, three_class_models, tmp_path / "a", mask_student=1)
-    assert "start_time" in refused(infer, distilled, tmp_path / "a", student=1, image_guidance=2.0)
+    message = refused(infer, distilled, tmp_path / "a", student=1, image_guidance=2.0)
+    assert '"image_guidance" to 1' in message
     assert "is model_dir too" in refused(distill, three_class_models, three_class_models)
     message = refused(distill, three_class_models, tmp_path / "b", student_steps=[1, 2])
-    assert "do not fall" in message
+    assert "do not decrease" in message
     message = refused(distill, three_class_models, distilled, teacher_seed=5)
     assert "other seed" in message
     copy = shutil.copytree(distilled, tmp_path / "copy")

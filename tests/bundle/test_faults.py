@@ -10,7 +10,7 @@ import pytest
 from alignflow.data.formats import load
 from alignflow.files import PARTIAL
 from alignflow.lock import FILE as LOCK
-from alignflow.lock import hold, release_all
+from alignflow.lock import lock_output_dir, release_all
 
 MANY_PAIRS = {"num_pairs": 60, "batch_size": 4}
 
@@ -48,7 +48,7 @@ def error_of(done):
 
 
 def test_two_runs_in_one_folder(three_class_dataset, train, refused, in_child, tmp_path):
-    hold(tmp_path)
+    lock_output_dir(tmp_path)
     number = os.getpid()
 
     def second():

@@ -30,7 +30,6 @@ TRAINING = {
     "time_mean": 1.2,
     "time_std": 1.2,
     "time_uniform_share": 0.35,
-    "network_def::refine": 32,
 }
 # With momentum alone the optimiser's state is the (clipped) gradients of the steps, added up, and
 # a weight without a gradient stays: Adam would enlarge the rounding of such a weight to a step.

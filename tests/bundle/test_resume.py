@@ -62,7 +62,7 @@ def test_ctrl_c_ends_with_one_line_and_the_same_command_goes_on(
     call = command("train", "training", **folders, **options)
     said = kill_at(tmp_path / "checkpoints/image_checkpoint_2.pt", call, how=signal.SIGINT)
     assert "Traceback" not in said and "Error" not in said
-    assert said.splitlines()[-1] == "interrupted; the same command goes on from here"
+    assert said.splitlines()[-1] == "interrupted; the same command resumes from here"
     assert not (tmp_path / "model.pt").exists() and not (tmp_path / ".lock").exists()
     train(three_class_dataset, tmp_path, **options)
     assert_same_weights(tmp_path, uninterrupted)

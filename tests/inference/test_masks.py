@@ -63,9 +63,9 @@ def test_rejected_masks_are_drawn_again_and_counted(record, network):
         for k in range(20)
     ]
     assert max(again) > 1
-    assert mask_report([draws.take_counts()]) == {
+    assert mask_report([draws.pop_counts()]) == {
         "drawn": 20 + sum(again),
-        "rejected": {"mask is empty, no training mask is": sum(again)},
+        "rejected": {"mask is empty; no training mask is empty": sum(again)},
         "rejection_rate": sum(again) / (20 + sum(again)),
         "taken_after_last_attempt": [],
     }
@@ -74,9 +74,9 @@ def test_rejected_masks_are_drawn_again_and_counted(record, network):
 def test_last_attempt_is_taken_and_reported(record, network):
     draws = generator(record, network(1, lambda x: x[:, 0, 0, 0] == x[:, 0, 0, 0]), max_attempts=3)
     assert not draws([5, 2]).any()
-    first = draws.take_counts()
+    first = draws.pop_counts()
     draws([7])
-    report = mask_report([first, draws.take_counts()])
+    report = mask_report([first, draws.pop_counts()])
     assert report["drawn"] == 9 and report["rejection_rate"] == 1
     assert report["taken_after_last_attempt"] == [2, 5, 7]
 
@@ -89,7 +89,7 @@ def test_reasons_are_counted_without_their_numbers(record, network):
     draws = generator(large, network(1), max_attempts=2)
     draws(list(range(4)))
     assert large.postprocess is rules
-    assert mask_report([draws.take_counts()])["rejected"] == {"class 1: area": 8}
+    assert mask_report([draws.pop_counts()])["rejected"] == {"class 1: area": 8}
 
 
 def test_cleaning_is_that_of_the_record(record, network):
@@ -101,7 +101,7 @@ def test_cleaning_is_that_of_the_record(record, network):
 
 
 def test_without_draws_the_report_is_empty(record, network):
-    report = mask_report([generator(record, network(1)).take_counts()])
+    report = mask_report([generator(record, network(1)).pop_counts()])
     assert report["drawn"] == 0 and report["rejection_rate"] == 0
 
 

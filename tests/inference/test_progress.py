@@ -4,7 +4,7 @@ import pytest
 
 from alignflow.inference.progress import FOLDER, PairProgress, pair_files
 
-COUNTS = {"drawn": 4, "rejected": {"empty": 1}, "taken_anyway": [2]}
+COUNTS = {"drawn": 4, "rejected": {"empty": 1}, "accepted_after_max_attempts": [2]}
 
 
 def progress(folder, count=10, seed=0, again=2, **config):

@@ -113,7 +113,7 @@ def test_missing_packages_are_named(make, no_weights, monkeypatch):
     ],
 )
 def test_sizes_that_do_not_fit(wrong, words):
-    with pytest.raises(InputError, match=f"stage1.json: makes no network .*{words}"):
+    with pytest.raises(InputError, match=f"stage1.json: cannot build a network .*{words}"):
         build_network(CONFIG | wrong, "stage1.json")
 
 

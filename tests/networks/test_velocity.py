@@ -111,24 +111,3 @@ def test_patches_are_blocks_of_pixels():
     velocity = network.unet(blocks, network.time_scale * t)
     expected = rearrange(velocity, "b (c p q) x y -> b c (x p) (y q)", p=4, q=4)
     torch.testing.assert_close(network(x, t, condition), expected, atol=1e-5, rtol=1e-5)
-
-
-@torch.no_grad()
-def test_refinement_changes_nothing_at_first_and_keeps_the_shape():
-    plain, refined = perturbed(condition_channels=3), build(condition_channels=3, refine=8)
-    missing, unexpected = refined.load_state_dict(plain.state_dict(), strict=False)
-    assert all(name.startswith("refine") for name in missing) and not unexpected
-    x, maps, t = torch.randn(2, 1, 16, 24), torch.randn(2, 3, 16, 24), torch.rand(2)
-    torch.testing.assert_close(refined(x, t, maps), plain(x, t, maps))
-
-
-@torch.no_grad()
-def test_refinement_sees_across_patches():
-    """Shifted by one pixel it does the same one pixel on, which a patch's own channels cannot."""
-    network = perturbed(refine=8)
-    inputs, embedding = torch.zeros(1, 2, 24, 24), torch.randn(1, 128)
-    inputs[..., 10:14, 10:14] = torch.randn(4, 4)
-    moved = network.refine(inputs.roll(1, dims=3), embedding).roll(-1, 3)
-    torch.testing.assert_close(moved[..., 8:-8], network.refine(inputs, embedding)[..., 8:-8])
-    earlier = network.refine(inputs, 0 * embedding)
-    assert (moved - earlier)[..., 8:-8].abs().max() > 1e-3

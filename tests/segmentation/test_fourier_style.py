@@ -62,5 +62,5 @@ def test_bad_input_is_refused():
     dark, bright = pictures()
     with pytest.raises(InputError, match="from 0 to 0.5"):
         fourier_style(dark, bright, 0.6)
-    with pytest.raises(InputError, match="one size"):
+    with pytest.raises(InputError, match="same size"):
         fourier_style(dark, bright[:, :8], 0.1)

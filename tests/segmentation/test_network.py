@@ -68,12 +68,12 @@ def test_weights_come_back(tmp_path):
     [
         ({}, "_target_"),
         ("UNet", "_target_"),
-        (CONFIG | {"chanels": 3}, "makes no network.*chanels"),
-        (CONFIG | {"channels": [4]}, "makes no network"),
+        (CONFIG | {"chanels": 3}, "cannot build a network.*chanels"),
+        (CONFIG | {"channels": [4]}, "cannot build a network"),
         (CONFIG | {"in_channels": "$1"}, "expressions"),
         (CONFIG | {"_target_": "monai.networks.nets.NoSuchNet"}, "cannot be imported"),
-        ({"_target_": "torch.Size"}, "is of no allowed package"),
-        ({"_target_": "torch.nn.Parameter"}, "is no network"),
+        ({"_target_": "torch.Size"}, "is not in an allowed package"),
+        ({"_target_": "torch.nn.Parameter"}, "is not a network"),
     ],
 )
 def test_configs_that_make_no_network(config, words):

@@ -121,7 +121,7 @@ def test_a_locked_store(copy, monkeypatch):
 
 @pytest.mark.parametrize(
     ("version", "words"),
-    [("75868b020152", "'mlflow db upgrade URI'"), ("0000000000ab", "of a newer one or another")],
+    [("75868b020152", "'mlflow db upgrade URI'"), ("0000000000ab", "made by a newer MLflow or another")],
 )
 def test_a_schema_of_another_version(copy, version, words):
     with sqlite3.connect(copy) as connection:
@@ -159,7 +159,7 @@ def test_a_folder_that_cannot_be_written(tmp_path, read_only):
 )
 def test_a_server_that_is_not_there(uri):
     line = refusal(uri)
-    assert "127.0.0.1:9" in line and "does not answer" in line and "correct tracking_uri" in line
+    assert "127.0.0.1:9" in line and "does not answer" in line and "fix tracking_uri" in line
     assert NOT in line and "secret" not in line
 
 
@@ -191,4 +191,4 @@ def test_the_variable_comes_first(made, monkeypatch):
 
 @pytest.mark.parametrize("uri", ["htp://127.0.0.1", "postgresql://127.0.0.1:x/runs"])
 def test_addresses_with_a_mistake(uri):
-    assert "correct tracking_uri" in refusal(uri)
+    assert "fix tracking_uri" in refusal(uri)

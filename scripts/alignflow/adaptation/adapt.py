@@ -23,7 +23,7 @@ from alignflow.adaptation.tracking import Log, Runs
 from alignflow.adaptation.verdict import ADAPTED, NOT_ADAPTED, SOURCE, judge
 from alignflow.adaptation.workflow import StageFailed, run_workflow
 from alignflow.alignment.site import NothingFound
-from alignflow.config import explained, running_config
+from alignflow.config import running_config, user_message
 from alignflow.data.references import listed_files
 from alignflow.errors import find_input_error
 from alignflow.files import replacing, sha256
@@ -34,26 +34,26 @@ from alignflow.stage1 import Stage1
 
 
 class Adaptation:
-    """From a source and references to a segmenter for the site.
+    """Adapts a segmenter to a site, from a source and references.
 
-    Each stage is a workflow of the bundle, run as it is; one that is finished with the same inputs
-    and settings is skipped, a killed one goes on. Everything is written below `output_dir`.
+    Each stage runs a workflow of the bundle. Stages that are finished with the same inputs and
+    settings are skipped; a killed stage resumes. All files are written to `output_dir`.
 
     Args:
         bundle_root: folder with the bundle's `configs/`.
         source: labelled images, see `build_datalist`.
         references: images of the site.
-        test: labelled images of the site, none of them a reference; None where there are none.
-        model_dir: a trained bundle, which makes training needless; None to train.
-        output_dir: of the adaptation.
-        device: of all stages.
-        seed: of the first segmenter; the next ones count on from it.
-        seeds: trainings of each segmenter where `test` is given, else one.
-        rounds: of pseudo-masks, where references come without masks.
-        hand_over: arm that is handed over without `test`.
+        test: labelled images of the site that are not references, or None.
+        model_dir: a trained bundle, to skip training, or None.
+        output_dir: output folder of the adaptation.
+        device: device of all stages.
+        seed: random seed of the first segmenter; the next segmenters use the next seeds.
+        seeds: trainings of each segmenter if `test` is given, else one.
+        rounds: number of rounds of pseudo-masks, if references have no masks.
+        hand_over: arm to hand over if there is no `test`.
         trial: whether the run only shows that everything works (`--quick`).
-        mlflow: whether to track.
-        tracking_uri, experiment: of MLflow; the variable MLFLOW_TRACKING_URI comes first.
+        mlflow: whether to track with MLflow.
+        tracking_uri, experiment: for MLflow; MLFLOW_TRACKING_URI has precedence.
     """
 
     def __init__(
@@ -105,7 +105,7 @@ class Adaptation:
         self.state = State(self.root)
 
     def run(self) -> Facts:
-        """Run what is not finished; returns the verdict, see `verdict.judge`.
+        """Run the unfinished stages; returns the verdict, see `verdict.judge`.
 
         Raises:
             NotReady: the data has problems.
@@ -117,7 +117,7 @@ class Adaptation:
         checked = self._prepare()
         plan = self._plan(checked, adapt=self._is_apart(checked))
         if self.folders.model_dir is not None:
-            say(f"{title('train')}: bundle '{self.folders.model_dir}' is given, skipped")
+            print_line(f"{title('train')}: bundle '{self.folders.model_dir}' is given, skipped")
         for stage in STAGES[1:-1]:
             try:
                 self._stage(stage, plan.of(stage))
@@ -125,7 +125,7 @@ class Adaptation:
                 reason = find_input_error(error)
                 if not isinstance(reason, NothingFound):
                     raise
-                say(f"{reason}; nothing is adapted")
+                print_line(f"{reason}; nothing is adapted")
                 self._remember_gap(checked, False, str(reason))
                 plan = self._plan(checked, adapt=False)
         verdict = self._verdict(plan)
@@ -137,19 +137,19 @@ class Adaptation:
     # -- stages ------------------------------------------------------------------------------------
 
     def _prepare(self) -> Facts:
-        """Check the data; returns what was found, see `readiness.inspect`."""
+        """Check the data; returns the result of `readiness.inspect`."""
         job = prepare(self.folders, self.train)
         self._stage("prepare", [job])
         found: Facts = json.loads((job.folder / "check.json").read_text(encoding="utf-8"))
         return found
 
     def _is_apart(self, checked: Facts) -> bool:
-        """Whether the references lie apart from the source; says so if not, and remembers it."""
+        """Whether the references differ from the source; the answer is printed and saved."""
         apart = bool(checked["separation"]["apart"])
         one = checked["separation"]["spaces"]["appearance"]
         if not apart:
-            say(
-                f"no gap: the references lie no further from the source ({one['value']:.3f}) than "
+            print_line(
+                f"no gap: the references differ no more from the source ({one['value']:.3f}) than "
                 f"source images from each other (up to {one['floor_high']:.3f}); nothing is adapted"
             )
         self._remember_gap(checked, apart, "")
@@ -161,7 +161,7 @@ class Adaptation:
         _write(self.root / "gap.json", content | {"reason": reason})
 
     def _plan(self, checked: Facts, adapt: bool) -> Plan:
-        """The jobs; a score needs two images with foreground, a round a reference without mask."""
+        """The jobs. Scores need two images with foreground, rounds a reference without mask."""
         folders = self.folders
         scored = {}
         if checked["validation_with_foreground"] >= 2:
@@ -174,13 +174,13 @@ class Adaptation:
         return Plan(folders, self.sections, self.seeds, scored, rounds, count, adapt)
 
     def _stage(self, stage: str, jobs: list[Job]) -> None:
-        """Run the jobs of a stage that are not finished."""
+        """Run the unfinished jobs of a stage."""
         if not jobs:
             return
         settings = self.sections.get(stage, {})
         waiting = [job for job in jobs if not self.state.finished(job)]
         if not waiting:
-            say(f"{title(stage)}: finished before, skipped")
+            print_line(f"{title(stage)}: finished before, skipped")
             if not self.log.complete(stage):  # tracked elsewhere, or killed there
                 with self.log.stage(stage, settings):
                     pass
@@ -189,26 +189,26 @@ class Adaptation:
             return
         for job in waiting:
             if changed := self.state.changed(job):
-                say(f"{job.name}: {', '.join(changed)} changed; runs again")
-        say(title(stage))
+                print_line(f"{job.name}: {', '.join(changed)} changed; runs again")
+        print_line(title(stage))
         start = time.monotonic()
         with self.log.stage(stage, settings):
             for job in waiting:
                 self._job(job)
         seconds = time.monotonic() - start
-        say(f"{title(stage)}: done in {duration(seconds)}")
+        print_line(f"{title(stage)}: done in {duration(seconds)}")
         self.log.finished(stage, jobs, seconds)
 
     def _report(self, jobs: list[Job]) -> None:
-        """The page for people, which shows the verdict."""
-        for job in jobs:  # known only now
+        """Write the report, which shows the verdict."""
+        for job in jobs:  # not known earlier
             job.inputs["verdict"] = sha256(self.root / "verdict.txt")
         self._stage("report", jobs)
 
     # -- jobs --------------------------------------------------------------------------------------
 
     def _job(self, job: Job) -> None:
-        """Run a job, and remember that it is finished."""
+        """Run a job, and record that it is finished."""
         start = time.monotonic()
         self.state.start(job)
         if job.stage == "prepare":
@@ -218,7 +218,7 @@ class Adaptation:
         self.state.finish(job, time.monotonic() - start)
 
     def _check(self, job: Job) -> None:
-        """Check the data, and write the data sets that segmenters are scored on.
+        """Check the data, and write the data sets on which segmenters are scored.
 
         Raises:
             NotReady: the data has problems.
@@ -235,7 +235,7 @@ class Adaptation:
             configs=folders.configs,
         )
         for line in lines(found):
-            say(f"  {line}")
+            print_line(f"  {line}")
         _write(job.folder / "check.json", found)
         if found["problems"]:
             raise NotReady(f"{len(found['problems'])} problems in the data; fix them first")
@@ -245,22 +245,22 @@ class Adaptation:
         """Run one workflow of the bundle.
 
         Raises:
-            StageFailed: whatever it raised, as one line.
+            StageFailed: the workflow failed; the message is one line.
         """
         log = self.root / "logs" / f"{job.name.replace('/', '-')}.log"
         try:
             run_workflow(job, self._overrides(job), log)
         except Exception as error:
             config = overlaid(job.config, job.settings)
-            found = explained(error, config, str(job.folder))
+            found = user_message(error, config, str(job.folder))
             reason = str(found) if found else f"{type(error).__name__}: {_innermost(error)}"
             raise StageFailed(f"{job.name}: {reason} (log: {log})") from error
-        if job.run_id == "test":  # scores tell of what they scored
+        if job.run_id == "test":  # keep the record with its scores
             record = Path(str(job.paths["segmenter_dir"])) / "segmenter.json"
             _copy(record, job.folder / record.name)
 
     def _overrides(self, job: Job) -> Facts:
-        """What every workflow of this adaptation is told, and what only earlier stages know."""
+        """Overrides for all workflows, and those that depend on earlier stages."""
         known = overlaid(job.config, {}).keys() - job.settings.keys()
         overrides = {key: value for key, value in self.everywhere.items() if key in known}
         own_network = any(key.split("::")[0] == "network_def" for key in job.settings)
@@ -272,7 +272,7 @@ class Adaptation:
     # -- verdict -----------------------------------------------------------------------------------
 
     def _verdict(self, plan: Plan) -> Facts:
-        """Judge, hand over the segmenter, and write both."""
+        """Write the verdict, and hand over the segmenter."""
         test, seed = self.folders.test, self.seeds[0]
         trained = {job.name for job in plan.of("segment")}
         arms = [arm for arm in self.sections["arms"] if f"segmenters/{arm}-{seed}" in trained]
@@ -289,7 +289,7 @@ class Adaptation:
     def _hand_over(self, name: str) -> None:
         """Copy a segmenter and its scores to `segmenter/`."""
         output = self.root / "segmenter"
-        for path in (self.root / "segmenters" / name).glob("[!.]*"):  # a lock is hidden
+        for path in (self.root / "segmenters" / name).glob("[!.]*"):  # without the hidden lock
             _copy(path, output / path.name)
         where = "validation" if self.folders.test is None else "test"
         for file in ("scores.json", "test.png"):
@@ -299,7 +299,7 @@ class Adaptation:
                 _copy(scored, output / file)
 
     def _picture(self, verdict: Facts) -> None:
-        """What the segmenters outline on images of the site, as `verdict.png`."""
+        """Write `verdict.png`: outlines by the segmenters on images of the site."""
         arms = [SOURCE] if verdict["answer"] in NOT_ADAPTED else [SOURCE, ADAPTED]
         segmenters = {}
         for arm in arms:
@@ -310,15 +310,15 @@ class Adaptation:
         save_picture(path, site, self.folders.models, segmenters, device)
 
     def _say_verdict(self, verdict: Facts, plan: Plan, seconds: float) -> None:
-        say(f"done in {duration(seconds)}")
-        say(f"verdict: {self.root / 'verdict.txt'}")
+        print_line(f"done in {duration(seconds)}")
+        print_line(f"verdict: {self.root / 'verdict.txt'}")
         for line in verdict["text"]:
-            say(f"  {line}")
+            print_line(f"  {line}")
         for job in plan.of("report"):
-            say(f"report: {job.folder / 'report.html'}")
+            print_line(f"report: {job.folder / 'report.html'}")
 
     def _log(self) -> Log:
-        """The MLflow side."""
+        """The MLflow log."""
         if not self.everywhere["mlflow"]:
             return Log(None, self.root)
         folders = self.folders
@@ -336,8 +336,8 @@ class Adaptation:
         return Log(Runs(uri, experiment, self.root, params, tags), self.root)
 
 
-def say(text: str) -> None:
-    """Print a line at once."""
+def print_line(text: str) -> None:
+    """Print a line immediately."""
     print(text, flush=True)
 
 

@@ -1,4 +1,4 @@
-"""One bundle workflow of an adaptation: what it depends on, and whether its result stands."""
+"""A job, one bundle workflow of an adaptation, and whether its result is up to date."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from alignflow.stage1 import FILE, weight_hashes
 
 Facts = dict[str, Any]
 UNCOUNTED = ("_desc_", "imports", "device", "num_workers", "compile", "mlflow", "tracking_uri")
-"""Keys of configs and settings that change no result."""
+"""Keys of configs and settings that do not change the result."""
 
 
 @dataclass
@@ -23,16 +23,16 @@ class Job:
     """A run of one workflow.
 
     Attributes:
-        name: "align", or "segment/adapted-0": of its state, its log and what the user sees.
-        stage: that it belongs to.
+        name: such as "align" or "segment/adapted-0"; used for its state, log and messages.
+        stage: stage of the job.
         config: path of the bundle config.
-        run_id: of the workflow.
-        folder: receives the result.
-        settings: overrides that decide what comes out.
+        run_id: run_id of the workflow.
+        folder: output folder.
+        settings: overrides that affect the result.
         paths: overrides that say where things are.
-        inputs: name -> hash of what comes from outside.
+        inputs: name -> hash of external inputs.
         after: jobs whose results it reads.
-        results: files in `folder` that make it complete.
+        results: files in `folder` that a complete result has.
     """
 
     name: str
@@ -48,7 +48,7 @@ class Job:
 
     @property
     def parts(self) -> dict[str, str]:
-        """What decides the result, name -> hash."""
+        """Everything that affects the result, name -> hash."""
         config = {
             k: v
             for k, v in json.loads(self.config.read_text(encoding="utf-8")).items()
@@ -63,12 +63,12 @@ class Job:
 
     @property
     def key(self) -> str:
-        """Hash of everything that decides the result; where files lie is no part of it."""
+        """Hash of everything that affects the result; the places of files do not."""
         return _hash(self.parts)
 
 
 class State:
-    """What an adaptation's folder remembers of its jobs: a file for each in `state/`.
+    """States of the jobs of an adaptation, one file each in `state/`.
 
     Args:
         root: folder of the adaptation.
@@ -78,11 +78,11 @@ class State:
         self.root = root
 
     def path(self, job: Job) -> Path:
-        """Of the job's state."""
+        """Path of the job's state."""
         return self.root / "state" / f"{job.name.replace('/', '-')}.json"
 
     def read(self, job: Job) -> Facts:
-        """The job's state, {} where it never started."""
+        """The job's state, {} if it never started."""
         path = self.path(job)
         if not path.is_file():
             return {}
@@ -90,7 +90,7 @@ class State:
         return content
 
     def finished(self, job: Job) -> bool:
-        """Whether the result of just these inputs and settings stands, unchanged since then."""
+        """Whether the job is finished, with the same inputs, settings and result files."""
         state = self.read(job)
         if not state.get("finished") or state["key"] != job.key:
             return False
@@ -100,7 +100,7 @@ class State:
         )
 
     def changed(self, job: Job) -> list[str]:
-        """Names of what differs from the last start: "settings", "references", another job, ..."""
+        """What changed since the last start: "settings", "references", another job, ..."""
         state = self.read(job)
         if not state or self.finished(job):
             return []
@@ -110,7 +110,7 @@ class State:
         return sorted(k for k in before.keys() | now.keys() if before.get(k) != now.get(k))
 
     def start(self, job: Job) -> None:
-        """Remember what the job starts with; a result of other inputs is moved to `old/`."""
+        """Record the start of a job; an outdated result is moved to `old/`."""
         state = self.read(job)
         stale = bool(state) and (state["key"] != job.key or state.get("finished"))
         if stale and job.folder.exists():
@@ -121,7 +121,7 @@ class State:
         self._write(job, {"finished": False})
 
     def finish(self, job: Job, seconds: float) -> None:
-        """Remember that the job's result is complete."""
+        """Record that the job's result is complete."""
         results = {name: sha256(job.folder / name) for name in job.results}
         self._write(job, {"finished": True, "seconds": round(seconds, 1), "results": results})
 
@@ -132,7 +132,7 @@ class State:
 
 
 def folder_hash(folder: str | Path) -> str:
-    """Hash of the names and contents of all files in a folder; hidden ones do not count."""
+    """Hash of the names and contents of all files in a folder, except hidden files."""
     root = Path(folder)
     digest = hashlib.sha256()
     for path in sorted(p for p in root.rglob("*") if p.is_file()):
@@ -148,7 +148,7 @@ def bundle_hash(model_dir: str | Path) -> str:
 
 
 def overlaid(config: Path, settings: Facts) -> Facts:
-    """The content of a config with overrides over it, "a::b" being entry b of a."""
+    """The content of a config with overrides; "a::b" is entry b of a."""
     content: Facts = json.loads(config.read_text(encoding="utf-8"))
     for key, value in settings.items():
         *parents, last = key.replace("#", "::").split("::")

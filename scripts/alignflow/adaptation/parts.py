@@ -1,4 +1,4 @@
-"""Data sets that list images and masks of others by their paths: what segmenters are scored on."""
+"""Data sets for scoring, which list images and masks of other data sets by path."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from alignflow.files import replacing
 
 FOLDS = 2
 FEWEST_TO_FOLD = 6
-"""Annotated references; with fewer, half of them are too few to adapt to or to score on."""
+"""With fewer annotated references, half of them are too few to adapt to or score on."""
 CASE = ("image", "label", "group")
 
 
@@ -23,7 +23,7 @@ def write_parts(folders: Folders, train: Mapping[str, Any]) -> None:
     """Write the source's validation split, and the folds of the annotated references.
 
     Args:
-        folders: of the adaptation.
+        folders: see `Folders`.
         train: content of `train.json` with its overrides.
     """
     cases = build_datalist(folders.source, train["group_pattern"], train["group_column"])
@@ -40,7 +40,7 @@ def write_parts(folders: Folders, train: Mapping[str, Any]) -> None:
 
 
 def folds(folders: Folders) -> list[tuple[list[Facts], list[Facts]]]:
-    """Annotated references to fit and to score; [] with `test` or too few of them."""
+    """(fitted, scored) annotated references of each fold; [] with `test` or too few."""
     files = listed_files(folders.references)
     cases = [{"image": i, "label": m, "group": i} for i, m in files if m is not None]
     if folders.test is not None or len(cases) < FEWEST_TO_FOLD:

@@ -1,4 +1,4 @@
-"""Images of the site with the outlines that the segmenters predict."""
+"""A picture of images of the site with the outlines predicted by segmenters."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ SHOWN = 6
 def save_picture(
     path: Path, site: Path, model_dir: Path, segmenters: Mapping[str, Path], device: str
 ) -> None:
-    """Write up to 6 images of the site, evenly spread: each alone and with each outline.
+    """Write a picture of up to 6 images of the site, evenly spread, without and with outlines.
 
-    The row of true outlines is left out where no image has a mask. If the folder has masks, only
-    images with a structure are shown.
+    There is no row of true outlines if no image has a mask. If the folder has masks, only images
+    with foreground are shown.
 
     Args:
-        path: of the PNG.
+        path: path of the PNG.
         site: folder of images, with or without masks.
-        model_dir: bundle that says how images are read.
+        model_dir: bundle that defines how images are read.
         segmenters: name of the row -> folder of the segmenter.
-        device: to predict on.
+        device: device for the predictions.
 
     Raises:
-        InputError: images or a segmenter that cannot be read.
+        InputError: images or a segmenter cannot be read.
     """
     stage1 = Stage1.load(str(model_dir))
     records = {name: SegmenterRecord.load(folder) for name, folder in segmenters.items()}
@@ -62,7 +62,7 @@ def save_picture(
 
 
 def spread_out(labels: Tensor | None, count: int) -> Tensor:
-    """Indices of up to 6 of `count` images, evenly spread, of those with a structure if any are.
+    """Indices of up to 6 of `count` images, evenly spread, with foreground if possible.
 
     Args:
         labels: class indices (N, 1, X, Y), or None.

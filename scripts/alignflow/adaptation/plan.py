@@ -1,4 +1,4 @@
-"""The jobs of an adaptation in the order of its stages, and what each reads from the others."""
+"""The jobs of an adaptation in the order of its stages, and their dependencies."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from alignflow.stage1 import FILE, WEIGHTS
 STAGES = ("prepare", "train", "align", "infer", "segment", "distill", "evaluate", "report")
 BUNDLE_FILES = (FILE, *WEIGHTS.values())
 SECTIONS = ("train", "align", "distill", "infer", "segment", "labeller", "evaluate", "report")
-"""Overrides of the configs of workflows, in `adapt.json`."""
+"""Sections of `adapt.json` with overrides for the configs of workflows."""
 CONFIG_OF = {"infer": "inference", "labeller": "segment"}
-"""Config of a section where it has another name."""
+"""Config of a section, if it has another name."""
 SPLIT = ("group_pattern", "group_column", "validation_fraction")
 Paths = Mapping[str, Job | Path | list[str] | None]
 
@@ -28,11 +28,11 @@ def title(stage: str) -> str:
 
 @dataclass(frozen=True)
 class Folders:
-    """What an adaptation works on.
+    """The folders of an adaptation.
 
     Attributes:
         configs: the bundle's configs.
-        root: of the adaptation.
+        root: folder of the adaptation.
         source, references: data.
         test: labelled images of the site, or None.
         model_dir: a trained bundle, or None.
@@ -47,7 +47,7 @@ class Folders:
 
     @cached_property
     def inputs(self) -> dict[str, str]:
-        """Hashes of what is given: "source", "references", "test", "model"."""
+        """Hashes of the inputs: "source", "references", "test", "model"."""
         given = {"source": self.source, "references": self.references, "test": self.test}
         hashes = {name: folder_hash(path) for name, path in given.items() if path is not None}
         if self.model_dir is not None:
@@ -65,20 +65,20 @@ class Folders:
         return self.root / "prepare/validation"
 
     def fold(self, number: int, part: str) -> Path:
-        """Annotated references of a fold to fit ("fitted") or to score ("held_out"), a data set."""
+        """Data set of a fold: annotated references to fit ("fitted") or score ("held_out")."""
         return self.root / f"prepare/folds/{number}/{part}"
 
     @property
     def verdict(self) -> Path:
-        """The answer of the adaptation."""
+        """File of the verdict."""
         return self.root / "verdict.json"
 
 
 def prepare(folders: Folders, train: Mapping[str, Any]) -> Job:
-    """The check of the data, which depends on all that `train.json` states literally.
+    """The job that checks the data; it depends on all plain values in `train.json`.
 
     Args:
-        folders: of the adaptation.
+        folders: see `Folders`.
         train: content of `train.json` with its overrides.
     """
     plain = {k: v for k, v in train.items() if isinstance(v, (int, float, str, list))}
@@ -96,22 +96,22 @@ def prepare(folders: Folders, train: Mapping[str, Any]) -> Job:
 
 
 class Plan:
-    """All jobs but the first one, `prepare`.
+    """All jobs except the first, `prepare`.
 
-    References without masks are labelled by a segmenter: first by one trained on the source in the
-    style of the references, then by that of each round, which has learned from its pairs. The
-    rounds before the last one lie in `rounds/` and belong to the stage `align`.
+    References without masks are labelled by a segmenter: in the first round by one trained on the
+    source in the style of the references, then by one trained on the pairs of the previous round.
+    All rounds except the last are in `rounds/` and belong to the stage `align`.
 
     Args:
-        folders: of the adaptation.
-        sections: overrides of each stage's config, and "arms", those of each segmenter.
-        seeds: numbers of the trainings of each arm.
-        scored: {"validation": folder, "test": folder}: where segmenters are scored.
-        rounds: of pseudo-masks; 0 where all references have masks.
-        folds: of the annotated references: the adapted segmenter is made again without those of
-            each fold, and scored on them beside the source's; 0 for none.
-        adapt: false where nothing is adapted: then only arms without pairs are trained, and there
-            is no report.
+        folders: see `Folders`.
+        sections: overrides of each stage's config, and "arms", the overrides of each segmenter.
+        seeds: seeds of the trainings of each arm.
+        scored: {"validation": folder, "test": folder}, on which segmenters are scored.
+        rounds: number of rounds of pseudo-masks; 0 if all references have masks.
+        folds: number of folds of the annotated references, 0 for none. The adapted segmenter is
+            trained without each fold, and scored on it together with the source segmenter.
+        adapt: false if nothing is adapted; then only arms without pairs are trained, and there is
+            no report.
     """
 
     def __init__(
@@ -153,14 +153,14 @@ class Plan:
         return [job for job in self.jobs if job.stage == stage]
 
     def train(self) -> Job:
-        """Stage 1 on the source."""
+        """Training of stage 1 on the source."""
         paths = {"dataset_dir": self.folders.source}
         return self.add(
             "train", paths, BUNDLE_FILES, run_id="training", folder="models", inputs=["source"]
         )
 
     def rounds(self, rounds: int) -> Job:
-        """Alignments, each with the labeller of the one before; returns the last."""
+        """Alignments, each with the labeller of the previous round; returns the last."""
         labeller = None
         if rounds:
             labeller = self.segmenter("rounds/0/segmenter", "align", "labeller")
@@ -178,7 +178,7 @@ class Plan:
         stage: str = "align",
         references: Path | None = None,
     ) -> Job:
-        """The image flow fitted to the references, in the folder of this name."""
+        """Alignment of the image flow to the references, in the folder of this name."""
         paths = {
             "model_dir": self.models,
             "reference_dir": references or self.folders.references,
@@ -205,7 +205,7 @@ class Plan:
         )
 
     def arms(self, pairs: Job | None) -> None:
-        """The segmenters that are compared, and their scores: without pairs, only some."""
+        """The segmenters to compare, and their scores; without pairs, only those that need none."""
         for arm, settings in self.sections["arms"].items():
             for seed in self.seeds if pairs or not reads_pairs(settings) else []:
                 name = f"{arm}-{seed}"
@@ -215,7 +215,7 @@ class Plan:
                     self.score(name, where, directory, job, inputs)
 
     def fold(self, number: int) -> None:
-        """The source's segmenter, and one adapted to the other folds, scored on this fold."""
+        """Score the source segmenter, and one adapted to the other folds, on this fold."""
         seed, name, fitted = self.seeds[0], f"folds/{number}", self.folders.fold(number, "fitted")
         aligned = self.align(f"{name}/aligned", None, "segment", fitted)
         pairs = self.pairs(f"{name}/pairs", aligned, "segment")
@@ -236,7 +236,7 @@ class Plan:
         seed: int | None = None,
         references: Path | None = None,
     ) -> Job:
-        """A segmenter of an arm, or the "labeller", in the folder of this name."""
+        """Train a segmenter of an arm, or the "labeller", in the folder of this name."""
         folders = self.folders
         own = self.sections["labeller"] if arm == "labeller" else self.sections["arms"][arm]
         settings = self.sections["segment"] | own | self.split
@@ -262,7 +262,7 @@ class Plan:
     def score(
         self, name: str, where: str, directory: Path, segmenter: Job, inputs: list[str]
     ) -> None:
-        """Dice of a segmenter on labelled images, which are part of these inputs."""
+        """Score a segmenter on labelled images, which are part of these inputs."""
         content = overlaid(segmenter.config, segmenter.settings)
         paths: Paths = {
             "model_dir": self.folders.models,
@@ -281,12 +281,12 @@ class Plan:
         )
 
     def distill(self, aligned: Job) -> None:
-        """Students of the aligned flows."""
+        """Distil the aligned flows."""
         results = (*BUNDLE_FILES, "distill.json")
         self.add("distill", {"model_dir": aligned}, results, folder="distilled")
 
     def evaluate(self, pairs: Job, unaligned: Job) -> Job:
-        """The pairs against real images of the site."""
+        """Compare the pairs with real images of the site."""
         folders = self.folders
         paths = {
             "model_dir": self.models,
@@ -305,7 +305,7 @@ class Plan:
         )
 
     def report(self, after: list[Job]) -> None:
-        """The page for people."""
+        """Write the report."""
         folders, root = self.folders, self.folders.root
         scored = [job.folder for job in self.jobs if job.run_id == "test"]
         site = [str(folder) for folder in scored if folder.parent.name == "test"]
@@ -338,18 +338,18 @@ class Plan:
         inputs: Sequence[str] = (),
         after: Sequence[Job] = (),
     ) -> Job:
-        """Take a job in; a bundle that is given counts as input of whatever reads `models`.
+        """Add a job. A given bundle is an input of every job that reads `models`.
 
         Args:
-            name, results: of the job.
-            paths: overrides; a job stands for its folder, and comes before this one. `output_dir`
-                is added unless there is an `output`.
-            workflow: its section of `adapt.json`; the name by default.
-            stage, run_id: the workflow by default.
-            settings: those of the section by default.
-            folder: of the result, below the adaptation's; the name by default.
+            name, results: name and result files of the job.
+            paths: path overrides. A job means its folder, and runs before this job. `output_dir` is
+                added unless there is an `output`.
+            workflow: section of `adapt.json`; by default the name.
+            stage, run_id: by default the workflow.
+            settings: by default those of the section.
+            folder: output folder, relative to that of the adaptation; by default the name.
             inputs: names in `Folders.inputs`.
-            after: jobs that it reads besides those of `paths`.
+            after: other jobs whose results it reads.
         """
         folders, workflow = self.folders, workflow or name
         output = folders.root / (folder or name)
@@ -375,11 +375,11 @@ class Plan:
 
 
 def reads_pairs(settings: Mapping[str, Any]) -> bool:
-    """Whether a segmenter of these settings gets synthetic pairs: unless "pairs_dir" is null."""
+    """Whether a segmenter uses synthetic pairs; not if its settings have "pairs_dir"."""
     return "pairs_dir" not in settings
 
 
 def _plain(value: Job | Path | list[str] | None) -> str | list[str] | None:
-    """As a config holds it."""
+    """The value for a config."""
     value = value.folder if isinstance(value, Job) else value
     return str(value) if isinstance(value, Path) else value

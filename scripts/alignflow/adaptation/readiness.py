@@ -41,13 +41,13 @@ def inspect(
     Args:
         source, references, test: folders; the last two may be None.
         train: content of `train.json` with its overrides.
-        bundle: record of a trained bundle that makes training needless, or None.
-        output: folder of the adaptation, whose disk must hold it.
-        sections: of `adapt.json`.
+        bundle: record of a trained bundle, or None.
+        output: folder of the adaptation; its disk must have enough space.
+        sections: sections of `adapt.json`.
         configs: folder of the bundle's configs.
 
     Returns:
-        `Check.result` with "problems", "warnings" and, where nothing stops training, "disk".
+        `Check.result` with "problems", "warnings" and, without problems, "disk".
     """
     check = Check(Reading.of(train, bundle))
     files = check.source(source)
@@ -60,36 +60,36 @@ def inspect(
     if not check.problems:
         result["disk"] = _disk(result, source, train, bundle, output, sections, configs)
         if result["disk"]["bytes"] > result["disk"]["free"]:
-            check.warnings.append(f"disk: too little space in '{output}'; free some, or set --out")
+            check.warnings.append(f"disk: too little space in '{output}'; free space, or set --out")
     return result | {"problems": check.problems, "warnings": check.warnings}
 
 
 def require_folders(data: Mapping[str, str | None], model_dir: str | None, output_dir: str) -> None:
-    """Refuse data that is not a folder, a path that no config can hold, and results inside data.
+    """Refuse data that is not a folder, paths that configs cannot hold, and results inside data.
 
     Raises:
         InputError: naming the setting and the path.
 
     Args:
         data: "source", "references" and "test".
-        model_dir, output_dir: of the adaptation.
+        model_dir, output_dir: folders of the adaptation.
     """
     for name, path in data.items():
         if path is not None and not (path and Path(path).is_dir()):
-            raise InputError(f"config \"{name}\": '{path}' is no folder; give --{name} DIR")
+            raise InputError(f"config \"{name}\": '{path}' is not a folder; give --{name} DIR")
     for path in filter(None, (*data.values(), model_dir, output_dir)):
         require_plain(str(Path(path).resolve()), "folder")
     root = Path(output_dir).resolve()
     for path in filter(None, data.values()):
         if root == Path(path).resolve() or Path(path).resolve() in root.parents:
             raise InputError(
-                f"output_dir '{output_dir}': lies in '{path}', which would change with every "
-                "stage; give a folder outside of the data"
+                f"output_dir '{output_dir}': is inside '{path}', which would change with every "
+                "stage; give a folder outside the data"
             )
 
 
 def require_arms(arms: Facts, hand_over: str) -> None:
-    """Raise `InputError` where the verdict could not be told of these segmenters."""
+    """Raise `InputError` if there can be no verdict with these segmenters."""
     wrong = [name for name, one in arms.items() if not isinstance(one, dict)]
     if wrong or not {SOURCE, ADAPTED} <= arms.keys() or list(arms)[-1] != ADAPTED:
         raise InputError(
@@ -101,7 +101,7 @@ def require_arms(arms: Facts, hand_over: str) -> None:
 
 
 def require_keys(sections: Facts, configs: Path) -> None:
-    """Refuse keys and values that a stage would refuse hours later.
+    """Refuse keys and values that a later stage would refuse.
 
     Raises:
         InputError: naming the section and the key.
@@ -117,7 +117,7 @@ def require_keys(sections: Facts, configs: Path) -> None:
             top = key.replace("#", "::").split("::")[0]
             if top not in known:
                 raise InputError(
-                    f"{section}.{key}: no key of {path.name}{_near(top, known)}; remove it"
+                    f"{section}.{key}: not a key of {path.name}{_near(top, known)}; remove it"
                 )
         check_limits(settings)
 

@@ -1,4 +1,4 @@
-"""One MLflow experiment per adaptation: a run for it, and runs of its stages below."""
+"""The MLflow runs of an adaptation: a run with a nested run per stage."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ Facts = Mapping[str, Any]
 
 
 class Runs:
-    """The MLflow side of an adaptation.
+    """The MLflow runs of an adaptation.
 
-    The adaptation is a run; each stage is a run nested under it, and what a stage's workflows track
-    by themselves (flows, students, segmenters) is nested under the stage. A stage that is run again
-    after a kill goes on in its run; one whose inputs changed gets a new one.
+    Each stage is a run nested in the run of the adaptation, and the runs of a stage's workflows
+    (flows, students, segmenters) are nested in the stage. After a kill a stage continues its run;
+    if its inputs changed, it gets a new run.
 
     Args:
-        tracking_uri: of the store, a database or a server.
+        tracking_uri: address of the store, a database or a server.
         experiment: its name.
-        root: folder of the adaptation; artifacts of a local store go to `mlruns/` in it, and
-            `state/mlflow.json` remembers the runs.
-        params: of the adaptation.
-        tags: of the adaptation, such as hashes of its inputs; they may change.
+        root: folder of the adaptation; it has the artifacts of a local store in `mlruns/`, and the
+            ids of the runs in `state/mlflow.json`.
+        params: parameters of the adaptation.
+        tags: tags of the adaptation, such as hashes of its inputs; they may change.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class Runs:
 
     @contextlib.contextmanager
     def stage(self, name: str, params: Facts) -> Iterator[None]:
-        """While a stage runs: whatever its workflows track is nested under its run."""
+        """Context of a stage: the runs of its workflows are nested in its run."""
         run = self._open(name, {NESTED: self.parent, "stage": name})
         self._params(run, params)
         before = os.environ.get(PARENT)
@@ -83,26 +83,26 @@ class Runs:
         self.client.set_terminated(run, "FINISHED")
 
     def complete(self, name: str) -> bool:
-        """Whether the stage has a run in this store that ended well."""
+        """Whether the stage has a successful run in this store."""
         with contextlib.suppress(MlflowException):
             run_id = self.runs.get(name)
             return run_id is not None and self.client.get_run(run_id).info.status == "FINISHED"
         return False
 
     def metrics(self, name: str, values: Mapping[str, float | None]) -> None:
-        """Log figures of a stage, or of the "adaptation"; None is left out."""
+        """Log metrics of a stage, or of the "adaptation"; None is skipped."""
         for key, value in values.items():
             if value is not None:
                 self.client.log_metric(self.runs[name], key, float(value))
 
     def artifacts(self, name: str, paths: Sequence[Path], folder: str | None = None) -> None:
-        """Log files to a run; those that do not exist are left out."""
+        """Log files to a run; missing files are skipped."""
         for path in paths:
             if path.is_file():
                 self.client.log_artifact(self.runs[name], str(path), folder)
 
     def below(self, name: str, run_name: str, values: Mapping[str, float | None]) -> None:
-        """Log figures to the run of this name that a workflow of the stage opened."""
+        """Log metrics to the run of this name that is nested in the stage."""
         for run in self._nested(self.runs[name]):
             if run.info.run_name == run_name and run.info.status == "FINISHED":
                 for key, value in values.items():
@@ -110,13 +110,13 @@ class Runs:
                         self.client.log_metric(run.info.run_id, key, float(value))
 
     def finish(self, values: Mapping[str, float | None], verdict: str) -> None:
-        """Figures and words of the whole, and its end."""
+        """Log metrics and verdict of the adaptation, and end its run."""
         self.metrics("adaptation", values)
         self.client.set_tag(self.parent, "mlflow.note.content", verdict)
         self.client.set_terminated(self.parent, "FINISHED")
 
     def _open(self, name: str, tags: Facts) -> str:
-        """The remembered run of that name if it did not finish, else a new one."""
+        """The previous run of that name if it did not finish, else a new run."""
         run_id = self.runs.get(name)
         with contextlib.suppress(MlflowException):
             if run_id is not None:
@@ -131,7 +131,7 @@ class Runs:
         return self.runs[name]
 
     def _end_killed(self, stage: str) -> None:
-        """End the runs that a kill left open and none of the stage's workflows took up again."""
+        """End runs that a kill left open and that were not continued."""
         for run in self._nested(stage):
             if run.info.status == "RUNNING":
                 self.client.set_terminated(run.info.run_id, "KILLED")
@@ -150,7 +150,7 @@ class Runs:
         return runs
 
     def _params(self, run_id: str, params: Facts) -> None:
-        """Log parameters; those of an earlier start stay, since MLflow lets none change."""
+        """Log new parameters; MLflow does not allow logged parameters to change."""
         known = self.client.get_run(run_id).data.params
         for key, value in params.items():
             if key not in known:
@@ -158,10 +158,10 @@ class Runs:
 
 
 class Log:
-    """What an adaptation tells MLflow of its stages.
+    """Logs the stages of an adaptation to MLflow.
 
     Args:
-        runs: of the adaptation, or None to tell nothing.
+        runs: runs of the adaptation, or None to log nothing.
         root: folder of the adaptation.
     """
 
@@ -170,15 +170,15 @@ class Log:
         self.root = root
 
     def stage(self, name: str, settings: Facts) -> contextlib.AbstractContextManager[None]:
-        """While a stage runs, see `Runs.stage`."""
+        """Context of a stage, see `Runs.stage`."""
         return contextlib.nullcontext() if self.runs is None else self.runs.stage(name, settings)
 
     def complete(self, name: str) -> bool:
-        """Whether nothing is left to tell of a stage that ended before."""
+        """Whether a stage is already logged."""
         return self.runs is None or self.runs.complete(name)
 
     def finished(self, stage: str, jobs: Sequence[Job], seconds: float) -> None:
-        """Figures and files of a finished stage."""
+        """Log metrics and files of a finished stage."""
         if self.runs is None:
             return
         self.runs.metrics(stage, {"seconds": seconds} | stage_figures(self.root, stage))
@@ -201,7 +201,7 @@ class Log:
                 self._score(job)
 
     def verdict(self, verdict: Facts) -> None:
-        """The verdict, and the segmenter that is handed over."""
+        """Log the verdict, and the segmenter that is handed over."""
         if self.runs is None:
             return
         where = verdict["site"] or verdict["validation"]
@@ -217,7 +217,7 @@ class Log:
         self.runs.finish(values, "\n\n".join(verdict["text"]))
 
     def _score(self, job: Job) -> None:
-        """Dice of a segmenter to the run of its training; folds have none."""
+        """Log the Dice of a segmenter to the run of its training, except in folds."""
         _, _, name = job.name.partition("/")
         arm, _, where = name.rpartition("-")
         key = {"validation": "source", "test": "site"}.get(where)
@@ -229,7 +229,7 @@ class Log:
 
 
 def stage_figures(root: Path, stage: str) -> dict[str, float | None]:
-    """What a stage is compared by, from the records it wrote."""
+    """Metrics of a stage, from the records it wrote."""
     if stage == "prepare":
         record = _read(root / "prepare/check.json")
         gap = record.get("separation", {}).get("spaces", {}).get("appearance", {})

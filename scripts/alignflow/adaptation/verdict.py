@@ -1,4 +1,4 @@
-"""Did the segmenter get better at the site? The figures, and three sentences for a person."""
+"""The verdict: did the segmenter get better at the site? Figures and three sentences."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from alignflow.evaluation.verdict import (
 
 Facts = dict[str, Any]
 NOT_ADAPTED = ("no_gap", "nothing_found")
-"""Answers of a run in which nothing was adapted."""
+"""Answers if nothing was adapted."""
 SOURCE, ADAPTED = "source", "adapted"
 GAIN = f"{ADAPTED} - {SOURCE}"
 
@@ -41,17 +41,17 @@ def judge(
     """The verdict of a finished adaptation.
 
     Args:
-        root: its folder. An optional `gap.json`, {"gap", "floor", "adapt", "reason"}, says whether
-            anything was adapted; a "reason" tells that it was not for want of a gap.
-        arms: segmenters that were trained: "source", "adapted", and baselines.
-        seeds: of their trainings.
+        root: folder of the adaptation. An optional `gap.json`, {"gap", "floor", "adapt", "reason"},
+            says whether anything was adapted; "reason" is set if that is not due to a missing gap.
+        arms: trained segmenters: "source", "adapted", and baselines.
+        seeds: seeds of their trainings.
         hand_over: the arm to hand over if there are no labelled images of the site.
         test: labelled images of the site, or None.
-        folds: of the annotated references, which stand in for labelled images of the site.
-        trial: whether the run only shows that everything works; its answer is then "unknown".
+        folds: number of folds of the annotated references, used if there is no `test`.
+        trial: whether the run only shows that everything works; the answer is then "unknown".
 
     Returns:
-        {"answer": that of `sureness`, or one of `NOT_ADAPTED`, "labelled", "trial", "folds",
+        {"answer": see `sureness` and `NOT_ADAPTED`, "labelled", "trial", "folds",
         "site": {"dice": {arm: mean}, "gains": {"adapted - source": gain, ...}, "images"} in Dice
         points, or None, "validation": the same on the source's validation split, "proxies",
         "handed_over": arm, "spread", "images_needed": for a gain of 2 points, None for a trial,
@@ -95,12 +95,12 @@ def compare(
     seeds: Sequence[int],
     labelled: Path | None = None,
 ) -> Facts | None:
-    """Mean Dice of each arm, and the gain of each arm over each one before it, in points.
+    """Mean Dice of each arm, and its gain over each earlier arm, in points.
 
     Args:
-        folders: each holds `ARM-SEED/scores.json`; None is returned where nothing was scored.
+        folders: folders with `ARM-SEED/scores.json`; the result is None if none exists.
         arms, seeds: see `judge`.
-        labelled: the images that were scored, which may name the patient of each.
+        labelled: folder of the scored images, which may name patients.
     """
     found = [folder for folder in folders if folder.is_dir()]
     if not found:
@@ -122,7 +122,7 @@ def compare(
 
 
 def proxies(root: Path) -> Facts:
-    """Distances to the references before and after; they do not show that a segmenter gains."""
+    """Distances to the references before and after alignment, which do not prove a gain."""
     record = _read(root / "aligned/align.json")
     if not record:
         return {}
@@ -185,7 +185,7 @@ def _without_labels(result: Facts) -> str:
 
 
 def _at_home(result: Facts) -> list[str]:
-    """What happened on the source's validation images; [] if they were not scored."""
+    """The change on the source's validation images; [] if they were not scored."""
     if result["validation"] is None:
         return []
     change = in_points(result["validation"]["gains"][GAIN])
@@ -206,7 +206,7 @@ def _second(result: Facts) -> str:
 
 
 def _third(result: Facts) -> str:
-    """What would settle the question, or the main caveat of an answer."""
+    """What is needed for an answer, or the main caveat of the answer."""
     if result["trial"]:
         return "For a result, run the same command without --quick."
     if result["answer"] == "nothing_found":
@@ -243,5 +243,5 @@ def _scores(folder: Path) -> Facts:
 
 
 def _read(path: Path) -> Facts:
-    """The content of a JSON file, {} where there is none."""
+    """The content of a JSON file, {} if it does not exist."""
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}

@@ -1,4 +1,4 @@
-"""A bundle workflow run in this process, its output in a log and its bars on the terminal."""
+"""Runs a bundle workflow in this process; its output goes to a log, its bars to the terminal."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from alignflow.errors import close_bars
 
 
 class StageFailed(RuntimeError):
-    """A stage ended with an error; the message has its first line and the log."""
+    """A stage failed; the message has the first line of the error and the path of the log."""
 
 
 class LogStream:
     """A text stream that writes to a file what a terminal would show in the end.
 
-    Progress bars, which return to the start of their line, go to the terminal as they are; the file
-    gets the last state of each.
+    Progress bars, which return to the start of their line, also go to the terminal. The file gets
+    the last state of each bar.
 
     Args:
         file: open for writing.
@@ -36,10 +36,10 @@ class LogStream:
         self.file = file
         self.terminal = terminal
         self.rest = ""
-        self.moved = False  # a bar, by the last text
+        self.moved = False  # whether the last text was a bar
 
     def write(self, text: str) -> int:
-        """Take text; whole lines are written."""
+        """Add text; complete lines are written."""
         moves = text.startswith("\r")
         if moves or (text == "\n" and self.moved):
             self.terminal.write(text)
@@ -59,19 +59,19 @@ class LogStream:
         self.file.flush()
 
     def isatty(self) -> bool:
-        """No terminal."""
+        """False: not a terminal."""
         return False
 
 
 def run_workflow(job: Job, overrides: dict[str, Any], log: Path) -> None:
-    """Run a job to its end; whatever it raises comes through.
+    """Run a job to its end; exceptions are passed on.
 
-    One process for all of them: importing torch and MONAI takes longer than some stages.
+    All jobs share a process, since importing torch and MONAI takes longer than some stages.
 
     Args:
-        job: to run.
-        overrides: of the config, besides the job's own.
-        log: file that its output is added to; progress bars go to standard error as well.
+        job: job to run.
+        overrides: overrides of the config, in addition to the job's.
+        log: file to which output is appended; progress bars go to standard error as well.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     into = log.open("a", encoding="utf-8", errors="surrogateescape")
@@ -92,17 +92,17 @@ def run_workflow(job: Job, overrides: dict[str, Any], log: Path) -> None:
             traceback.print_exc()  # into the log
             raise
     del made
-    gc.collect()  # configs and what they make refer to each other
+    gc.collect()  # configs and their objects refer to each other
 
 
 @contextlib.contextmanager
 def _captured(stream: LogStream) -> Iterator[None]:
-    """Standard output, standard error and what this package logs go to the stream."""
+    """Redirect standard output, standard error and this package's log to the stream."""
     ours = logging.getLogger("alignflow")
     theirs = logging.getLogger("monai.bundle.workflows")
     before = (ours.handlers[:], ours.level, ours.propagate, sys.excepthook)
     quiet = theirs.level
-    theirs.setLevel(logging.ERROR)  # it warns of every workflow without a logging file
+    theirs.setLevel(logging.ERROR)  # it warns about every workflow without a logging file
     handler = logging.StreamHandler(stream)  # type: ignore[arg-type]
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%H:%M:%S"))
     ours.handlers[:], ours.propagate = [handler], False

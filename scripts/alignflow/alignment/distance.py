@@ -16,7 +16,7 @@ Kernel = Callable[[Tensor, Tensor], Tensor]
 
 
 def linear(x: Tensor, y: Tensor) -> Tensor:
-    """x.y: MMD^2 is the squared distance of the means; defined for a single reference."""
+    """x.y: MMD^2 is the squared distance of the means; also defined for a single reference."""
     return x @ y.T
 
 
@@ -41,25 +41,24 @@ def median_distance(x: Tensor) -> float:
 
 
 def mmd2(x: Tensor, y: Tensor, kernel: Kernel) -> Tensor:
-    """U-statistic of MMD^2 (Gretton et al., eq. 3), unbiased and therefore negative at times.
+    """U-statistic of MMD^2 (Gretton et al., eq. 3): unbiased, so it can be negative.
 
     Args:
         x, y: features (N, D) and (M, D); sizes may differ.
         kernel: k.
 
     Returns:
-        Scalar, differentiable. Within a set of one sample there are no pairs: k(y, y) stands in,
-        which for the reference is a constant.
+        Scalar, differentiable. A set of one sample has no pairs; k(y, y) is used instead, which is
+        constant for a reference.
     """
     return _within(x, kernel) - 2 * kernel(x, y).mean() + _within(y, kernel)
 
 
 def witness(x: Tensor, y: Tensor, kernel: Kernel, queue: Tensor | None = None) -> Tensor:
-    """w(x_i) = E k(x_i, x') - E k(x_i, y): where the set x is too dense compared with y (N,).
+    """w(x_i) = E k(x_i, x') - E k(x_i, y): large where x is denser than y; (N,).
 
-    The other x and the queue are constants here. As the two arguments of k play equal parts, the
-    gradient of 2 mean(w) is that of MMD^2 (Gretton et al., sec. 2.3), of its U-statistic exactly
-    when there is no queue.
+    The other x and the queue are constants here. Since k is symmetric, the gradient of 2 mean(w) is
+    that of MMD^2 (Gretton et al., sec. 2.3); without a queue, exactly that of its U-statistic.
 
     Args:
         x: features (N, D) with a gradient.

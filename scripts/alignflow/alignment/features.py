@@ -1,4 +1,4 @@
-"""Feature spaces of the reward: frozen networks and their levels."""
+"""Features of the reward from some levels of a frozen network."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ logger = logging.getLogger(__name__)
 
 
 class EncoderFeatures(nn.Module):
-    """Mean and standard deviation over space of each channel at some levels of a frozen network.
+    """Spatial mean and standard deviation of each channel at some levels of a frozen network.
 
-    Level k is the last map on the way down whose sides are the image's over 2^k, so that any U-Net
-    or classifier serves: for BasicUNet levels 0, 1, 2 are `conv_0`, `down_1`, `down_2`. The
-    levels are found with the first images; for one that the network lacks stands its next deeper
-    one, or its deepest.
+    Level k is the last map on the way down whose sides are those of the image divided by 2^k. This
+    works for any U-Net or classifier; in BasicUNet levels 0, 1, 2 are `conv_0`, `down_1`, `down_2`.
+    The levels are found with the first images. A level that the network lacks is replaced by its
+    next deeper level, or its deepest.
 
     Args:
         network: takes images (B, C, X, Y) in [-1, 1]; put into eval mode and frozen.
         levels: whole numbers from 0.
 
     Raises:
-        InputError: no level, or one below 0.
+        InputError: no levels, or a level below 0.
     """
 
     def __init__(self, network: nn.Module, levels: Sequence[int]) -> None:
@@ -57,7 +57,7 @@ class EncoderFeatures(nn.Module):
 
     @torch.no_grad()
     def _find(self, images: Tensor) -> list[nn.Module]:
-        # layers without weights, such as a padding or an activation, may be used more than once
+        # skip layers without weights, such as activations, which may be used more than once
         layers = [m for m in self.network.modules() if any(True for _ in m.parameters())]
         with _outputs(layers) as found:
             self.network(images[:1])
@@ -81,7 +81,7 @@ class EncoderFeatures(nn.Module):
 
 
 def _level(output: Tensor, images: Tensor) -> int | None:
-    """k of a map (B, D, about X / 2^k, Y / 2^k); None for other tensors and maps of one pixel."""
+    """k of a map (B, D, ~X / 2^k, ~Y / 2^k); None for other tensors and maps of one pixel."""
     if output.dim() != 4 or output.shape[2:].numel() == 1:
         return None
     halvings = [math.log2(n / m) for n, m in zip(images.shape[2:], output.shape[2:], strict=True)]
@@ -91,7 +91,7 @@ def _level(output: Tensor, images: Tensor) -> int | None:
 
 @contextmanager
 def _outputs(layers: Sequence[nn.Module]) -> Iterator[list[tuple[nn.Module, Tensor]]]:
-    """Outputs of layers in the order of their calls, while the network runs."""
+    """Collect the outputs of layers, in the order of their calls."""
     found: list[tuple[nn.Module, Tensor]] = []
 
     def keep(layer: nn.Module, inputs: object, output: object) -> None:

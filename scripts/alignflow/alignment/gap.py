@@ -1,4 +1,4 @@
-"""How far a site's images lie from the source, before anything is aligned."""
+"""How much a site's images differ from the source's before alignment."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def appearance(images: Tensor) -> Tensor:
 
 
 def source_appearance(dataset: Dataset, most: int = 256) -> list[list[float]]:
-    """`appearance` of up to `most` source images, not augmented: what the bundle remembers."""
+    """`appearance` of up to `most` source images, not augmented, for the bundle's record."""
     chosen = torch.linspace(0, len(dataset.data) - 1, min(most, len(dataset.data))).long()
     features = appearance(torch.stack([dataset.data[i]["image"] for i in chosen.tolist()]))
     return [[round(value, 4) for value in row] for row in features.tolist()]
@@ -31,15 +31,15 @@ def source_appearance(dataset: Dataset, most: int = 256) -> list[list[float]]:
 def appearance_gap(
     stage1: Stage1, references: References, draws: int = 200, seed: int = 0
 ) -> dict[str, float]:
-    """Distance of the references to the source, and what as many source images have by chance.
+    """Distance from the references to the source, and from random source images to the others.
 
-    Warns where the first is not above the second: then there is nothing to align.
+    Warns if the first is not larger than the second, since there is then nothing to align.
 
     Args:
         stage1: record with the source's `appearance`.
-        references: of the site.
-        draws: of source images in place of references.
-        seed: of the draws.
+        references: references of the site.
+        draws: number of draws of source images in place of references.
+        seed: random seed of the draws.
 
     Returns:
         {"gap": squared distance of the mean appearance, in standard deviations of the source and
@@ -60,7 +60,7 @@ def appearance_gap(
     floor = float(torch.tensor(by_chance).quantile(0.95))
     if gap <= floor:
         logger.warning(
-            "the references lie no further from the source (%.3f) than source images do from each "
+            "the references differ no more from the source (%.3f) than source images do from each "
             "other (up to %.3f): there is nothing to align; are they images of the source?",
             gap,
             floor,
@@ -69,13 +69,13 @@ def appearance_gap(
 
 
 WIDE = 4.0
-"""Gap in units of the floor from which alignment takes whole steps."""
+"""Gap over floor from which the full learning rate is used."""
 
 
 def gap_strength(gap: dict[str, float]) -> float:
-    """Share of the learning rate that a gap of `appearance_gap` calls for, in [0, 1].
+    """Factor of the learning rate for the result of `appearance_gap`, in [0, 1].
 
-    0 where the gap is what source images have by chance, 1 from `WIDE` times that on.
+    0 if the gap is not larger than the floor, 1 if it is at least `WIDE` times the floor.
     """
     ratio = gap["gap"] / max(gap["floor"], 1e-8)
     return min(max((ratio - 1) / (WIDE - 1), 0.0), 1.0)

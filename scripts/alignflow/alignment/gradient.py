@@ -1,24 +1,17 @@
 """Gradient of a reward of the samples with respect to the velocity network.
 
-One scheme with the axes of FlowBP (arXiv 2606.11075): which solver steps carry a gradient, what
-the reward sees, how steps are weighted, and how they are bridged. The roll-out runs without a
-gradient and keeps the states x_i at active steps alone. Then
+The sample is drawn without a gradient, keeping the states x_i only at the active steps. Then, with
+stop(v) for a copy of v without a gradient,
 
     d = 0;  for each active step i, in order:
-        v = v_theta(x_i + bridge * d)
-        d <- d + weight_i * length_i * (v - stop(v))
+        v = v_theta(x_i + d)    "full";   v_theta(x_i)    "surrogate"
+        d <- d + weight * dt_i * (v - stop(v))
     x_hat = x + d
 
 d is 0 in value, so the reward sees the sample x itself, and its gradient flows through the active
-steps. Settings:
-
-    method     active steps      length     weight  bridge  reward sees
-    surrogate  K, late-biased    dt_i       N / K   0       end point           FlowBP-Sparse
-    full       all               dt_i       1       1       end point           back-propagation
-    last       the last K        dt_i       1       1       end point           DRaFT-K, 2309.17400
-    posterior  one, random       1 - t_i    1       0       x_i + (1 - t_i) v   ReFL, 2304.05977
-    two_leap   two, random       to the     1       alpha   end point           LeapAlign 2604.15311
-                                 next leap
+steps. "full" makes all N steps active, with weight 1: this is back-propagation through the solver.
+"surrogate" draws K of them, late steps more often, and gives them the weight N / K: memory does not
+grow with N (FlowBP-Sparse, arXiv 2606.11075).
 """
 
 from __future__ import annotations
@@ -33,16 +26,7 @@ from torch import Tensor
 from alignflow.errors import InputError
 from alignflow.flow.solver import Velocity, euler_step, time_grid
 
-METHODS = ("surrogate", "full", "last", "posterior", "two_leap")
-
-
-@dataclass(frozen=True)
-class Active:
-    """A solver step that carries a gradient: its index, the length and weight of its velocity."""
-
-    index: int
-    length: float
-    weight: float = 1.0
+METHODS = ("surrogate", "full")
 
 
 @dataclass(frozen=True)
@@ -51,15 +35,15 @@ class Plan:
 
     Attributes:
         times: the solver's grid, from 0 to 1.
-        active: in the order of time.
-        bridge: how much of the gradient of earlier active steps passes through later ones.
-        posterior: the reward sees the one-step data prediction of the last active step.
+        active: indices of the steps with a gradient, in the order of time.
+        weight: weight of the velocities of the active steps.
+        connected: whether the gradient of earlier active steps passes through later ones.
     """
 
     times: list[float]
-    active: list[Active]
-    bridge: float = 0.0
-    posterior: bool = False
+    active: list[int]
+    weight: float = 1.0
+    connected: bool = False
 
 
 @dataclass
@@ -74,71 +58,45 @@ class GradientScheme:
     """Draws plans.
 
     Args:
-        steps: N, Euler steps of the roll-out.
+        steps: N, Euler steps from noise to data.
         method: one of `METHODS`, see the module.
-        active: K of surrogate and last.
-        late_bias: step i of surrogate is drawn with probability proportional to
-            ((i + 1) / N)^late_bias: late steps paint appearance.
-        bridge: alpha of two_leap.
+        active: K of "surrogate".
+        late_bias: "surrogate" draws step i with probability proportional to
+            ((i + 1) / N)^late_bias, since late steps decide the appearance.
 
     Raises:
         InputError: an unknown method, or K outside 1 to N.
     """
 
     def __init__(
-        self,
-        *,
-        steps: int,
-        method: str = "surrogate",
-        active: int = 2,
-        late_bias: float = 1.0,
-        bridge: float = 0.3,
+        self, *, steps: int, method: str = "surrogate", active: int = 2, late_bias: float = 1.0
     ) -> None:
         if method not in METHODS:
             raise InputError(f"gradient: method {method!r}; set one of {', '.join(METHODS)}")
-        if not 1 <= active <= steps or (method == "two_leap" and steps < 2):
+        if not 1 <= active <= steps:
             raise InputError(f"gradient: {active} active of {steps} steps; set 1 to {steps}")
         self.times = time_grid(steps)
         self.method = method
         self.active = active
         self.late_bias = late_bias
-        self.bridge = bridge
 
     def draw(self, generator: torch.Generator) -> Plan:
         """The plan of one update."""
-        times, steps = self.times, len(self.times) - 1
-        dt = [end - start for start, end in pairwise(times)]
-        if self.method == "full":
-            return Plan(times, [Active(i, dt[i]) for i in range(steps)], bridge=1.0)
-        if self.method == "last":
-            late = range(steps - self.active, steps)
-            return Plan(times, [Active(i, dt[i]) for i in late], bridge=1.0)
-        if self.method == "posterior":
-            (i,) = self._choose(1, generator)
-            return Plan(times, [Active(i, 1 - times[i])], posterior=True)
-        if self.method == "two_leap":
-            i, j = self._choose(2, generator)
-            leaps = [Active(i, times[j] - times[i]), Active(j, 1 - times[j])]
-            return Plan(times, leaps, bridge=self.bridge)
-        chosen = self._choose(self.active, generator)
-        return Plan(times, [Active(i, dt[i], steps / self.active) for i in chosen])
-
-    def _choose(self, count: int, generator: torch.Generator) -> list[int]:
         steps = len(self.times) - 1
+        if self.method == "full":
+            return Plan(self.times, list(range(steps)), connected=True)
         odds = ((torch.arange(steps) + 1) / steps) ** self.late_bias
-        return sorted(torch.multinomial(odds, count, generator=generator).tolist())
+        chosen = torch.multinomial(odds, self.active, generator=generator)
+        return Plan(self.times, sorted(chosen.tolist()), weight=steps / self.active)
 
 
 @torch.no_grad()
 def roll_out(velocity: Velocity, noise: Tensor, plan: Plan) -> Visited:
     """Euler's sample from noise (B, C, X, Y), with the states at the plan's active steps."""
-    wanted = {active.index for active in plan.active}
     states, x = [], noise
     for i, (t, end) in enumerate(pairwise(plan.times)):
-        if i in wanted:
+        if i in plan.active:
             states.append(x)
-            if plan.posterior:
-                return Visited(states, euler_step(velocity, x, t, 1 - t))
         x = euler_step(velocity, x, t, end - t)
     return Visited(states, x)
 
@@ -154,9 +112,9 @@ def connect(
     """
     d = torch.zeros_like(visited.sample)
     seen = []
-    for active, state in zip(plan.active, visited.states, strict=True):
-        t = state.new_full((len(state),), plan.times[active.index])
-        v = velocity(state + plan.bridge * d if plan.bridge else state, t)
-        d = d + active.weight * active.length * (v - v.detach())
+    for i, state in zip(plan.active, visited.states, strict=True):
+        t = state.new_full((len(state),), plan.times[i])
+        v = velocity(state + d if plan.connected else state, t)
+        d = d + plan.weight * (plan.times[i + 1] - plan.times[i]) * (v - v.detach())
         seen.append((state, t, v))
     return visited.sample + d, seen

@@ -1,4 +1,4 @@
-"""Masks for alignment, and the anatomy of the site: what the references say of size and place."""
+"""The site's anatomy, estimated from the references' masks, and the mask loss of alignment."""
 
 from __future__ import annotations
 
@@ -8,29 +8,29 @@ import torch
 from monai.networks.utils import one_hot
 from torch import Tensor, nn
 
-from alignflow.distributed import gather
+from alignflow.distributed import all_gather_rows
 from alignflow.masks.conditions import FIELDS, describe
 
 
 def site_descriptions(
     bank: Tensor, masks: Tensor, num_classes: int, *, count: int = 256, prior: float = 3.0
 ) -> Tensor:
-    """Descriptions of training masks, drawn again so that areas are distributed as at the site.
+    """Descriptions of training masks, resampled so that areas are distributed as at the site.
 
-    Each class's log-area is taken as normal, at the source and at the site; the weight of a
-    training mask is the ratio of the two densities (importance resampling), so that place and
-    presence keep going with size as they did at the source. Mean and variance of the site are
-    shrunk towards the source's by `prior` pseudo-observations, since the references are few.
+    Each class's log-area is assumed normal, at the source and at the site. The weight of a training
+    mask is the ratio of the two densities (importance resampling), so that position and presence
+    depend on size as they do at the source. Since there are few references, mean and variance of
+    the site are shrunk towards the source's by `prior` pseudo-observations.
 
     Args:
         bank: descriptions of the training masks (N, 4 (K - 1)), of `masks.conditions.describe`.
-        masks: of the references, given or predicted, uint8 (n, 1, X, Y).
+        masks: masks of the references, given or predicted, uint8 (n, 1, X, Y).
         num_classes: K, background included.
         count: descriptions to return.
-        prior: weight of the source, in references.
+        prior: weight of the source, as a number of references.
 
     Returns:
-        (count, 4 (K - 1)), rows of the bank, evenly drawn.
+        (count, 4 (K - 1)), rows of the bank.
     """
     source = bank.unflatten(1, (-1, FIELDS))
     site = describe(masks, num_classes).unflatten(1, (-1, FIELDS))
@@ -45,21 +45,21 @@ def site_descriptions(
         ratio = (area - mean).square() / var - (area - new_mean).square() / new_var
         log_weight += torch.where(present, ratio / 2, 0.0)
     weight = (log_weight - log_weight.max()).exp()
-    # Systematic resampling: with the same weights always the same rows, none by chance.
+    # Systematic resampling is deterministic: equal weights always give the same rows.
     points = (torch.arange(count) + 0.5) / count * weight.sum()
     return bank[torch.searchsorted(weight.cumsum(0), points).clamp(max=len(bank) - 1)]
 
 
 def effective_size(descriptions: Tensor) -> float:
-    """How many different rows a resampled bank is worth (Kish): count / E[repeats]."""
+    """Effective number of different rows in a resampled bank (Kish): count / E[repeats]."""
     _, repeats = descriptions.unique(dim=0, return_counts=True)
     return float(len(descriptions) ** 2 / repeats.double().square().sum())
 
 
 def dice_loss(segmenter: nn.Module, images: Tensor, labels: Tensor, num_classes: int) -> Tensor:
-    """1 - soft Dice over the batch of the frozen segmenter's classes with the masks; scalar.
+    """1 - soft Dice between a segmenter's prediction and the masks, over the batch; scalar.
 
-    The batch is that of all processes; the gradient is that of this one's images.
+    The batch is that of all processes; the gradient is that of this process's images.
 
     Args:
         segmenter: logits (B, K, X, Y).
@@ -69,8 +69,8 @@ def dice_loss(segmenter: nn.Module, images: Tensor, labels: Tensor, num_classes:
     """
     probability = segmenter(images).float().softmax(dim=1)[:, 1:]
     target = one_hot(labels, num_classes)[:, 1:].to(probability)
-    overlap = gather((probability * target).sum(dim=(2, 3))).sum(dim=0)
-    total = gather((probability + target).sum(dim=(2, 3))).sum(dim=0)
+    overlap = all_gather_rows((probability * target).sum(dim=(2, 3))).sum(dim=0)
+    total = all_gather_rows((probability + target).sum(dim=(2, 3))).sum(dim=0)
     return 1 - ((2 * overlap + 1) / (total + 1)).mean()
 
 

@@ -1,4 +1,4 @@
-"""Flow matching on the references and their masks: it fixes which structure has which look."""
+"""Flow matching on references and their masks, which teaches the look of each structure."""
 
 from __future__ import annotations
 
@@ -15,21 +15,20 @@ from alignflow.segmentation.pseudo_masks import ReferenceMasks
 
 
 class ReferenceMatching:
-    """Conditional flow matching loss on random references, as stage 1 had it on the source.
+    """Conditional flow matching loss on random references, as in stage 1 on the source.
 
-    A distance between sets of images cannot tell which structure has which look; pairs of image and
-    mask can. Masks may be predicted: their errors differ from image to image, and the generator
-    averages over them. Where a predicted mask is unsure, the loss counts less.
+    Pairs of image and mask tell which structure has which look; a distance between sets of images
+    cannot. Masks may be predicted: their errors differ between images, and the generator averages
+    over them. Pixels where a predicted mask is uncertain have less weight.
 
     Args:
         images: (n, C, X, Y) in [-1, 1], on the network's device.
         masks: given or predicted, with their confidence.
-        condition: masks uint8 (B, 1, X, Y) as the network is given them (B, 2K-1, X, Y).
-        batch_size: references in each loss.
-        augmentation: of the geometry alone, since colour and intensity are what is learned; None
-            for the references as they are.
-        dropout: probability of leaving a mask out, as in stage 1.
-        weigh: whether the confidence weighs the loss.
+        condition: turns masks, uint8 (B, 1, X, Y), into the network's condition (B, 2K-1, X, Y).
+        batch_size: references per loss.
+        augmentation: geometric only, since colour and intensity are to be learned; None for none.
+        dropout: probability of dropping a mask, as in stage 1.
+        weigh: whether to weight the loss by the confidence.
     """
 
     def __init__(
@@ -52,7 +51,7 @@ class ReferenceMatching:
         self.dropout = dropout
 
     def __call__(self, network: nn.Module, generator: torch.Generator) -> Tensor:
-        """Mean of w |v - (x_1 - x_0)|^2; times, noise, choice and views from the generator."""
+        """Mean of w |v - (x_1 - x_0)|^2; the generator draws references, views, times and noise."""
         count, device = self.batch_size, self.pixels.device
         chosen = torch.randint(len(self.pixels), (count,), generator=generator)
         pixels, labels = self.pixels[chosen], self.labels[chosen]

@@ -1,4 +1,4 @@
-"""What an alignment is watched by, and which of its weights are kept."""
+"""Monitoring of an alignment, and choice of the weights to keep."""
 
 from __future__ import annotations
 
@@ -23,36 +23,37 @@ logger = logging.getLogger(__name__)
 
 
 class Monitor:
-    """Handler: measures fixed samples every epoch, keeps the best weights, stops in time.
+    """Handler: measures fixed samples every epoch, keeps the best weights, and stops early.
 
-    Best is the smallest flow-matching loss on the left-out references, or without `matching` the
-    smallest distance to them (to the fitted ones where none is left out), among the epochs that
-    keep spread and mask faithfulness. With `matching` and no reference left out it is the last
-    such epoch. The weights of the start compete too: an alignment that only harms changes nothing.
+    The best epoch has the smallest flow-matching loss on the held-out references or, without
+    `matching`, the smallest distance to them (to the fitted references if none is held out), among
+    the epochs that keep spread and mask faithfulness. With `matching` and no held-out reference,
+    the last such epoch is the best. The initial weights are a candidate too, so an alignment that
+    only harms changes nothing.
 
-    Measured, and put into the trainer's metrics:
-        left_out: weighted distance to the references left out, 1 at the start.
-        fitted: the same to those that the reward sees.
+    Measures, and adds to the trainer's metrics:
+        left_out: weighted distance to the held-out references, 1 at the start.
+        fitted: the same for the references that the reward uses.
         spread: mean pairwise feature distance of the samples over that of all references
-            (over that of the unaligned samples where there is one reference).
-        nearest: median distance of a sample to its nearest reference over that of references
-            left out (of references to each other where none is); small is copying.
-        dice: of the segmenter's masks with those asked for.
-        matching: flow-matching loss on the left-out references, always of the same noise.
+            (for a single reference, over that of the unaligned samples).
+        nearest: median distance of a sample to its nearest reference over that of held-out
+            references (if there are none, of references to each other); small means copying.
+        dice: Dice of the segmenter's prediction with the masks that were asked for.
+        matching: flow-matching loss on the held-out references, always with the same noise.
 
     Args:
         samples: drawn at every epoch.
-        sampler: around the network in training.
+        sampler: sampler of the network in training.
         split: the references.
-        reward: fitted.
-        segmenter: that predicts masks of the references.
+        reward: fitted reward.
+        segmenter: predicts masks of the references.
         num_classes: K.
-        matching: on the left-out references; None where flow matching has no weight.
-        lowest_spread: least spread, as a share of what the unaligned samples have or of 1,
-            whichever is less.
-        largest_dice_loss: most that `dice` may fall without `matching`, which holds masks itself;
-            the segmenter may find little in images of the site, however right these are.
-        patience: epochs without a better one before the run stops; 0 for never.
+        matching: flow matching on the held-out references; None if it has no weight.
+        lowest_spread: smallest spread, as a share of the unaligned samples' or of 1, whichever is
+            smaller.
+        largest_dice_loss: largest allowed fall of `dice`. Used only without `matching`: the
+            segmenter may fail on images of the site even if they follow their masks.
+        patience: epochs without improvement before the run stops; 0 for never.
     """
 
     def __init__(
@@ -97,7 +98,7 @@ class Monitor:
             self.keep(0)
 
     def __call__(self, engine: Engine) -> None:
-        """Measure, keep the weights if they are the best so far, stop if none will come."""
+        """Measure, keep the weights if they are the best so far, stop after `patience` epochs."""
         values = self.measure()
         self.curve.append(values)
         engine.state.metrics.update(values)
@@ -108,7 +109,7 @@ class Monitor:
             engine.terminate()
 
     def key(self, values: dict[str, float]) -> float:
-        """What is to be small; infinite where the samples have lost spread or their masks."""
+        """Smaller is better; infinite if the samples have lost spread or their masks."""
         first = self.curve[0]
         narrow = values["spread"] < self.lowest_spread * min(first["spread"], 1.0)
         loss = first["dice"] - values["dice"]
@@ -141,7 +142,7 @@ class Monitor:
         return from_first(values)
 
     def _spread_of_references(self, unaligned: Tensor) -> float:
-        """Mean pairwise feature distance; that of the unaligned samples for one reference."""
+        """Mean pairwise feature distance; for a single reference that of the unaligned samples."""
         fitted, left_out = self.split.fitted, self.split.left_out
         everything = fitted if left_out is None else torch.cat([fitted, left_out])
         several = len(everything) > 1
@@ -159,7 +160,7 @@ class Monitor:
         return float(nearest / own.median())
 
     def keep(self, epoch: int) -> None:
-        """Remember the weights as they are now."""
+        """Save a copy of the current weights."""
         state = self.sampler.state_dict()
         self.best_weights = {k: copy.deepcopy(v).cpu() for k, v in state.items()}
         self.best_epoch = epoch
@@ -170,7 +171,7 @@ class Monitor:
         best = {k: f"{v:.3f}" for k, v in self.curve[self.best_epoch].items()}
         logger.info("kept the weights of epoch %d: %s", self.best_epoch, best)
         if self.best_epoch == 0:
-            logger.warning("these are the weights before alignment: it changed nothing")
+            logger.warning("these are the weights before alignment: alignment changed nothing")
 
     def state_dict(self) -> dict[str, Any]:
         """Curve and best weights."""

@@ -1,4 +1,4 @@
-"""Which parameters alignment may change: the fewer the references, the fewer the parameters."""
+"""Which parameters alignment changes: with fewer references, fewer parameters."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class LowRank(nn.Module):
 
     Args:
         weight: (out, in, ...) of a linear or convolutional layer.
-        rank: of the update, at most the smaller side.
-        scale: of the update.
-        generator: of A.
+        rank: rank of the update, at most the smaller side.
+        scale: scale of the update.
+        generator: generator of A.
     """
 
     def __init__(self, weight: Tensor, rank: int, scale: float, generator: torch.Generator) -> None:
@@ -42,15 +42,14 @@ class LowRank(nn.Module):
 def choose_parameters(
     network: nn.Module, subset: str = "modulation", rank: int = 4, seed: int = 0
 ) -> list[nn.Parameter]:
-    """Freeze all parameters of the network but a subset, and return that.
+    """Freeze all parameters of the network except a subset, and return the subset.
 
     Args:
         network: a velocity network; changed in place.
-        subset: "modulation" (time embedding, norms, biases: what scales and shifts features, but
-            does not draw new ones), "lora" (modulation, and low-rank updates of all other
-            weights), or "all".
-        rank: of the low-rank updates.
-        seed: of the low-rank updates.
+        subset: "modulation" (time embedding, norms and biases, which scale and shift features),
+            "lora" (modulation, and low-rank updates of all other weights), or "all".
+        rank: rank of the low-rank updates.
+        seed: random seed of the low-rank updates.
 
     Raises:
         InputError: an unknown subset.
@@ -65,9 +64,9 @@ def choose_parameters(
 
 
 def plain_state(module: nn.Module) -> dict[str, Tensor]:
-    """The state dict with low-rank updates written into the weights: that of a plain network.
+    """State dict with low-rank updates merged into the weights, as for a plain network.
 
-    The module itself keeps its updates (`remove_parametrizations` on a copy would spoil the
+    The module itself keeps its updates (`remove_parametrizations` on a copy would break the
     original, which shares its class).
     """
     modules = dict(module.named_modules())

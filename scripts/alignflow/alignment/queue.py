@@ -1,4 +1,4 @@
-"""Features of earlier samples: a small batch then sees a large set."""
+"""A queue of the features of earlier samples, which adds to a small batch."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ class FeatureQueue:
     """The newest `size` feature vectors, first in, first out.
 
     Args:
-        features: (N, D) to begin with; the last `size` are kept.
-        size: how many; 0 keeps none.
+        features: initial features (N, D); the last `size` are kept.
+        size: number of features to keep; 0 for none.
     """
 
     def __init__(self, features: Tensor, size: int) -> None:
@@ -19,6 +19,6 @@ class FeatureQueue:
         self.content: Tensor | None = features.detach()[-size:] if size else None
 
     def push(self, features: Tensor) -> None:
-        """Take in (B, D), let go of the oldest."""
+        """Add features (B, D) and drop the oldest."""
         if self.content is not None:
             self.content = torch.cat([self.content, features.detach()])[-self.size :]

@@ -8,15 +8,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from alignflow.alignment.distance import Kernel, energy, linear, median_distance, mmd2, rbf, witness
+from alignflow.alignment.distance import Kernel, linear, median_distance, mmd2, rbf, witness
 from alignflow.alignment.queue import FeatureQueue
-from alignflow.distributed import gather
+from alignflow.distributed import all_gather_rows
 from alignflow.errors import InputError
 
 FeatureSpace = Callable[[Tensor], Tensor]
 """Images (B, C, X, Y) in [-1, 1] to features (B, D)."""
 
-KERNELS = ("rbf", "energy", "linear")
+KERNELS = ("rbf", "linear")
 
 
 @dataclass
@@ -51,19 +51,19 @@ class SetReward:
     """Weighted sum of squared MMDs, each in units of its value before alignment.
 
     Any single encoder can be gamed, hence several spaces (Li et al., arXiv 2607.02375). The sum is
-    to be made small; its negative is the reward.
+    minimised; its negative is the reward.
 
     Args:
         spaces: name -> images to features.
-        weights: name -> share; 1 for those not named. Shares are scaled to add up to 1.
-        kernels: kernels of each term, of `KERNELS`, with equal shares; a single reference takes
-            the linear one alone, since only the mean can be matched then.
-        bandwidths: of the RBF kernel, in units of the median distance. Narrow ones pull samples
-            onto single references, wide ones match low moments.
-        queue_size: samples that each term remembers; 0 for none.
+        weights: name -> weight, 1 by default. The weights are scaled to sum to 1.
+        kernels: kernels of each term, from `KERNELS`, with equal weights. A single reference uses
+            only the linear kernel, since only the mean can be matched.
+        bandwidths: bandwidths of the RBF kernel, in units of the median distance. Narrow kernels
+            pull samples onto single references, wide kernels match low moments.
+        queue_size: samples in the queue of each term; 0 for none.
 
     Raises:
-        InputError: an unknown kernel, or a weight without a space.
+        InputError: an unknown kernel, or a weight of an unknown space.
     """
 
     def __init__(
@@ -91,8 +91,8 @@ class SetReward:
         """Set centre, scale and unit of each term, and fill the queues.
 
         Args:
-            samples: of the unaligned generator, (S, C, X, Y), S >= 2.
-            references: (M, C, X, Y), augmented if wanted.
+            samples: samples of the unaligned generator, (S, C, X, Y), S >= 2.
+            references: (M, C, X, Y), possibly augmented.
         """
         kernels = self.kernels if len(references) > 1 else ["linear"]
         total = sum(self.weights.values()) * len(kernels)
@@ -111,25 +111,25 @@ class SetReward:
                     scale=scale,
                     references=y,
                     kernel=function,
-                    # Where nothing is to be aligned, the unit is noise around 0.
+                    # Without a gap the unit is noise around 0.
                     unit=max(unit, 1e-3),
                     weight=self.weights[name] / total,
                     queue=FeatureQueue(x, self.queue_size),
                 )
 
     def __call__(self, images: Tensor) -> tuple[Tensor, dict[str, float]]:
-        """Loss whose gradient is that of the sum, and the value of each term.
+        """A loss with the gradient of the sum, and the value of each term.
 
         Args:
-            images: (B, C, X, Y) with a gradient; of several processes each gives its share. The
-                features of all are compared, and join the queues.
+            images: (B, C, X, Y) with a gradient; each process passes its share. The features of all
+                processes are compared and added to the queues.
 
         Returns:
-            The loss (its value means nothing, see `witness`), and name -> MMD^2 over batch and
-            queue in units of its start.
+            The loss (its value has no meaning, see `witness`), and name -> MMD^2 over batch and
+            queue, in units of its initial value.
         """
         loss, values = images.new_zeros(()), {}
-        features = {space: gather(x) for space, x in self._features(images).items()}
+        features = {space: all_gather_rows(x) for space, x in self._features(images).items()}
         for name, term in self.terms.items():
             x = features[name.rsplit("_", 1)[0]]
             seen = term.queue.content
@@ -142,7 +142,7 @@ class SetReward:
 
     @torch.no_grad()
     def distance(self, images: Tensor, references: Tensor) -> dict[str, float]:
-        """MMD^2 of each term between two sets of images, in units of the term's start."""
+        """MMD^2 of each term between two sets of images, in units of its initial value."""
         x, y = self._features(images), self._features(references)
         spaces = {name: name.rsplit("_", 1)[0] for name in self.terms}
         return {
@@ -152,16 +152,16 @@ class SetReward:
 
     @torch.no_grad()
     def features(self, images: Tensor) -> Tensor:
-        """All standardised features side by side, each space with equal weight (B, D)."""
+        """Standardised features of all spaces, concatenated with equal weights (B, D)."""
         spaces = self._features(images)
         return torch.cat([x / x.shape[1] ** 0.5 for x in spaces.values()], dim=1)
 
     @torch.no_grad()
     def witness(self, images: Tensor, others: Tensor) -> Tensor:
-        """Where the images lie and the others do not: `distance.witness` over all terms (N,).
+        """`distance.witness` summed over all terms (N,): large for images unlike the others.
 
-        Each term counts with its weight, in units of its standard deviation over the images: those
-        of the start would blow up a term in which the two sets already agree.
+        Each term has its weight and is divided by its standard deviation over the images. Dividing
+        by its initial value would inflate a term in which the two sets already agree.
 
         Args:
             images: (N, C, X, Y), N >= 2.
@@ -180,17 +180,17 @@ class SetReward:
         return sum(term.weight * values[name] for name, term in self.terms.items())
 
     def state_dict(self) -> dict[str, Tensor | None]:
-        """What the queues hold, by term."""
+        """Content of the queue of each term."""
         return {name: term.queue.content for name, term in self.terms.items()}
 
     def load_state_dict(self, state: Mapping[str, Tensor | None]) -> None:
-        """Restore the queues; the terms themselves are fitted again."""
+        """Restore the queues; the terms are fitted again."""
         for name, content in state.items():
             term = self.terms[name]
             term.queue.content = None if content is None else content.to(term.centre.device)
 
     def _features(self, images: Tensor) -> dict[str, Tensor]:
-        """Standardised features of each space, computed once for all of its kernels."""
+        """Standardised features of each space, computed once for all its kernels."""
         first = {name.rsplit("_", 1)[0]: term for name, term in reversed(self.terms.items())}
         return {space: term.features(images) for space, term in first.items()}
 
@@ -198,4 +198,4 @@ class SetReward:
         if name == "rbf":
             median = median_distance(features)
             return rbf([b * median for b in self.bandwidths])
-        return energy if name == "energy" else linear
+        return linear

@@ -1,4 +1,4 @@
-"""The same samples again and again: what the reward is fitted to, and what a run is watched by."""
+"""Samples from fixed masks and noise, to fit the reward and to monitor alignment."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from alignflow.flow.sampler import FlowSampler
 
 
 class FixedSamples:
-    """Samples of some masks from fixed noise: what changes in them is the network alone.
+    """Samples of some masks from fixed noise: only the network changes.
 
     Args:
         bank: masks, see `MaskBank`.
-        count: how many of them, evenly spread.
+        count: number of masks to use, evenly spread over the bank.
         channels: C of the images.
         precision: autocast of sampling.
-        device: of the network.
+        device: device of the network.
         batch_size: samples at once.
-        seed: of the noise.
+        seed: random seed of the noise.
 
     Attributes:
         labels: (S, 1, X, Y) class indices.
@@ -63,7 +63,7 @@ class FixedSamples:
 def fit_reward(
     reward: SetReward, unaligned: Tensor, references: Tensor, noise: float, seed: int
 ) -> SetReward:
-    """The reward, fitted to samples (S, C, X, Y) of stage 1, seen through noise, and references."""
+    """Fit the reward to unaligned samples (S, C, X, Y) with added noise, and to references."""
     generator = torch.Generator().manual_seed(seed)
     draws = torch.randn(unaligned.shape, generator=generator)
     seen = unaligned + noise * draws.to(unaligned.device)

@@ -1,4 +1,4 @@
-"""The aligned bundle: a model folder like that of stage 1, with the evidence beside it."""
+"""Writes the aligned bundle: a model folder like that of stage 1, with record and picture."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ COLUMNS = 12
 
 
 def require_other_folder(output_dir: str, model_dir: str) -> None:
-    """Raise `InputError` where alignment would overwrite the bundle that it starts from."""
+    """Raise `InputError` if alignment would overwrite the bundle it starts from."""
     if Path(output_dir).resolve() == Path(model_dir).resolve():
         raise InputError(
-            f"output_dir '{output_dir}': is model_dir too, the aligned weights would replace those "
-            "of stage 1; give another folder"
+            f"output_dir '{output_dir}': is model_dir too, so the new weights would replace those "
+            "of the bundle; give another folder"
         )
 
 
@@ -41,7 +41,7 @@ def require_other_folder(output_dir: str, model_dir: str) -> None:
 def save_bundle(
     stage1: Stage1, model_dir: str, output_dir: str, trained: Sequence[str] = ("image",)
 ) -> None:
-    """Write a record, and copies of the weights that were not `trained`, beside those that were."""
+    """Write the record, and copy the weights that were not `trained`."""
     for flow, name in WEIGHTS.items():
         if flow not in trained:
             with replacing(Path(output_dir) / name) as temporary:
@@ -50,22 +50,22 @@ def save_bundle(
 
 
 class SaveAlignment:
-    """Handler: picture and record of the alignment, when training is complete.
+    """Handler: writes picture and record of the alignment when training is complete.
 
-    `alignment.png`: references, and below them unaligned and aligned samples of the same masks
-    from the same noise. `align.json`: the curve, the epoch that was kept, names and hash of the
-    references, the config, hashes of the weights it started from, versions.
+    `alignment.png` shows references, and below them unaligned and aligned samples of the same masks
+    from the same noise. `align.json` holds the curve, the epoch that was kept, names and hash of
+    the references, the config, hashes of the initial weights, and versions.
 
     Args:
-        output_dir: of the run.
-        model_dir: the bundle it started from.
+        output_dir: output folder of the run.
+        model_dir: the initial bundle.
         stage1: its record.
-        references: of the site.
-        gap: of `appearance_gap`.
-        samples, unaligned: fixed masks and noise, and the samples of stage 1.
-        sampler: around the aligned network.
-        monitor: curve and best epoch.
-        reward: its units.
+        references: references of the site.
+        gap: result of `appearance_gap`.
+        samples, unaligned: fixed masks and noise, and their unaligned images.
+        sampler: sampler of the aligned network.
+        monitor: has the curve and the best epoch.
+        reward: has the units of its terms.
     """
 
     def __init__(
@@ -95,7 +95,7 @@ class SaveAlignment:
         self.config = running_config()
 
     def attach(self, engine: Engine) -> None:
-        """Register at COMPLETED, behind the monitor."""
+        """Register at COMPLETED, after the monitor."""
         engine.add_event_handler(Events.COMPLETED, self)
 
     @idist.one_rank_only()
@@ -108,7 +108,7 @@ class SaveAlignment:
             )
 
     def picture(self) -> None:
-        """References, unaligned and aligned samples, aligned with the outlines of their masks."""
+        """Four rows: references, unaligned and aligned samples, these with mask outlines."""
         aligned = self.samples.draw(self.sampler).cpu()
         chosen = np.linspace(0, len(aligned) - 1, min(COLUMNS, len(aligned))).astype(int)
         labels = self.samples.labels[chosen]

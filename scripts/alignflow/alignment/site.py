@@ -1,4 +1,4 @@
-"""What alignment works with at a site: references to fit, references left out, and masks."""
+"""References to fit and to hold out, their masks, and masks to generate."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ from alignflow.stage1 import Stage1
 logger = logging.getLogger(__name__)
 
 FEWEST_TO_SPLIT = 5
-"""References; with fewer, none is left out."""
+"""With fewer references, none is held out."""
 
 
 class NothingFound(InputError):
-    """No mask is given, and the segmenter finds nothing in any reference."""
+    """No mask is given, and the segmenter finds no structure in any reference."""
 
 
 @dataclass
 class Split:
-    """References (n, C, X, Y) to fit, and those left out to stop by, or None.
+    """References (n, C, X, Y) to fit, and those held out for early stopping, or None.
 
-    `order` holds the numbers of the fitted ones among all, then of those left out.
+    `order` holds the indices of the fitted references, then those of the held-out references.
     """
 
     fitted: Tensor
@@ -44,22 +44,22 @@ class Split:
 
     @property
     def watched(self) -> Tensor:
-        """Those left out; the fitted ones where there are none."""
+        """The held-out references, or the fitted references if there are none."""
         return self.fitted if self.left_out is None else self.left_out
 
     @property
     def fitted_numbers(self) -> Tensor:
-        """Of `fitted` among all references."""
+        """Indices of `fitted` among all references."""
         return self.order[: len(self.fitted)]
 
     @property
     def watched_numbers(self) -> Tensor:
-        """Of `watched` among all references."""
+        """Indices of `watched` among all references."""
         return self.order[-len(self.watched) :]
 
 
 def split_references(images: Tensor, share: float, seed: int) -> Split:
-    """Leave out a share of the references, at least two, where there are `FEWEST_TO_SPLIT`."""
+    """Hold out a share of the references, at least two, given at least `FEWEST_TO_SPLIT`."""
     if len(images) < FEWEST_TO_SPLIT or share == 0:
         return Split(images, None, torch.arange(len(images)))
     count = min(max(2, round(share * len(images))), len(images) - 2)
@@ -67,11 +67,11 @@ def split_references(images: Tensor, share: float, seed: int) -> Split:
     return Split(images[order[count:]], images[order[:count]], order.roll(-count))
 
 
-def views(images: Tensor, count: int, noise: float, seed: int) -> Tensor:
-    """References (n, C, X, Y) in [-1, 1], each `count` times, with a little noise.
+def augmented_references(images: Tensor, count: int, noise: float, seed: int) -> Tensor:
+    """References (n, C, X, Y) in [-1, 1], each repeated `count` times, with a little noise.
 
-    The noise, of this standard deviation and added to generated images as well, hides from an
-    encoder what lies below it.
+    `noise` is its standard deviation. The same noise is added to generated images, so that encoders
+    cannot react to differences below it.
     """
     generator = torch.Generator().manual_seed(seed)
     repeated = images.repeat(count, 1, 1, 1)
@@ -79,35 +79,35 @@ def views(images: Tensor, count: int, noise: float, seed: int) -> Tensor:
 
 
 def site_masks(stage1: Stage1, references: References, segmenter: nn.Module) -> ReferenceMasks:
-    """Masks of the references, given or else predicted by the segmenter."""
+    """Masks of the references: given, or predicted by the segmenter."""
     masks = reference_masks(references, segmenter, MaskPostprocess.from_dict(stage1.postprocess))
     log_masks(references, masks.labels.flatten(1).any(dim=1))
     return masks
 
 
 def require_structure(references: References, masks: ReferenceMasks) -> None:
-    """Refuse masks that flow matching can learn nothing from.
+    """Refuse masks from which flow matching can learn nothing.
 
     Raises:
         InputError: all given masks are empty.
-        NothingFound: none is given, and the segmenter finds nothing in any image.
+        NothingFound: no mask is given, and the segmenter finds no structure in any image.
     """
     found = masks.labels.flatten(1).any(dim=1)
     given = torch.tensor(references.given)
     if given.any() and not found[given].any():
-        raise InputError("references: all masks given are empty; outline structures in some")
+        raise InputError("references: all given masks are empty; outline structures in some")
     if not found.any():
         raise NothingFound(
             f"references: the segmenter finds no structure in any of the {len(found)} images, so "
-            "its masks are useless here; annotate some (images/ and masks/)"
+            "its masks cannot be used; annotate some images (images/ and masks/)"
         )
 
 
 def log_masks(references: References, found: Tensor) -> None:
-    """Say how many masks are given, and where the segmenter finds nothing.
+    """Log how many masks are given, and warn where the segmenter finds nothing.
 
     Args:
-        references: of the site.
+        references: references of the site.
         found: bool (n,), whether a mask has foreground.
     """
     given = sum(references.given)
@@ -124,17 +124,17 @@ def log_masks(references: References, found: Tensor) -> None:
 
 
 def site_record(stage1: Stage1, masks: Tensor, anatomy: str, prior: float) -> Stage1:
-    """The record of the site's generator: that of stage 1 with the anatomy of the references.
+    """The record of the site's generator: that of stage 1, with the references' anatomy.
 
     Args:
-        stage1: of the source.
-        masks: of the references, see `reference_masks`.
-        anatomy: "source" leaves the descriptions of masks alone; "references" draws them again so
-            that areas are distributed as in the references, see `site_descriptions`.
-        prior: weight of the source in that, in references.
+        stage1: record of the source's generator.
+        masks: masks of the references, see `reference_masks`.
+        anatomy: "source" keeps the descriptions of masks; "references" resamples them so that areas
+            are distributed as in the references, see `site_descriptions`.
+        prior: weight of the source for "references", as a number of references.
 
     Raises:
-        InputError: another `anatomy`.
+        InputError: an unknown `anatomy`.
     """
     if anatomy not in ("source", "references"):
         raise InputError(f'config "anatomy": {anatomy!r}; set source or references')
@@ -144,21 +144,21 @@ def site_record(stage1: Stage1, masks: Tensor, anatomy: str, prior: float) -> St
     drawn = site_descriptions(bank, masks, stage1.num_classes, prior=prior)
     before, after = _foreground(bank), _foreground(describe(masks, stage1.num_classes))
     logger.info(
-        "anatomy: median log-area (1 is the whole image) %.2f at the source, %.2f in what is seen "
-        "of %d references, %.2f drawn from now on (%.0f different masks)",
+        "anatomy: median log-area (1 is the whole image) %.2f at the source, %.2f in the masks of "
+        "%d references, %.2f in the masks to generate (%.0f different descriptions)",
         before, after, len(masks), _foreground(drawn), effective_size(drawn),
     )  # fmt: skip
     return replace(stage1, descriptions=drawn.tolist())
 
 
 class MaskBank(Dataset):
-    """Masks that alignment generates images for; item: {"label": uint8, "condition": maps}.
+    """Masks to generate images for; item: {"label": uint8, "condition": maps}.
 
     Args:
-        masks: draws them.
-        count: how many.
+        masks: draws the masks.
+        count: number of masks.
         stage1: record of the generator.
-        batch_size: masks drawn at once.
+        batch_size: masks to draw at once.
     """
 
     def __init__(
@@ -177,7 +177,7 @@ def _item(label: Tensor, stage1: Stage1) -> dict[str, Tensor]:
 
 
 def spread_evenly(bank: Dataset, count: int) -> tuple[Tensor, Tensor]:
-    """Labels (S, 1, X, Y) and condition maps of `count` masks of a bank, for monitoring."""
+    """Labels (S, 1, X, Y) and condition maps of `count` masks, evenly spread over a bank."""
     chosen: Sequence[int] = torch.linspace(0, len(bank) - 1, min(count, len(bank))).long().tolist()
     items = [bank[i] for i in chosen]
     return torch.stack([i["label"] for i in items]), torch.stack([i["condition"] for i in items])

@@ -1,4 +1,4 @@
-"""Low-order statistics of images, differentiable: feature spaces that no encoder shares."""
+"""Differentiable low-order statistics of images, used as feature spaces."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from torch.nn.functional import adaptive_avg_pool2d, pad
 
 
 def colour(images: Tensor, levels: int = 16, floor: float = -0.95) -> Tensor:
-    """Distribution of intensities, wherever they are: (B, C * levels + C * (C - 1) / 2).
+    """Distribution of intensities, regardless of place: (B, C * levels + C * (C - 1) / 2).
 
-    Means of the values between `levels` + 1 quantiles of each channel (which move samples as
-    histogram matching does), and the correlation of each pair of channels. Background, the pixels
-    at the lower end of the window in all channels, is left out: how much air or black frame an
-    image has is not its colour, and matching it would darken the rest.
+    The mean values between `levels` + 1 quantiles of each channel (similar to histogram matching),
+    and the correlation of each pair of channels. Background, that is pixels at the lower end of the
+    window in all channels, is excluded: the amount of air or black frame is not a property of
+    colour, and matching it would darken the rest.
 
     Args:
         images: (B, C, X, Y) in [-1, 1].
         levels: number of quantile blocks, evenly spread.
-        floor: pixels with no channel above it are background.
+        floor: pixels with all channels at or below it are background.
     """
     flat = images.flatten(2)
     seen = (flat > floor).any(dim=1, keepdim=True)
@@ -28,12 +28,12 @@ def colour(images: Tensor, levels: int = 16, floor: float = -0.95) -> Tensor:
 def texture(images: Tensor, bins: int = 8) -> Tensor:
     """Sharpness, grain and contrast of detail: (B, C * (bins + 3)).
 
-    Log power in `bins` rings of the spectrum (wavelength, not direction or place), and log of the
-    mean, root mean square and fourth-power mean of the gradient's magnitude.
+    Log power in `bins` rings of the spectrum, and log of the mean, root mean square and
+    fourth-power mean of the gradient's magnitude.
 
     Args:
         images: (B, C, X, Y) in [-1, 1].
-        bins: number of rings up to Nyquist's frequency.
+        bins: number of rings up to the Nyquist frequency.
     """
     power = torch.fft.rfft2(images - images.mean(dim=(2, 3), keepdim=True), norm="ortho")
     energy = power.real.square() + power.imag.square()
@@ -45,13 +45,13 @@ def texture(images: Tensor, bins: int = 8) -> Tensor:
 
 
 def layout(images: Tensor, grid: int = 4) -> Tensor:
-    """What is bright where, coarsely: (B, C * grid^2) means of blocks of (B, C, X, Y)."""
+    """Coarse layout: means of grid x grid blocks of (B, C, X, Y), (B, C * grid^2)."""
     return adaptive_avg_pool2d(images, grid).flatten(1)
 
 
 def _block_means(flat: Tensor, seen: Tensor, levels: int) -> Tensor:
-    """Means of the seen values between quantiles: (B, C * levels) from (B, C, N), (B, 1, N)."""
-    ordered = flat.masked_fill(~seen, -torch.inf).sort(dim=2).values  # the seen ones come last
+    """Mean seen value between quantiles: (B, C * levels) from (B, C, N), (B, 1, N)."""
+    ordered = flat.masked_fill(~seen, -torch.inf).sort(dim=2).values  # seen pixels come last
     sums = pad(ordered.masked_fill(ordered.isinf(), 0).cumsum(dim=2), (1, 0))
     pixels, count = flat.shape[2], seen.sum(dim=2).clamp(min=levels)  # (B, 1)
     share = torch.arange(levels + 1, device=flat.device) / levels
@@ -75,7 +75,7 @@ def _rings(height: int, width: int, bins: int, device: torch.device) -> Tensor:
     y = torch.fft.rfftfreq(width, device=device)[None]
     ring = ((x.square() + y.square()).sqrt() * 2 * bins).long()
     members = torch.stack([ring == k for k in range(bins)]).float()
-    members[0, 0, 0] = 0  # the mean is colour
+    members[0, 0, 0] = 0  # the mean belongs to `colour`
     return members / members.sum(dim=(1, 2), keepdim=True).clamp(min=1)
 
 

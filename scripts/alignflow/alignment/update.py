@@ -1,4 +1,4 @@
-"""One update of alignment, as the iteration update of a MONAI trainer."""
+"""The iteration update of alignment for a MONAI trainer."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from alignflow.alignment.masks import dice_loss
 from alignflow.alignment.matching import ReferenceMatching
 from alignflow.alignment.reward import SetReward
 from alignflow.device import Precision
-from alignflow.distributed import adding_up, everywhere, mean, share, world
+from alignflow.distributed import accumulating, all_true, local_rows, mean_over_processes, world
 from alignflow.errors import InputError
 from alignflow.flow.ema import EMA
 from alignflow.flow.guidance import guided_velocity
@@ -26,45 +26,45 @@ logger = logging.getLogger(__name__)
 
 
 class AlignUpdate:
-    """Flow matching on the references; every few updates reward, anchor and mask faithfulness too.
+    """Flow matching on the references and, every few updates, reward, anchor and mask loss.
 
-    Flow matching fixes which structure has which look; the reward adds sharpness and spread.
+    Flow matching teaches the look of each structure; the reward adds sharpness and spread.
 
-    The reward takes two passes (gradient caching, Gao et al., arXiv 2101.06983): samples of the
-    whole batch are made without a gradient, and the reward's gradient with respect to all of them
-    is taken; then micro-batches are connected to the network and receive their part of it. So the
-    set distance sees the whole batch, at the memory of a micro-batch. Of several processes each
-    makes its share of the samples; noise and plans are drawn for the whole batch, and the set
-    distance gathers features.
+    The reward needs two passes (gradient caching, Gao et al., arXiv 2101.06983). First, samples of
+    the whole batch are drawn without a gradient, and the reward's gradient with respect to all of
+    them is computed. Then each micro-batch is connected to the network and receives its part of
+    this gradient. So the set distance uses the whole batch, with the memory of a micro-batch. With
+    several processes each draws its share of the samples; noise and plans are drawn for the whole
+    batch, and features are gathered.
 
     Args:
         frozen: the velocity network of stage 1.
         ema: average of the trained network's weights, updated after each step.
         reward: fitted distances to the references.
-        scheme: which solver steps carry a gradient.
-        segmenter: frozen, of the source.
+        scheme: which solver steps have a gradient.
+        segmenter: frozen segmenter of the source.
         num_classes: K.
-        guidance: of classifier-free guidance, as in inference.
-        precision: autocast of what carries a gradient.
-        sampling: autocast of the roll-out, as in inference: under bf16 samples have a grain, which
-            the reward would take for theirs.
+        guidance: weight of classifier-free guidance, as in inference.
+        precision: autocast of the computation with a gradient.
+        sampling: autocast of the roll-out, as in inference: bf16 adds grain to samples, which the
+            reward would try to correct.
         anchor: weight of the mean of |v - v_stage1|^2 on visited states.
-        detail_anchor: weight of the same of the detail alone, see `detail`: a change of colour and
-            light costs `anchor`, one of grain both.
-        detail_window: side of the square that tells detail from the rest, pixels, odd.
+        detail_anchor: weight of the same for the detail only, see `detail`: changes of colour and
+            brightness cost `anchor`, changes of grain cost both.
+        detail_window: side of the square that separates detail from the rest, pixels, odd.
         faithfulness: weight of `dice_loss`.
-        noise: standard deviation of the noise that encoder and segmenter look through.
-        micro_batch: samples connected at a time.
-        reward_weight: of the reward against the other terms.
-        reward_interval: updates from one with reward, anchor and faithfulness to the next; without
-            `matching` every update has them.
+        noise: standard deviation of the noise added before encoder and segmenter.
+        micro_batch: samples with a gradient at a time.
+        reward_weight: weight of the reward.
+        reward_interval: reward, anchor and mask loss are used every so many updates; without
+            `matching` in every update.
         matching: flow matching on the references, or None.
-        matching_weight: of its loss.
+        matching_weight: weight of the flow matching loss.
         clip: largest norm of the gradient.
-        seed: of plans and noise.
+        seed: random seed of plans and noise.
 
     Raises:
-        InputError: an even window.
+        InputError: an even `detail_window`.
     """
 
     def __init__(
@@ -110,7 +110,9 @@ class AlignUpdate:
         self.faithfulness = faithfulness
         self.reward_weight = reward_weight
         self.reward_interval = 1 if matching is None else reward_interval
-        self.follows = matching is None or reward_weight + faithfulness + anchor + detail_anchor > 0
+        self.uses_reward = (
+            matching is None or reward_weight + faithfulness + anchor + detail_anchor > 0
+        )
         self.matching = matching
         self.matching_weight = matching_weight
         self.noise = noise
@@ -119,22 +121,21 @@ class AlignUpdate:
         self.generator = torch.Generator().manual_seed(seed)
 
     def __call__(self, engine: SupervisedTrainer, batch: dict[str, Tensor]) -> dict[str, float]:
-        """One update; returns its "loss" and the values of the terms that it had.
+        """One update; returns its "loss" and the values of its terms.
 
-        Of flow matching "matching"; of the reward "reward", each of its terms, the norm of its
-        "gradient", "anchor" and "mask".
-
-        A value that is not finite ends the run before it reaches the weights.
+        These are "matching" and, when the reward is used, "reward", each of its terms, the norm of
+        its "gradient", "anchor" and "mask". A value that is not finite stops the run before it
+        changes the weights.
         """
         engine.network.eval()
         engine.optimizer.zero_grad(set_to_none=True)
         values: dict[str, float] = {}
-        if self.follows and engine.state.iteration % self.reward_interval == 0:
-            values |= self.follow_reward(engine, batch)
+        if self.uses_reward and engine.state.iteration % self.reward_interval == 0:
+            values |= self.reward_step(engine, batch)
         if self.matching is not None:
             values["matching"] = self.match(self.matching, engine.network)
         values["loss"] = values["reward"] if self.matching is None else values["matching"]
-        if not everywhere(all(map(_is_finite, values.values()))):
+        if not all_true(all(map(_is_finite, values.values()))):
             logger.error("step %d: the loss is not finite; stopped", engine.state.iteration)
             engine.optimizer.zero_grad(set_to_none=True)
             engine.terminate()
@@ -143,10 +144,8 @@ class AlignUpdate:
         self.ema.update_parameters(engine.network)
         return values
 
-    def follow_reward(
-        self, engine: SupervisedTrainer, batch: dict[str, Tensor]
-    ) -> dict[str, float]:
-        """Add the gradient of reward, anchor and faithfulness; returns their values."""
+    def reward_step(self, engine: SupervisedTrainer, batch: dict[str, Tensor]) -> dict[str, float]:
+        """Add the gradient of reward, anchor and mask loss; returns their values."""
         device = engine.state.device
         maps, labels = batch["condition"].to(device), batch["label"].to(device)
         noise = self.draw_noise((len(maps), self.frozen.data_channels, *maps.shape[2:]), device)
@@ -160,10 +159,10 @@ class AlignUpdate:
         gradients = gradient.split(self.micro_batch)
         for k, (v, (_, m), g) in enumerate(zip(visited, parts, gradients, strict=True), start=1):
             weight = len(m) / len(sample)
-            with adding_up(engine.network, self.matching is None and k == len(parts)):
+            with accumulating(engine.network, self.matching is None and k == len(parts)):
                 anchor = self.backward(engine.network, m, plan, v, g, weight)
             values["anchor"] += weight * anchor
-        values["anchor"] = mean(values["anchor"])
+        values["anchor"] = mean_over_processes(values["anchor"])
         return values
 
     def roll_out(self, network: nn.Module, noise: Tensor, maps: Tensor, plan: Plan) -> Visited:
@@ -172,20 +171,20 @@ class AlignUpdate:
             return roll_out(self.velocity(network, maps), noise, plan)
 
     def velocity(self, network: nn.Module, maps: Tensor) -> Velocity:
-        """Guided velocity in float32, whatever the network computes in."""
+        """Guided velocity, always in float32."""
         guided = guided_velocity(network, {"condition": maps}, self.guidance)
         return lambda x, t: guided(x, t).float()
 
     def draw_noise(self, shape: tuple[int, ...], device: torch.device) -> Tensor:
         """Standard normal noise for this process's samples (B, ...)."""
         whole = (shape[0] * world(), *shape[1:])
-        return share(torch.randn(whole, generator=self.generator)).to(device)
+        return local_rows(torch.randn(whole, generator=self.generator)).to(device)
 
     def reward_gradient(self, sample: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, float]]:
-        """Gradient of reward and mask term with respect to all samples, and their values.
+        """Gradient of reward and mask loss with respect to the samples, and their values.
 
-        Of several processes each gets that of its own samples, `world()` times as large: the mean
-        over processes, which DistributedDataParallel takes, is then the gradient of the whole.
+        Each process gets the gradient of its own samples, multiplied by `world()`, since
+        DistributedDataParallel averages over processes.
         """
         x = sample.detach().requires_grad_()
         seen = x + self.noise * self.draw_noise(tuple(x.shape), x.device)
@@ -208,9 +207,9 @@ class AlignUpdate:
         gradient: Tensor,
         weight: float,
     ) -> float:
-        """Hand a micro-batch its gradient; returns its anchor's value.
+        """Back-propagate the gradient of a micro-batch; returns the value of its anchor.
 
-        `weight` is the micro-batch's part of the samples.
+        `weight` is the micro-batch's share of the samples.
         """
         with self.precision.autocast():
             sample, seen = connect(self.velocity(network, maps), visited, plan)
@@ -236,7 +235,7 @@ class AlignUpdate:
         return v - before
 
     def state_dict(self) -> dict[str, Any]:
-        """Generator, loss scaling and queues."""
+        """State of generator, loss scaling and queues."""
         return {
             "generator": self.generator.get_state(),
             "precision": self.precision.state_dict(),
@@ -251,7 +250,7 @@ class AlignUpdate:
 
 
 def detail(x: Tensor, window: int) -> Tensor:
-    """Images (B, C, X, Y) less their means over a square around each pixel; the border repeated."""
+    """Images (B, C, X, Y) minus their local means; the border is repeated."""
     padded = functional.pad(x, [window // 2] * 4, mode="replicate")
     return x - functional.avg_pool2d(padded, window, stride=1)
 

@@ -1,4 +1,4 @@
-"""Couplings of noise and data: what a teacher makes of which noise, drawn once."""
+"""Couplings of noise and data: the teacher's samples and their noise, generated once."""
 
 from __future__ import annotations
 
@@ -33,18 +33,18 @@ class ImageCoupling(Dataset):
     """Pairs (noise, image) of the image flow, each for a mask of the mask flow.
 
     Source: rectified flow's coupling (Z_0, Z_1), Liu et al., arXiv 2209.03003, sec. 2.1.
-    Item: {"noise" (C, X, Y), "data" (C, X, Y), "condition" (2K-1, X, Y)}. Images and masks lie in
-    memory and on disk; noise is a function of the pair's number, and maps of the mask.
+    Item: {"noise" (C, X, Y), "data" (C, X, Y), "condition" (2K-1, X, Y)}. Images and masks are kept
+    in memory and on disk; noise is computed from the pair's number, condition maps from the mask.
 
     Args:
         stage1: record of the generator.
-        masks: draws masks; its seed should not be one that inference is used with.
+        masks: draws masks; its seed should differ from those of inference.
         sampler: the teacher.
         precision: autocast of sampling.
-        device: of the teacher.
-        count: pairs.
-        directory: keeps them, see `drawn_once`.
-        identity: what they depend on.
+        device: device of the teacher.
+        count: number of pairs.
+        directory: folder of the pairs, see `generate_cached`.
+        identity: facts that the pairs depend on.
     """
 
     def __init__(
@@ -64,13 +64,13 @@ class ImageCoupling(Dataset):
         self.sampler = sampler
         self.precision = precision
         self.device = device
-        drawn = drawn_once(directory, count, self.draw, identity, "teacher's images")
+        drawn = generate_cached(directory, count, self.draw, identity, "teacher's images")
         self.images, self.labels = drawn["data"], drawn["label"]
         super().__init__(range(count))
 
     @torch.no_grad()
     def draw(self, indices: list[int]) -> Tensors:
-        """Images float32 (B, C, X, Y) and masks uint8 (B, 1, X, Y) of pairs by number."""
+        """Images float32 (B, C, X, Y) and masks uint8 (B, 1, X, Y) of these pairs."""
         label = self.masks(indices)
         maps = self.stage1.condition(label).to(self.device)
         with self.precision.autocast():
@@ -78,7 +78,7 @@ class ImageCoupling(Dataset):
         return {"data": image.float().cpu(), "label": label}
 
     def noise(self, indices: list[int]) -> Tensor:
-        """x_0 (B, C, X, Y) of pairs by number."""
+        """Noise x_0 (B, C, X, Y) of these pairs."""
         return pair_noise(self.masks.seed, indices, "image", self.stage1.image_shape)
 
     def __getitem__(self, index: int) -> Tensors:  # type: ignore[override]
@@ -90,11 +90,11 @@ class ImageCoupling(Dataset):
 class MaskCoupling(Dataset):
     """Pairs (noise, distance maps) of the mask flow, each for a description.
 
-    Item: {"noise" (K-1, X, Y), "data" (K-1, X, Y), "vector" (1 + 4 (K-1),)}. Nothing is rejected:
-    what post-processing would refuse, the student may draw as the teacher does.
+    Item: {"noise" (K-1, X, Y), "data" (K-1, X, Y), "vector" (1 + 4 (K-1),)}. No mask is
+    rejected, so that the student learns everything the teacher draws.
 
     Args:
-        masks: the teacher with its descriptions.
+        masks: the teacher and its descriptions.
         count, directory, identity: see `ImageCoupling`.
     """
 
@@ -102,11 +102,11 @@ class MaskCoupling(Dataset):
         self, *, masks: MaskGenerator, count: int, directory: str, identity: dict[str, Any]
     ) -> None:
         self.masks = masks
-        self.drawn = drawn_once(directory, count, self.draw, identity, "teacher's masks")
+        self.drawn = generate_cached(directory, count, self.draw, identity, "teacher's masks")
         super().__init__(range(count))
 
     def draw(self, indices: list[int]) -> Tensors:
-        """Distance maps (B, K-1, X, Y) and descriptions of pairs by number."""
+        """Distance maps (B, K-1, X, Y) and descriptions of these pairs."""
         noise, vector = self.masks.start(indices)
         return {"data": self.masks.distances(noise, vector), "vector": vector}
 
@@ -115,7 +115,7 @@ class MaskCoupling(Dataset):
         return {"noise": noise} | {name: drawn[index] for name, drawn in self.drawn.items()}
 
 
-def drawn_once(
+def generate_cached(
     directory: str | Path,
     count: int,
     draw: Callable[[list[int]], Tensors],
@@ -123,22 +123,21 @@ def drawn_once(
     name: str,
     part: int = 16,
 ) -> Tensors:
-    """Tensors of pairs 0 to `count` - 1, one row each, drawn unless they lie in the folder.
+    """Tensors of pairs 0 to `count` - 1, one row each, loaded from the folder or generated.
 
-    They are written in parts, each whole or not at all: a stopped run goes on at the next one, and
-    a part that the disk has damaged is drawn again. Several processes draw their share of the
-    parts, and each reads all of them.
+    They are written atomically in parts: a stopped run resumes at the next part, and a damaged part
+    is generated again. Each of several processes generates its share of the parts and loads all.
 
     Args:
-        directory: for the parts, created.
-        count: pairs.
-        draw: gives the tensors of pairs by number.
-        identity: JSON-able facts that they depend on, kept beside them.
-        name: shown before the progress bar.
-        part: pairs drawn at once, and in a file.
+        directory: folder of the parts; created.
+        count: number of pairs.
+        draw: generates the tensors of pairs, given their numbers.
+        identity: JSON-compatible facts that the pairs depend on, saved with them.
+        name: name of the progress bar.
+        part: pairs per part.
 
     Raises:
-        InputError: the folder holds pairs of other facts.
+        InputError: the pairs in the folder depend on other facts.
     """
     folder = Path(directory)
     facts = folder / "coupling.json"
@@ -164,7 +163,7 @@ def _is_whole(path: Path) -> bool:
     try:
         load_tensors(path)
     except InputError as error:
-        logger.warning("%s; it is drawn again", error)
+        logger.warning("%s; generating it again", error)
         return False
     return True
 
@@ -174,6 +173,6 @@ def _facts_of(path: Path) -> dict[str, Any]:
         facts: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise InputError(
-            f"'{path}': damaged ({error}); delete its folder, the pairs are drawn again"
+            f"'{path}': damaged ({error}); delete its folder to generate the pairs again"
         ) from error
     return facts

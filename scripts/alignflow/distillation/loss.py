@@ -1,4 +1,4 @@
-"""How far a student's images lie from what it should have prediction."""
+"""The loss between the prediction of a student and its target."""
 
 from __future__ import annotations
 
@@ -7,18 +7,19 @@ from torch import Tensor
 from torch.nn.functional import huber_loss
 
 from alignflow.alignment.features import EncoderFeatures
-from alignflow.distributed import mean
+from alignflow.distributed import mean_over_processes
 
 
 class StudentLoss:
-    """Huber's loss in pixels, and the error in the features of a frozen encoder.
+    """Huber loss in pixels, plus the error in the features of a frozen encoder.
 
-    The latter counts what a blurred mean loses.
+    The feature error penalises blur.
 
     Args:
-        encoder: frozen, or None.
-        feature_weight: of the loss in features against that in pixels.
-        delta: |error| at which Huber's loss turns from square to linear; images lie in [-1, 1].
+        encoder: frozen encoder, or None.
+        feature_weight: weight of the feature error.
+        delta: |error| at which the Huber loss changes from squared to linear; images are in
+            [-1, 1].
     """
 
     def __init__(
@@ -37,10 +38,11 @@ class StudentLoss:
         """The loss, and its parts by name.
 
         Args:
-            prediction, target: images, or distance maps (B, C, X, Y); only the first has gradients.
-            scale: what errors in pixels are multiplied by, (B, 1, 1, 1).
+            prediction, target: images or distance maps (B, C, X, Y); the gradient goes to the
+                prediction only.
+            scale: factor of the pixel errors, (B, 1, 1, 1).
         """
-        # divided by delta, both parts are mean absolute errors where errors are large
+        # divided by delta, the Huber loss is a mean absolute error for large errors
         pixels = huber_loss(scale * prediction, scale * target, delta=self.delta) / self.delta
         values, loss = {"pixels": float(pixels.detach())}, pixels
         if self.encoder is not None:
@@ -51,14 +53,16 @@ class StudentLoss:
 
 
 def feature_loss(encoder: EncoderFeatures, prediction: Tensor, target: Tensor) -> Tensor:
-    """Mean over layers of the absolute error of feature maps, over their mean absolute value.
+    """Absolute error of feature maps over their mean absolute value, averaged over layers.
 
     Args:
-        encoder: frozen.
-        prediction, target: images (B, C, X, Y) in [-1, 1]; the gradient goes to the former.
+        encoder: frozen encoder.
+        prediction, target: images (B, C, X, Y) in [-1, 1]; the gradient goes to the prediction.
     """
     with torch.no_grad():
         targets = encoder.maps(target)
     pairs = zip(encoder.maps(prediction), targets, strict=True)
-    terms = [(p - t).abs().mean() / mean(t.abs().mean()).clamp_min(1e-6) for p, t in pairs]
+    terms = [
+        (p - t).abs().mean() / mean_over_processes(t.abs().mean()).clamp_min(1e-6) for p, t in pairs
+    ]
     return torch.stack(terms).mean()

@@ -1,4 +1,4 @@
-"""Predictions and targets of a student of few steps: for training, and for validation."""
+"""Predictions and targets of a few-step student, for training and for validation."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from alignflow.distributed import share, world
+from alignflow.distributed import local_rows, world
 from alignflow.flow.guidance import Condition, guided_velocity
 from alignflow.flow.path import linear_path
 from alignflow.flow.sampler import FlowSampler
@@ -20,24 +20,24 @@ Pair = tuple[Tensor, Tensor, Tensor | float]
 def unrolled(
     network: nn.Module, noise: Tensor, data: Tensor, condition: Condition, steps: int
 ) -> Pair:
-    """The student's samples from the coupling's noise, and the coupling's data: for validation."""
+    """For validation: the student's samples of the coupling's noise, and the coupling's data."""
     prediction = FlowSampler(network, steps=steps, method="euler")(noise, **condition)
     return prediction.float(), data, 1.0
 
 
 class Progressive(nn.Module):
-    """One step of the student against several of the teacher, later of the previous student.
+    """For training: a student's step against several steps of the teacher or previous student.
 
     The state is x_t = (1 - t) x_0 + t x_1, with t on the student's grid, new noise x_0 each time
-    and data x_1 of the coupling. The student's one step should end where the shorter steps end
-    (Salimans and Ho, arXiv 2202.00512, alg. 2, for the linear path). Errors in pixels are errors of
-    the velocity. It is a module, so that checkpoints hold the previous student.
+    and data x_1 of the coupling. The student's step should end where the shorter steps end
+    (Salimans and Ho, arXiv 2202.00512, alg. 2, for the linear path). Pixel errors are scaled to
+    errors of the velocity. This is a module, so that checkpoints contain the previous student.
 
     Args:
         teacher: velocity network.
-        steps: Euler steps of the teacher from noise to data.
+        steps: Euler steps of the teacher, from noise to data.
         guidance: of the teacher.
-        seed: of noise and times.
+        seed: random seed of noise and times.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class Progressive(nn.Module):
         self.generator = torch.Generator().manual_seed(seed)
 
     def begin(self, steps: int, student: nn.Module) -> None:
-        """Start a phase: the student of the last one becomes the teacher of this one."""
+        """Start a phase: the student of the previous phase becomes the teacher."""
         if self.student_steps is not None:
             self.before.load_state_dict(student.state_dict())
             self.before_steps, self.guidance = self.student_steps, 1.0
@@ -60,10 +60,10 @@ class Progressive(nn.Module):
     def forward(
         self, network: nn.Module, noise: Tensor, data: Tensor, condition: Condition, steps: int
     ) -> Pair:
-        """The data that the student predicts from a state, and what the shorter steps predict."""
+        """The data predicted from a state by the student, and by the shorter steps."""
         count, draws = world() * len(data), self.generator
-        noise = share(torch.randn((count, *data.shape[1:]), generator=draws)).to(data)
-        t = share(torch.randint(steps, (count,), generator=draws) / steps).to(data)
+        noise = local_rows(torch.randn((count, *data.shape[1:]), generator=draws)).to(data)
+        t = local_rows(torch.randint(steps, (count,), generator=draws) / steps).to(data)
         x = linear_path(noise, data, t).x_t
         rest = (1 - t).view(-1, 1, 1, 1)
         target = x + rest * self.velocity(x, t, condition, steps)
@@ -81,7 +81,7 @@ class Progressive(nn.Module):
         return (end - x) * steps
 
     def get_extra_state(self) -> dict[str, Any]:
-        """What a checkpoint needs besides the weights."""
+        """State for a checkpoint, besides the weights."""
         return {
             "before_steps": self.before_steps,
             "guidance": self.guidance,

@@ -1,4 +1,4 @@
-"""Progressive distillation: how many solver steps the student has, epoch by epoch."""
+"""Phases of progressive distillation, each with fewer solver steps."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from alignflow.training.weights import SaveWeights
 
 
 class Phases:
-    """Students of ever fewer steps, each starting from the weights of the one before.
+    """Students with fewer and fewer steps, each initialised with the previous student.
 
     Args:
-        steps: solver steps of each student, falling: [4, 2, 1].
-        epochs: of each phase.
+        steps: solver steps of each student, decreasing, such as [4, 2, 1].
+        epochs: epochs of each phase.
 
     Raises:
-        InputError: lists of unequal length, or steps that do not fall.
+        InputError: lists of unequal length, or steps that do not decrease.
     """
 
     def __init__(self, steps: Sequence[int], epochs: Sequence[int]) -> None:
@@ -32,7 +32,9 @@ class Phases:
                 "length, whole numbers of at least 1"
             )
         if list(steps) != sorted(set(steps), reverse=True):
-            raise InputError(f"students: steps {list(steps)} do not fall; give them as [4, 2, 1]")
+            raise InputError(
+                f"students: steps {list(steps)} do not decrease; give them as [4, 2, 1]"
+            )
         self.steps = list(steps)
         self.epochs = list(epochs)
 
@@ -42,7 +44,7 @@ class Phases:
         return sum(self.epochs)
 
     def phase(self, epoch: int) -> tuple[int, int, int]:
-        """(steps, first epoch, last epoch) of the phase that `epoch`, counted from 1, lies in."""
+        """(steps, first epoch, last epoch) of the phase with this epoch, counted from 1."""
         first = 1
         for steps, length in zip(self.steps, self.epochs, strict=True):
             if epoch < first + length:
@@ -51,7 +53,7 @@ class Phases:
         raise ValueError(f"epoch {epoch} of {self.total}")
 
     def rate(self, steps_per_epoch: int) -> Callable[[int], float]:
-        """Factor of the learning rate at an iteration: half a cosine, from 1 to 0, in each phase.
+        """Learning rate factor by iteration: a half cosine from 1 to 0 in each phase.
 
         For `torch.optim.lr_scheduler.LambdaLR`.
         """
@@ -67,13 +69,13 @@ class Phases:
 
 
 class Students:
-    """Handler: sets the student's steps at each epoch, and writes its weights as a phase ends.
+    """Handler: sets the student's steps at each epoch, and saves its weights after each phase.
 
     Args:
-        phases: of the training.
-        update: is told the steps, and when a phase begins.
+        phases: phases of the training.
+        update: gets the number of steps, and the start of each phase.
         ema: average of the trained network.
-        path: of the weights without their end: `PATH_4.pt` for the student of four steps.
+        path: beginning of the weights' path: `PATH_4.pt` for the student with four steps.
     """
 
     def __init__(self, phases: Phases, update: DistillUpdate, ema: EMA, path: str) -> None:
@@ -83,18 +85,18 @@ class Students:
         self.path = path
 
     def attach(self, engine: Engine) -> None:
-        """Register at both ends of an epoch."""
+        """Register at the start and end of each epoch."""
         engine.add_event_handler(Events.EPOCH_STARTED, self.begin)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self.end)
 
     def begin(self, engine: Engine) -> None:
-        """Choose the steps of the epoch."""
+        """Set the number of steps for the epoch."""
         self.update.steps, first, _ = self.phases.phase(engine.state.epoch)
         if engine.state.epoch == first:
             self.update.begin(self.update.steps)
 
     def end(self, engine: Engine) -> None:
-        """Write the student of a phase that ends, in the form that samplers load."""
+        """Save the student at the end of its phase, as samplers load it."""
         steps, _, last = self.phases.phase(engine.state.epoch)
         if engine.state.epoch == last:
             SaveWeights(FlowSampler(self.ema.module, steps=steps), f"{self.path}_{steps}.pt")(

@@ -1,4 +1,4 @@
-"""The distilled bundle: teacher and students in one folder, with what was measured of them."""
+"""Writes the distilled bundle: teacher and students in one folder, with their errors."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ COLUMNS = 12
 
 
 def student_file(model_dir: str, flow: str, steps: int | None) -> str:
-    """Weights of a flow: of its student of so many steps, or, for None, of the flow itself.
+    """Path of the weights of a student or, with steps None, of the flow itself.
 
     `Stage1.load` compares the files of a bundle with the hashes in its record.
 
     Args:
-        model_dir: a bundle; students lie in one that `distill` wrote.
+        model_dir: a bundle; written by `distill` if it has students.
         flow: "image" or "mask".
         steps: solver steps of the student.
 
     Raises:
-        InputError: no such student.
+        InputError: there is no such student.
     """
     if steps is None:
         return str(Path(model_dir) / WEIGHTS[flow])
@@ -47,19 +47,18 @@ def student_file(model_dir: str, flow: str, steps: int | None) -> str:
         found = sorted(p.name for p in path.parent.glob(f"{STUDENTS[flow]}_*.pt"))
         raise InputError(
             f"'{model_dir}': no {path.name}, its students are: {', '.join(found) or 'none'}; run "
-            'distill and set model_dir to its output_dir, or config "student" and "mask_student" '
-            "to null"
+            'distill and set model_dir to its output_dir, or set "student" and "mask_student" to '
+            "null"
         )
     return str(path)
 
 
-def require_whole_path(student: int | None, start_time: float, guidance: float) -> None:
-    """Raise `InputError` on settings of the solver that a student of fixed steps cannot follow."""
-    if student is not None and (start_time > 0 or guidance != 1):
+def require_no_guidance(student: int | None, guidance: float) -> None:
+    """Raise `InputError` if guidance is set for a student, which has learned its guidance."""
+    if student is not None and guidance != 1:
         raise InputError(
-            f'config "student": {student} goes its whole path in steps of its own, with the '
-            'guidance that it was distilled with; leave "start_time" at 0 and "image_guidance" at '
-            '1, or set "student" to null'
+            f'config "student": {student} uses the guidance it was distilled with; set '
+            '"image_guidance" to 1, or "student" to null'
         )
 
 
@@ -70,13 +69,13 @@ def save_distilled(
     output_dir: str,
     students: dict[str, dict[str, dict[str, Any]]],
 ) -> None:
-    """Copy the teacher beside its students and write the record of both.
+    """Copy the teacher into the folder of its students and write the record.
 
     Args:
         stage1: record of the teacher.
-        model_dir: its bundle.
-        output_dir: with the students' weights.
-        students: of each flow, what `measured` tells of each.
+        model_dir: bundle of the teacher.
+        output_dir: folder with the students' weights.
+        students: result of `measured` for each flow.
     """
     save_bundle(stage1, model_dir, output_dir, trained=())
     record = {
@@ -98,16 +97,16 @@ def measured(
     held_out: Dataset[dict[str, Tensor]],
     device: str,
 ) -> dict[str, dict[str, Any]]:
-    """Losses of each student on held-out pairs of the coupling, by its number of steps.
+    """Losses of each student on held-out pairs of the coupling, by number of steps.
 
     Args:
-        network: of the teacher's architecture; its weights are replaced.
-        output_dir: with the students' weights.
+        network: network with the teacher's architecture; its weights are replaced.
+        output_dir: folder with the students' weights.
         flow: "image" or "mask".
-        steps: of the students.
-        update: whose losses are meant.
-        held_out: items as the update takes them.
-        device: to compute on.
+        steps: steps of the students.
+        update: computes the losses.
+        held_out: items for the update.
+        device: device for the computation.
     """
     [batch] = DataLoader(held_out, batch_size=len(held_out))  # type: ignore[arg-type]
     found: dict[str, dict[str, Any]] = {}
@@ -130,7 +129,7 @@ def picture(
     stage1: Stage1,
     device: str,
 ) -> None:
-    """`distill.png`: the teacher's images, and below them each student's from the same noise."""
+    """Write `distill.png`: images of the teacher, and of each student from the same noise."""
     items = [held_out[i] for i in range(min(COLUMNS, len(held_out)))]  # type: ignore[arg-type]
     noise, data, maps = (
         torch.stack([item[name] for item in items]) for name in ("noise", "data", "condition")

@@ -1,4 +1,4 @@
-"""One step of distillation, as the iteration update of a MONAI engine."""
+"""The iteration update of distillation for a MONAI engine."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from alignflow.distillation.methods import Pair, Progressive, unrolled
 from alignflow.flow.ema import EMA
 
 Batch = dict[str, Tensor]
-"""noise and data (B, C, X, Y), and the condition: condition (B, D, X, Y) or vector (B, D)."""
+"""noise and data (B, C, X, Y), and condition (B, D, X, Y) or vector (B, D)."""
 
 
 class DistillUpdate:
-    """Trains a student of a few Euler steps on shorter steps.
+    """Trains a student with a few Euler steps on shorter steps.
 
     Args:
-        method: gives prediction and target.
-        loss: between the two.
+        method: computes prediction and target.
+        loss: loss between prediction and target.
         precision: autocast and loss scaling.
         ema: average of the trained network's weights, updated after each step.
         clip: largest norm of the gradient.
 
     Attributes:
-        steps: of the student; set by `Students`.
+        steps: steps of the student; set by `Students`.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class DistillUpdate:
         self.steps = 1
 
     def begin(self, steps: int) -> None:
-        """Start the phase of a student of `steps`, from the averaged weights of the last one."""
+        """Start the phase of a student with `steps`, from the averaged weights of the last."""
         self.method.begin(steps, self.ema.module)
         self.ema.n_averaged.zero_()  # the first update copies the weights
 
@@ -79,11 +79,11 @@ class DistillUpdate:
     def errors(
         self, network: nn.Module, batch: Batch, device: torch.device | str
     ) -> dict[str, float]:
-        """Losses of samples of the student with `network` against the teacher's."""
+        """Losses of the student's samples, by `network`, against the teacher's."""
         return self.loss(*self.pair(unrolled, network, batch, device))[1]
 
     def state_dict(self) -> dict[str, Any]:
-        """Loss scaling, and what the method keeps; the steps follow from the epoch."""
+        """State of loss scaling and method; the steps follow from the epoch."""
         return {"precision": self.precision.state_dict(), "method": self.method.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -93,11 +93,11 @@ class DistillUpdate:
 
 
 class DistillValidation:
-    """Losses of the averaged network's samples on held-out pairs of the coupling."""
+    """Losses of the averaged network's samples on held-out pairs."""
 
     def __init__(self, update: DistillUpdate) -> None:
         self.update = update
 
     def __call__(self, engine: SupervisedEvaluator, batch: Batch) -> dict[str, float]:
-        """Evaluate one batch; returns what `DistillUpdate` does."""
+        """Evaluate one batch; returns the same values as `DistillUpdate`."""
         return self.update.errors(engine.network, batch, engine.state.device)

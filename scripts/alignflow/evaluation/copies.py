@@ -1,4 +1,4 @@
-"""Copy audits: do generated images lie nearer to known images than real ones do?"""
+"""Copy audits: are generated images nearer to known images than real images are?"""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from alignflow.evaluation.faithfulness import bootstrap_interval
-from alignflow.evaluation.half_samples import finite
+from alignflow.evaluation.subsampling import finite
 
 Table = NDArray[np.float64]
 
@@ -22,7 +22,7 @@ def pixels(images: Tensor) -> Tensor:
 
 
 def nearest(points: Tensor, known: Tensor, leave_one_out: bool = False) -> tuple[Table, Tensor]:
-    """Distance (N,) of each point to the nearest known one, and its index (N,).
+    """Distance (N,) of each point to the nearest known point, and its index (N,).
 
     Args:
         points, known: (N, D) and (M, D), M >= 1.
@@ -32,21 +32,21 @@ def nearest(points: Tensor, known: Tensor, leave_one_out: bool = False) -> tuple
     if leave_one_out:
         between.fill_diagonal_(torch.inf)
     index = between.argmin(dim=1)
-    # `cdist` by matrix products rounds the distance of a copy away from 0.
+    # `cdist` uses matrix products, which would not give exactly 0 for a copy.
     return (points - known[index]).norm(dim=1).double().numpy(), index
 
 
 def audit(generated: Table, real: Table) -> dict[str, Any]:
-    """Nearest distances of generated images against those of real images that are not copies.
+    """Compares nearest distances of generated images with those of real images.
 
     Args:
         generated: (N,) distances to the nearest known image.
-        real: (M,) the same of real images which are not among the known ones.
+        real: (M,) the same for real images that are not among the known images.
 
     Returns:
-        "ratio" of the medians with its 95% bootstrap interval over images, below 1 where generated
-        images lie nearer; "share_below_5%", the share of generated images nearer than 95% of the
-        real ones (expected: 0.05); the medians and smallest distances. None where undefined.
+        "ratio" of the medians with its 95% bootstrap interval over images, below 1 if generated
+        images are nearer; "share_below_5%", the share of generated images nearer than 95% of real
+        images (expected: 0.05); the medians and smallest distances. None if undefined.
     """
     result: dict[str, Any] = {
         "median": finite(_median(generated)),

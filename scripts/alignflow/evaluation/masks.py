@@ -1,4 +1,4 @@
-"""Generated masks against real ones: distances of their statistics, and the most alike mask."""
+"""Compares generated masks with real masks: distances of statistics, and the nearest mask."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from alignflow.masks.shape import measure, regions
 
 Table = NDArray[np.float64]
 ABSENT = {"area": 0.0, "eccentricity": np.nan, "components": 0.0, "holes": 0.0}
-"""Statistics of `alignflow.masks.shape.Shape`, and their values for a class that a mask lacks."""
+"""Statistics of `alignflow.masks.shape.Shape`, and their values for an absent class."""
 
 
 def mask_points(labels: Tensor, num_classes: int, scheme: Scheme = "disjoint") -> Tensor:
@@ -26,11 +26,11 @@ def mask_points(labels: Tensor, num_classes: int, scheme: Scheme = "disjoint") -
         scheme: "disjoint", class j is {label == j}; "nested", class j is {label >= j}.
 
     Returns:
-        (N, 4 * (K-1)) float64, all classes of one statistic side by side; NaN where a class is
-        absent and has no eccentricity.
+        (N, 4 * (K-1)) float64, the classes of each statistic side by side; NaN for the eccentricity
+        of an absent class.
 
     Raises:
-        InputError: for labels of another shape or other values, or an unknown scheme.
+        InputError: for labels of wrong shape or with wrong values, or an unknown scheme.
     """
     check_scheme(scheme)
     masks = _as_masks("labels", labels, num_classes)[:, 0].cpu().numpy()
@@ -43,11 +43,12 @@ def mask_points(labels: Tensor, num_classes: int, scheme: Scheme = "disjoint") -
 
 
 def mask_distances(generated: Tensor, real: Tensor) -> dict[str, float]:
-    """Wasserstein-1 distance of each statistic, in its own unit, from two sets of `mask_points`.
+    """Wasserstein-1 distance of each statistic of two results of `mask_points`.
 
     Returns:
-        "w1_area_class1", ...: of the masks with the class for eccentricity; where only one set has
-        it 1, the whole range, and 0 where neither has.
+        {"w1_area_class1": distance, ...}, in the statistic's unit. For eccentricity only masks with
+        the class count; the distance is 1, the whole range, if only one set has the class, and 0 if
+        neither has.
     """
     classes = generated.shape[1] // len(ABSENT)
     names = [f"w1_{name}_class{j}" for name in ABSENT for j in range(1, classes + 1)]
@@ -62,22 +63,22 @@ def nearest_dice(
     scheme: Scheme = "disjoint",
     chunk: int = 256,
 ) -> Table:
-    """Highest Dice of each mask with any reference: 1 for a copy.
+    """Highest Dice of each mask with any reference; 1 for a copy.
 
-    The Dice of a pair is the mean over the classes that either has, 1 if both are empty.
+    The Dice of a pair is the mean over the classes in either mask, and 1 if both are empty.
 
     Args:
         masks: class indices 0..K-1, shape (N, 1, X, Y).
         references: class indices (M, 1, X, Y), of the same size.
         num_classes: K, background included.
         scheme: as in `mask_points`.
-        chunk: masks and references compared at once; bounds memory.
+        chunk: masks and references to compare at once, to limit memory.
 
     Returns:
         (N,) in [0, 1].
 
     Raises:
-        InputError: for empty or unequal sets, or bad labels.
+        InputError: for empty sets, different sizes or bad labels.
     """
     check_scheme(scheme)
     masks = _as_masks("masks", masks, num_classes)
@@ -108,7 +109,7 @@ def _as_masks(name: str, labels: Tensor, num_classes: int) -> Tensor:
 
 
 def _pairwise_dice(masks: Tensor, references: Tensor, num_classes: int, scheme: Scheme) -> Tensor:
-    """Dice (N, M) of each pair, mean over the classes that either has."""
+    """Dice (N, M) of each pair, averaged over the classes in either mask."""
     total = torch.zeros(len(masks), len(references), device=masks.device)
     classes = torch.zeros_like(total)
     for j in range(1, num_classes):

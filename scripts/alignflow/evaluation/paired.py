@@ -1,4 +1,4 @@
-"""The gain of one segmenter over another on the same images, and what it takes to see one."""
+"""The gain of a segmenter over another on the same images, and how many images show a gain."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ Answer = Literal["better", "worse", "unclear", "unknown"]
 Array = NDArray[np.float64]
 RESAMPLES = 4000
 NORMAL = 1.96 + 0.84
-"""Quantiles of the normal distribution: 95% interval, found in 80% of all studies."""
+"""Normal quantiles for a 95% interval and a power of 80%."""
 
 FEWEST = 10
-"""Images: with fewer the normal approximation says nothing."""
+"""Smallest number of images for which the normal approximation makes sense."""
 
 
 def paired_gain(
@@ -29,20 +29,19 @@ def paired_gain(
 ) -> dict[str, Any]:
     """Mean difference of scores with its bootstrap interval (percentile, Efron 1979).
 
-    Trainings (rows) and images, or whole groups of them, are resampled, the same for both sides.
-    With one training the interval tells of images alone, and not of what another training would
-    give.
+    Trainings (rows) and images, or whole groups of images, are resampled, identically for both
+    sides. With one training the interval covers images only, not the variation between trainings.
 
     Args:
         ours, other: scores (trainings, images) of the same images; images with NaN in either are
-            left out.
-        groups: patient or sequence of each image; None: each is its own.
-        seed: of the draws.
+            excluded.
+        groups: patient or sequence of each image; None if each image is its own group.
+        seed: random seed of the draws.
 
     Returns:
         {"value", "low", "high", "spread": standard deviation over images, "above_0": share of the
-        draws above 0, "images", "groups", "trainings"}, in units of the scores; low, high, spread
-        and above_0 are None for fewer than two groups.
+        draws above 0, "images", "groups", "trainings"}, in units of the scores. With fewer than two
+        groups low, high, spread and above_0 are None.
     """
     counted = np.asarray(np.isfinite(ours - other).all(axis=0))
     gain = (ours - other)[:, counted]
@@ -72,11 +71,11 @@ def paired_gain(
 
 
 def sureness(gain: dict[str, Any], smallest: float) -> Answer:
-    """What a gain shows; "better" or "worse" needs an interval without 0.
+    """Answer from a gain; "better" or "worse" needs an interval that excludes 0.
 
     Args:
-        gain: see `paired_gain`.
-        smallest: a smaller mean difference is "unclear" whatever its interval.
+        gain: result of `paired_gain`.
+        smallest: a smaller mean difference is always "unclear".
     """
     if gain["low"] is None:
         return "unknown"
@@ -86,7 +85,7 @@ def sureness(gain: dict[str, Any], smallest: float) -> Answer:
 
 
 def resampled_means(gain: Array, groups: NDArray[Any], seed: int = 0) -> Array:
-    """Means of `RESAMPLES` draws of rows and of groups of columns; all columns of a group count."""
+    """Means of `RESAMPLES` bootstrap draws of rows and of groups of columns."""
     rng = np.random.default_rng(seed)
     number = int(groups.max()) + 1
     sizes = np.bincount(groups, minlength=number)
@@ -99,11 +98,11 @@ def resampled_means(gain: Array, groups: NDArray[Any], seed: int = 0) -> Array:
 
 
 def groups_of(labelled: str | Path | None, names: Iterable[str]) -> list[str] | None:
-    """Patient or sequence of each scored image, where the folder of labelled images names them.
+    """Patient or sequence of each scored image, if the folder of labelled images names them.
 
     Args:
-        labelled: images with masks, see `build_datalist`; None where unknown.
-        names: of the images in `scores.json`; "volume.nii.gz[3]" is a slice of that volume.
+        labelled: images with masks, see `build_datalist`; None if unknown.
+        names: names of the images in `scores.json`; "volume.nii.gz[3]" is a slice of that volume.
     """
     if labelled is None:
         return None
@@ -118,10 +117,10 @@ def groups_of(labelled: str | Path | None, names: Iterable[str]) -> list[str] | 
 
 
 def images_needed(gain: float, spread: float) -> int:
-    """Labelled images by which a true gain shows as an interval above 0 in 80% of all studies.
+    """Number of labelled images with which a true gain is significant in 80% of studies.
 
     n = ((1.96 + 0.84) s / gain)^2 for a paired comparison (Chow et al., Sample Size Calculations
-    in Clinical Research, ch. 3), images being independent.
+    in Clinical Research, ch. 3), assuming independent images.
 
     Args:
         gain: true mean difference, above 0.

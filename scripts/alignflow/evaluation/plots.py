@@ -1,4 +1,4 @@
-"""Charts of an evaluation, drawn for its PNG files and for the report."""
+"""Charts of an evaluation, for its PNG files and for the report."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from alignflow.evaluation.sets import SYNTHETIC
 from alignflow.files import replacing
 from alignflow.pictures import evenly
 
-INK = "#010203"  # stands for the page's text colour, which changes with light and dark
+INK = "#010203"  # replaced by the page's text colour, which depends on light or dark mode
 COLOURS = {
     "source": "#0072B2",
     "reference": INK,
@@ -24,10 +24,10 @@ COLOURS = {
     "aligned": "#D55E00",
     "target": "#009E73",
 }
-"""Of the sets; from the palette of Okabe and Ito (2008), which the colour-blind can tell apart.
-Black would vanish on a dark page."""
-WIDTH = 4.9  # inches; a phone shows it at about its own size, so letters stay readable
-MOST_POINTS = 300  # of a set in the plane; more only hide each other
+"""Colours of the sets, from the colour-blind safe palette of Okabe and Ito (2008). Black would be
+invisible on a dark page."""
+WIDTH = 4.9  # inches; text stays readable on a phone
+MOST_POINTS = 300  # per set; more would hide each other
 MARKERS = {"source": "o", "reference": "X", "unaligned": "^", "aligned": "s", "target": "D"}
 STYLE: Any = {
     "svg.fonttype": "none",
@@ -43,9 +43,9 @@ STYLE: Any = {
 
 
 def principal_plane(features: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[float]]:
-    """Sets of features (N, D), D >= 2, in the plane of the two principal axes of all of them.
+    """Project sets of features (N, D), D >= 2, onto the first two principal axes of all sets.
 
-    Of either direction of an axis the one is taken in which its largest entry is positive.
+    The largest entry of each axis is positive.
 
     Returns:
         The sets as points (N, 2), and the share of the variance along each axis.
@@ -62,7 +62,7 @@ def principal_plane(features: dict[str, Tensor]) -> tuple[dict[str, Tensor], lis
 
 
 def embedding(features: dict[str, Tensor]) -> Figure:
-    """Sets of features in the plane of the principal axes of all of them."""
+    """Scatter plot of sets of features on the first two principal axes of all sets."""
     in_plane, shares = principal_plane(features)
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(WIDTH, 4.4), layout="constrained")
@@ -94,7 +94,7 @@ def embedding(features: dict[str, Tensor]) -> Figure:
 
 
 def metric_panels(metrics: dict[str, tuple[str, dict[str, Any]]]) -> Figure:
-    """One panel per metric: a dot with its interval per set, a band where real images lie.
+    """One panel per metric: a dot with its interval per set, and a band for real images.
 
     Args:
         metrics: {metric: (title of the panel, {set: `Sampled.record`})}.

@@ -1,4 +1,4 @@
-"""`run evaluate`: every figure on a set of pairs, with intervals and floors, and pictures."""
+"""`run evaluate`: metrics of pairs with intervals and floors, and pictures."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from alignflow.evaluation.faithfulness import (
     image_scores,
     summary,
 )
-from alignflow.evaluation.half_samples import HalfSamples, Sampled, fall
 from alignflow.evaluation.masks import mask_distances, mask_points, nearest_dice
 from alignflow.evaluation.plots import embedding, metric_panels, save
 from alignflow.evaluation.sets import SYNTHETIC, read_sets
 from alignflow.evaluation.spread import spread_ratios
+from alignflow.evaluation.subsampling import Sampled, Subsampling, relative_reduction
 from alignflow.files import replacing
 from alignflow.inference.writing import versions
 from alignflow.pictures import evenly, image_tiles, save_rows, y_points_up
@@ -42,19 +42,19 @@ SHOWN = 8  # images in a row of a sheet
 class Evaluation:
     """Compares generated pairs with real images; writes `evaluation.json` and four pictures.
 
-    The real set is the unseen target images, or the references where none are given; then the
-    distances tell how well a few images were fitted, and not how well a site was.
+    The real set is the unseen target images, or the references if none are given. In that case the
+    distances show how well a few images were fitted, not how well the site was.
 
     Args:
-        stage1: record of the generator; says how images are read.
-        model_dir: its folder, for the source segmenter and the hashes of the weights.
-        encoder: of the feature distances; must be none of the reward's.
-        half_samples: draws of the intervals.
-        folders: of "source", "reference", "unaligned", "aligned", "target"; all but "reference"
-            and "aligned" may be None.
-        output_dir: receives the files.
+        stage1: record of the generator, with which images are read.
+        model_dir: folder of the record, source segmenter and weights.
+        encoder: encoder for the feature distances, not used by the reward.
+        subsampling: draws for the intervals.
+        folders: folders of "source", "reference", "unaligned", "aligned" and "target"; all except
+            "reference" and "aligned" may be None.
+        output_dir: output folder.
         neighbours: k of precision, recall, density and coverage.
-        batch_size: of the encoder.
+        batch_size: batch size of the encoder.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class Evaluation:
         stage1: Stage1,
         model_dir: str,
         encoder: HeldOutEncoder,
-        half_samples: HalfSamples,
+        subsampling: Subsampling,
         folders: dict[str, str | None],
         output_dir: str,
         neighbours: int = 5,
@@ -72,16 +72,16 @@ class Evaluation:
         self.stage1 = stage1
         self.model_dir = model_dir
         self.encoder = encoder
-        self.half_samples = half_samples
+        self.subsampling = subsampling
         self.folders = folders
         self.output_dir = Path(output_dir)
         self.neighbours = neighbours
         self.batch_size = batch_size
-        # Far from the config's expression it could not be found any more.
+        # It cannot be found later, outside the config's expression.
         self.config = running_config()
 
     def run(self) -> dict[str, Any]:
-        """Measure everything, write it, return what `evaluation.json` holds."""
+        """Measure everything, write it, and return the content of `evaluation.json`."""
         self.sets = read_sets(self.folders, self.stage1, self.encoder, self.batch_size)
         self.real_name = "target" if "target" in self.sets else "reference"
         self.real = self.sets[self.real_name]
@@ -93,7 +93,7 @@ class Evaluation:
             "encoder": {"name": self.encoder.name, "size": list(self.encoder.size)},
             "sets": {name: s.facts() for name, s in self.sets.items()},
             "metrics": metrics,
-            "fall": falls(sampled),
+            "fall": relative_reductions(sampled),
             "copies": self.copies(),
             "masks": self.masks(),
             "faithfulness": self.faithfulness(),
@@ -105,7 +105,7 @@ class Evaluation:
         return result
 
     def image_metrics(self) -> dict[str, dict[str, Sampled]]:
-        """{metric: {set: draws}} of every set against the real one, in the held-out encoder."""
+        """{metric: {set: draws}} of every set against the real set, in the held-out encoder."""
         kernel = median_kernel(self.real.features) if len(self.real) > 1 else cubic
 
         def statistics(generated: Tensor, real: Tensor) -> dict[str, float]:
@@ -120,7 +120,7 @@ class Evaluation:
         others = {name: s for name, s in self.sets.items() if name != self.real_name}
         return by_metric(
             {
-                name: self.half_samples(statistics, s.features, self.real.features)
+                name: self.subsampling(statistics, s.features, self.real.features)
                 for name, s in others.items()
             }
         )
@@ -146,13 +146,13 @@ class Evaluation:
         }
 
     def real_distances(self, real: Tensor, known: Tensor, name: str) -> Table:
-        """Nearest distances of the real images; each reference to the others where they are it."""
+        """Nearest distances of the real images, without themselves if they are the known set."""
         if name != self.real_name:
             return nearest(real, known)[0]
         return nearest(real, known, leave_one_out=True)[0] if len(real) > 1 else np.empty(0)
 
     def copied_masks(self) -> dict[str, Any]:
-        """Audit of the masks against those of the source; the distance is 1 - Dice."""
+        """Audit of the masks against those of the source, with distance 1 - Dice."""
         classes, scheme = self.stage1.num_classes, self.stage1.scheme
         known = self.sets["source"].labels
         distances = [
@@ -162,14 +162,14 @@ class Evaluation:
         return audit(distances[0], distances[1])
 
     def masks(self) -> dict[str, Any] | None:
-        """Mask statistics against the real masks: the target's, else the source's, else None."""
+        """Mask statistics against masks of the target or source; None without such masks."""
         against = next((n for n in ("target", "source") if self.masked(n)), None)
         if against is None or not self.masked("aligned"):
             return None
         classes, scheme = self.stage1.num_classes, self.stage1.scheme
         real = mask_points(self.sets[against].labels, classes, scheme)
         sampled = {
-            name: self.half_samples(
+            name: self.subsampling(
                 mask_distances, mask_points(self.sets[name].labels, classes, scheme), real
             )
             for name in ("source", *SYNTHETIC)
@@ -180,8 +180,8 @@ class Evaluation:
     def faithfulness(self) -> dict[str, Any]:
         """Dice of the source segmenter on each set with masks, and its fall by alignment.
 
-        On real sets it tells how well the segmenter does where the masks are right: on the source,
-        of which it may have seen a part in training, and at the target.
+        On real sets it shows how good the segmenter is with correct masks: on the source, where it
+        may have seen some images in training, and at the target.
         """
         device = next(self.encoder.parameters()).device
         segmenter = load_segmenter(self.stage1, self.model_dir, device)
@@ -197,11 +197,11 @@ class Evaluation:
         }
 
     def masked(self, *names: str) -> bool:
-        """Whether all these sets are given, with masks."""
+        """Whether all these sets are given and have masks."""
         return all(name in self.sets and len(self.sets[name].labels) for name in names)
 
     def provenance(self) -> dict[str, Any]:
-        """What the figures were made with."""
+        """Config, weights and versions behind the figures."""
         return {
             "config": self.config,
             "weights_sha256": weight_hashes(self.model_dir),
@@ -209,13 +209,13 @@ class Evaluation:
         }
 
     def write(self, result: dict[str, Any]) -> None:
-        """`evaluation.json`; NaN is refused, not written."""
+        """Write `evaluation.json`, without NaN."""
         text = json.dumps(result, indent=1, default=str, allow_nan=False)
         with replacing(self.output_dir / "evaluation.json") as temporary:
             temporary.write_text(text + "\n", encoding="utf-8")
 
     def draw(self, metrics: dict[str, dict[str, Any]]) -> None:
-        """The four pictures."""
+        """Write the four pictures."""
         y_up = y_points_up(self.stage1.source)
         features = {name: s.features for name, s in self.sets.items()}
         panels = {name: (name, sets) for name, sets in metrics.items()}
@@ -226,7 +226,7 @@ class Evaluation:
         save_rows(self.output_dir / "nearest.png", self.nearest_pairs(), y_up)
 
     def nearest_pairs(self) -> dict[str, np.ndarray]:
-        """The generated images nearest (in pixels) to a reference and to a source image."""
+        """Rows of the generated images nearest, in pixels, to a reference or source image."""
         pairs, rows = self.sets["aligned"], {}
         for name in ("reference", "source"):
             if name in self.sets:
@@ -239,25 +239,27 @@ class Evaluation:
 
 
 def by_metric(sampled: dict[str, dict[str, Sampled]]) -> dict[str, dict[str, Sampled]]:
-    """{set: {metric: draws}} as {metric: {set: draws}}."""
+    """{metric: {set: draws}} from {set: {metric: draws}}."""
     metrics = next(iter(sampled.values()), {})
     return {metric: {name: s[metric] for name, s in sampled.items()} for metric in metrics}
 
 
 def records(sampled: dict[str, dict[str, Sampled]]) -> dict[str, dict[str, Any]]:
-    """Draws as values, intervals and floors."""
+    """Values, intervals and floors from draws."""
     return {m: {name: s.record() for name, s in sets.items()} for m, sets in sampled.items()}
 
 
-def falls(sampled: dict[str, dict[str, Sampled]]) -> dict[str, Any] | None:
-    """Fall of each distance from unaligned to aligned; None without unaligned pairs."""
+def relative_reductions(sampled: dict[str, dict[str, Sampled]]) -> dict[str, Any] | None:
+    """Relative reduction of each distance by alignment; None without unaligned pairs."""
     if "unaligned" not in sampled["kid"]:
         return None
-    return {m: fall(sampled[m]["aligned"], sampled[m]["unaligned"]) for m in DISTANCES}
+    return {
+        m: relative_reduction(sampled[m]["aligned"], sampled[m]["unaligned"]) for m in DISTANCES
+    }
 
 
 def dice_fall(scores: dict[str, Table]) -> dict[str, float] | None:
-    """Dice on unaligned less Dice on aligned pairs, with its interval; None without both."""
+    """Dice on unaligned minus Dice on aligned pairs, with interval; None without both."""
     if not all(name in scores for name in SYNTHETIC):
         return None
     both = [scores[name] for name in SYNTHETIC]
@@ -266,7 +268,7 @@ def dice_fall(scores: dict[str, Table]) -> dict[str, float] | None:
 
 
 def log(result: dict[str, Any]) -> None:
-    """The headline, one line per metric."""
+    """Log one line per metric."""
     for metric, sets in result["metrics"].items():
         known = [f"{n} {r['value']:.4g}" for n, r in sets.items() if r["value"] is not None]
         if known:

@@ -1,4 +1,4 @@
-"""The sets of images that an evaluation compares."""
+"""Reads the sets of images for an evaluation."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SYNTHETIC = ("unaligned", "aligned")
 
 @dataclass(frozen=True)
 class ImageSet:
-    """Images (N, C, X, Y) in [-1, 1] with their features (N, D) and, where known, their masks."""
+    """Images (N, C, X, Y) in [-1, 1] with features (N, D) and, if known, masks."""
 
     directory: str
     images: Tensor
@@ -32,7 +32,7 @@ class ImageSet:
     """Their masks, class indices (M, 1, X, Y)."""
     fingerprint: str
     names: list[str]
-    """File of each image."""
+    """File name of each image."""
     given: list[bool]
     """Which images come with a mask."""
 
@@ -52,20 +52,20 @@ class ImageSet:
 def read_sets(
     folders: dict[str, str | None], stage1: Stage1, encoder: nn.Module, batch_size: int = 64
 ) -> dict[str, ImageSet]:
-    """Read the folders that are given, and compute the features of their images.
+    """Read the given folders, and compute the features of their images.
 
-    Pairs of a generator ("unaligned", "aligned") are read by the window that they were written
-    with: percentiles of each would undo its brightness. All else is read as the source was. Target
-    images that are among the references are left out: they are not unseen.
+    Generated pairs ("unaligned", "aligned") are read with the window they were written with, since
+    percentiles of each pair would remove differences in brightness. Everything else is read as the
+    source was. Target images that are also references are excluded.
 
     Args:
-        folders: of "source", "reference", "unaligned", "aligned" and "target"; None where missing.
+        folders: folders of "source", "reference", "unaligned", "aligned" and "target", or None.
         stage1: record of the bundle.
         encoder: images (N, C, X, Y) to features (N, D).
-        batch_size: of the encoder.
+        batch_size: batch size of the encoder.
 
     Raises:
-        InputError: whatever `load_references` refuses; no target image besides the references.
+        InputError: see `load_references`; no target image besides the references.
     """
     as_written = stage1.as_written()
     given = {name: str(folder) for name, folder in folders.items() if folder is not None}
@@ -79,12 +79,12 @@ def read_sets(
 
 
 def unseen(target: References, references: References, directory: str) -> References:
-    """The target images that are not, pixel by pixel, among the references."""
+    """The target images without those that are identical to a reference."""
     seen = {image.numpy().tobytes() for image in references.images}
     kept = [i for i, image in enumerate(target.images) if image.numpy().tobytes() not in seen]
     if not kept:
         raise InputError(
-            f"target_dir '{directory}': holds no image besides the references; give others, or none"
+            f"target_dir '{directory}': all images are references; give others, or leave it out"
         )
     if len(kept) < len(target):
         logger.warning(
@@ -94,7 +94,7 @@ def unseen(target: References, references: References, directory: str) -> Refere
 
 
 def _pick(values: Any, kept: list[int]) -> Any:
-    """Those of one field of `References`: a tensor, a list, or None."""
+    """Select from a field of `References`: a tensor, a list, or None."""
     if values is None or isinstance(values, Tensor):
         return None if values is None else values[kept]
     return [values[i] for i in kept]

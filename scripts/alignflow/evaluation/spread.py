@@ -1,4 +1,4 @@
-"""Spread: do generated images vary as much as real ones?"""
+"""Spread: do generated images vary as much as real images?"""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from torch import Tensor
 
 
 def spread_ratios(generated: Tensor, real: Tensor) -> dict[str, float]:
-    """Spread of generated features over that of real ones: 1 if equal, 0 for a single image.
+    """Spread of generated features over that of real features: 1 if equal.
 
     Args:
         generated, real: features (N, D) and (M, D).
 
     Returns:
-        "spread": ratio of the mean distances of different images; "variance": ratio of the total
-        variances (traces of the covariances). Neither depends on the sizes of the sets. NaN where
-        a set has fewer than two, or the real ones do not differ.
+        "spread": ratio of the mean distances between images; "variance": ratio of the total
+        variances (traces of the covariances). Neither depends on the sizes of the sets. NaN if a
+        set has fewer than two images, or the real images are identical.
     """
     if min(len(generated), len(real)) < 2:
         return {"spread": nan, "variance": nan}

@@ -1,4 +1,4 @@
-"""Is a segmenter better at the site than another? The words of `adapt` and of the report.
+"""Sentences of `adapt` and the report: is a segmenter better at the site than another?
 
 Dice is in points of 100; a gain is what `paired_gain` returns for it.
 """
@@ -14,16 +14,16 @@ from alignflow.evaluation.paired import Answer, Array, images_needed
 
 Gain = dict[str, Any]
 TARGET = 2.0
-"""Gain for which the number of labelled images is given."""
+"""Gain for which the required number of labelled images is stated."""
 SMALLEST = 0.5
-"""A smaller difference is called neither better nor worse."""
+"""A smaller difference is neither better nor worse."""
 SPREAD = 15.0
-"""Standard deviation over images of the difference of two segmenters, where none can be measured.
-At three hospitals it was 10 to 17 (benchmarks/adaptation, polyps)."""
+"""Standard deviation over images of the difference of two segmenters, if it cannot be measured. At
+three hospitals it was 10 to 17 (benchmarks/adaptation, polyps)."""
 
 
 def image_means(rows: Iterable[Mapping[str, float | None]]) -> Array:
-    """(N,) points, from {class: score in [0, 1] or None} of each image; NaN where all are None."""
+    """(N,) points from {class: score in [0, 1] or None} of each image; NaN if all are None."""
     found = [[value for value in row.values() if value is not None] for row in rows]
     return np.array([100 * float(np.mean(values)) if values else np.nan for values in found])
 
@@ -34,9 +34,9 @@ def headline(
     """The answer, the Dice of both segmenters, and the difference with its interval.
 
     Args:
-        answer: of `sureness`.
-        ours, other: name and mean Dice of the segmenter and of the one to beat.
-        gain: of `ours` over `other`.
+        answer: answer of `sureness`.
+        ours, other: name and mean Dice of the segmenter, and of the one it is compared with.
+        gain: gain of `ours` over `other`.
         on: the images.
     """
     name = ours[0]
@@ -55,10 +55,10 @@ def headline(
 def grounds(
     answer: Answer, spread: float, rests_on: str, more: Sequence[str] = (), given: str = ""
 ) -> str:
-    """What an answer rests on; where there is none, what would settle it.
+    """The basis of an answer or, without an answer, what is needed for one.
 
     Args:
-        answer: of `sureness`.
+        answer: answer of `sureness`.
         spread: standard deviation over images of the difference in Dice.
         rests_on: images and trainings; "" where there are none.
         more: what else is known.
@@ -82,14 +82,14 @@ def in_points(gain: Gain) -> str:
 
 
 def images_of(gain: Gain) -> str:
-    """The labelled images of a gain, and their patients where these are known."""
+    """The number of labelled images and, if known, of patients."""
     grouped = gain["groups"] < gain["images"]
     of = f" of {gain['groups']} patients or sequences" if grouped else ""
     return f"{gain['images']} labelled images{of}"
 
 
 def trainings_of(ours: int, other: int) -> str:
-    """How often each of two segmenters was trained."""
+    """The number of trainings of each of two segmenters."""
     if ours != other:
         return f"the means of {ours} and {other} trainings (others may differ by 1 to 2 points)"
     if ours == 1:

@@ -1,4 +1,4 @@
-"""Samplers that run outside torch, called like those inside."""
+"""Samplers in other runtimes, called like those in torch."""
 
 from __future__ import annotations
 
@@ -22,24 +22,24 @@ BACKENDS = {
     "openvino": ("openvino",),
     "tensorrt": ("tensorrt", "polygraphy"),
 }
-"""Packages that each back end needs besides torch."""
+"""Packages that each back end needs in addition to torch."""
 
 
 def sampler_on(
     backend: str, sampler: nn.Module, weights: str, precision: str, device: str
 ) -> nn.Module:
-    """The sampler that a back end runs.
+    """The sampler as a module that runs in a back end.
 
     Args:
         backend: one of `BACKENDS`.
-        sampler: in torch; taken as it is for "torch", and as TensorRT's source.
-        weights: its file: `export` writes `student_4.onnx` beside `student_4.pt`.
-        precision: "fp32", "bf16" or "fp16", as far as the back end knows them.
-        device: of the sampler.
+        sampler: sampler in torch; used directly for "torch" and compiled for TensorRT.
+        weights: path of its weights; `export` writes `student_4.onnx` beside `student_4.pt`.
+        precision: "fp32", "bf16" or "fp16", if the back end supports it.
+        device: device of the sampler.
 
     Raises:
         InputError: an unknown back end, its packages or its file are missing, it needs a GPU, or
-            the file is damaged or of other weights.
+            the file is damaged or belongs to other weights.
     """
     require_backend(backend, device)
     if backend == "torch":
@@ -49,16 +49,16 @@ def sampler_on(
         return on_tensorrt(sampler.to(device), path, precision)
     if not path.is_file():
         raise InputError(
-            f"config \"backend\": {backend}, but there is no '{path}'; run export first"
+            f"config \"backend\": {backend}, but '{path}' does not exist; run export first"
         )
     require_recorded(path, Path(weights))
     return (OnnxSampler if backend == "onnxruntime" else OpenVinoSampler)(path, precision)
 
 
 def require_recorded(path: Path, weights: Path) -> None:
-    """Raise `InputError` where an ONNX file or its weights are not those of its record.
+    """Raise `InputError` if an ONNX file or its weights do not match the record.
 
-    A file without a record, as export compares it before it takes its place, is taken as it is.
+    A file without a record is accepted: `export` checks the file before it writes the record.
     """
     record = path.with_name(path.name + ".json")
     if not record.is_file():
@@ -72,7 +72,7 @@ def require_recorded(path: Path, weights: Path) -> None:
 
 
 def require_backend(backend: str, device: str) -> None:
-    """Raise `InputError` where a back end cannot run here, with what to install."""
+    """Raise `InputError` if a back end cannot run here, and say what to install."""
     if backend not in BACKENDS:
         raise InputError(f'config "backend": {backend!r}; set one of {", ".join(BACKENDS)}')
     if backend == "tensorrt" and not torch.cuda.is_available():
@@ -90,7 +90,7 @@ def require_backend(backend: str, device: str) -> None:
 def mask_sampler_on(
     backend: str, sampler: FlowSampler, weights: str, precision: str, device: str
 ) -> nn.Module:
-    """The same for the mask flow, called with noise and vector as a `FlowSampler` is."""
+    """The same for the mask flow, called with noise and vector like a `FlowSampler`."""
     if backend == "torch":
         return sampler.to(device)
     whole = MaskSampler(sampler.network, steps=sampler.steps, method=sampler.method).eval()
@@ -98,7 +98,7 @@ def mask_sampler_on(
 
 
 class VectorInput(nn.Module):
-    """Hands noise and vector to a sampler of one input.
+    """Calls a sampler with a single input for noise and vector.
 
     Args:
         sampler: called like `MaskSampler`.
@@ -114,11 +114,11 @@ class VectorInput(nn.Module):
 
 
 class OnnxSampler(nn.Module):
-    """An ONNX file in onnxruntime, on the CPU, with as many threads as torch has.
+    """Runs an ONNX file in onnxruntime on the CPU, with the same number of threads as torch.
 
     Args:
-        path: of the file.
-        precision: "fp32", that of the file.
+        path: path of the file.
+        precision: "fp32" only.
 
     Raises:
         InputError: another precision.
@@ -145,10 +145,10 @@ class OnnxSampler(nn.Module):
 
 
 class OpenVinoSampler(nn.Module):
-    """An ONNX file in OpenVINO, on the CPU, with as many threads as torch has.
+    """Runs an ONNX file in OpenVINO on the CPU, with the same number of threads as torch.
 
     Args:
-        path: of the file.
+        path: path of the file.
         precision: "fp32" or "bf16", which a CPU with AMX computes several times faster.
 
     Raises:
@@ -163,7 +163,7 @@ class OpenVinoSampler(nn.Module):
             raise InputError(
                 f'config "backend_precision": {precision}; openvino runs fp32 or bf16 here'
             )
-        # its telemetry would ask for the network
+        # otherwise its telemetry tries to access the network
         os.environ.setdefault("OPENVINO_TELEMETRY_OPT_OUT", "1")
         openvino: Any = import_module("openvino")
         settings = {
@@ -179,9 +179,9 @@ class OpenVinoSampler(nn.Module):
 
 
 def on_tensorrt(sampler: nn.Module, path: Path, precision: str) -> nn.Module:
-    """A sampler whose forward MONAI's `trt_compile` replaces by an engine built at the first call.
+    """Compile a sampler with MONAI's `trt_compile`, which builds an engine at the first call.
 
-    The engine lies beside the weights as `STEM.trt.plan` and is built again when they change.
+    The engine is saved beside the weights as `STEM.trt.plan` and rebuilt when they change.
     """
     compile_ = import_module("monai.networks.trt_compiler").trt_compile
     compiled: nn.Module = compile_(sampler, str(path.with_suffix(".trt")), {"precision": precision})

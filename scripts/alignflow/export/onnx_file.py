@@ -1,4 +1,4 @@
-"""A sampler as an ONNX file."""
+"""Writes a sampler as an ONNX file."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from alignflow.errors import InputError
 from alignflow.files import replacing
 
 INPUT = "x"
-"""Name of the one input: noise and condition, see `ImageSampler` and `MaskSampler`."""
+"""Name of the input: noise and condition, see `ImageSampler` and `MaskSampler`."""
 
 
 def write_onnx(sampler: nn.Module, example: Tensor, path: str | Path) -> None:
-    """Export a sampler, its steps unrolled, weights inside the file, batches of any size.
+    """Export a sampler with unrolled steps, for batches of any size, weights included.
 
     Args:
-        sampler: in eval mode, of one input.
-        example: an input (B, D, X, Y) with B of at least 2; X and Y are fixed by it.
-        path: of the file.
+        sampler: sampler with a single input, in eval mode.
+        example: input (B, D, X, Y) with B at least 2; X and Y are fixed.
+        path: path of the file.
 
     Raises:
-        InputError: the exporter's packages are missing, or it knows an operation not.
+        InputError: the exporter's packages are missing, or an operation is not supported.
     """
     try:
         import onnxscript  # noqa: F401
@@ -59,7 +59,7 @@ def write_onnx(sampler: nn.Module, example: Tensor, path: str | Path) -> None:
 
 
 def _remove_traces(path: Path) -> None:
-    """Take out where in the source each node comes from: the exporter notes paths of here."""
+    """Remove the paths of source files that the exporter stores in each node."""
     onnx = import_module("onnx")
     model = onnx.load(path)
     graph = model.graph

@@ -1,4 +1,4 @@
-"""Whether a back end makes of the same input what torch makes of it."""
+"""Compares the output of a back end with that of torch."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from alignflow.errors import InputError
 
 @torch.no_grad()
 def parity(reference: nn.Module, other: nn.Module, inputs: Tensor) -> dict[str, Any]:
-    """Largest and root mean square difference of two samplers, and where it is largest.
+    """Largest and root mean square difference of two samplers, and its largest position.
 
     Args:
-        reference: in torch, float32.
-        other: the back end.
-        inputs: (N, D, X, Y), as inference gives them.
+        reference: sampler in torch, float32.
+        other: sampler in the back end.
+        inputs: typical inputs (N, D, X, Y).
 
     Returns:
         {"max", "rms", "std" of the reference's samples, "at": [pair, channel, x, y], "pairs": N}
@@ -35,7 +35,7 @@ def parity(reference: nn.Module, other: nn.Module, inputs: Tensor) -> dict[str, 
 
 
 def require_parity(found: dict[str, Any], tolerance: float, name: str) -> None:
-    """Raise `InputError` where the largest difference is beyond the tolerance, or not a number."""
+    """Raise `InputError` if the largest difference exceeds the tolerance or is NaN."""
     if not found["max"] <= tolerance:
         pair, channel, x, y = found["at"]
         raise InputError(

@@ -1,4 +1,4 @@
-"""Students of a distilled bundle as files for other runtimes, each compared with torch."""
+"""Exports the students of a distilled bundle, and compares each with torch."""
 
 from __future__ import annotations
 
@@ -39,26 +39,26 @@ def export_students(
     num_pairs: int,
     device: str,
 ) -> None:
-    """Write `student_4.onnx` beside `student_4.pt`, and so on, with a record of the comparison.
+    """Write `student_4.onnx` beside `student_4.pt`, and so on, each with a record.
 
-    `student_4.onnx.json` has the parity by back end and precision, and hashes of both files. What a
-    back end makes of the file is compared before the file takes its place.
+    The record, `student_4.onnx.json`, has the differences from torch by back end and precision, and
+    hashes of both files. The file is kept only if the comparison succeeds.
 
     Args:
         stage1: record of the bundle.
-        masks: draws the masks and descriptions of the comparison.
+        masks: draws the masks and descriptions for the comparison.
         model_dir: the bundle.
-        backend, precision: what is compared with torch in float32.
-        tolerance: largest difference allowed, images and distance maps lying in [-1, 1].
-        num_pairs: compared.
-        device: of the back end.
+        backend, precision: compared with torch in float32.
+        tolerance: largest allowed difference; images and distance maps are in [-1, 1].
+        num_pairs: number of pairs to compare.
+        device: device of the back end.
 
     Raises:
-        InputError: no students; what `require_backend`, `write_onnx` and `require_parity` refuse.
+        InputError: no students, or an error of `require_backend`, `write_onnx` or `require_parity`.
     """
     require_backend(backend, device)
     if backend == "torch":
-        raise InputError('config "backend": torch needs no export; set one of the others')
+        raise InputError('config "backend": torch needs no export; set another back end')
     found = [(flow, steps) for flow in STUDENTS for steps in students_of(model_dir, flow)]
     if not found:
         raise InputError(
@@ -72,7 +72,7 @@ def export_students(
         path = weights.with_suffix(".onnx")
         with replacing(path) as temporary:
             write_onnx(sampler, inputs[:2].cpu(), temporary)
-            # TensorRT builds an engine of its own, beside the weights
+            # TensorRT builds its own engine beside the weights
             file = weights if backend == "tensorrt" else temporary
             exported = sampler_on(backend, other, str(file), precision, device)
             compared = parity(sampler.to(device), exported, inputs)
@@ -82,14 +82,14 @@ def export_students(
 
 
 def students_of(model_dir: str, flow: str) -> list[int]:
-    """Steps of a flow's students in a bundle, falling."""
+    """Steps of a flow's students in a bundle, in decreasing order."""
     names = (path.name for path in Path(model_dir).glob(f"{STUDENTS[flow]}_*.pt"))
     steps = (re.fullmatch(rf"{STUDENTS[flow]}_(\d+)\.pt", name) for name in names)
     return sorted((int(match[1]) for match in steps if match), reverse=True)
 
 
 def unrolled(stage1: Stage1, flow: str, steps: int, weights: Path) -> FlowSampler:
-    """A student as a module of one input, on the CPU, in eval mode."""
+    """A student as a module with a single input, on the CPU, in eval mode."""
     kind, arguments = {
         "image": (ImageSampler, stage1.image_network),
         "mask": (MaskSampler, stage1.mask_network),
@@ -99,7 +99,7 @@ def unrolled(stage1: Stage1, flow: str, steps: int, weights: Path) -> FlowSample
 
 
 def check_inputs(stage1: Stage1, masks: MaskGenerator, flow: str, count: int) -> Tensor:
-    """Inputs (N, D, X, Y) of a student's one-input form, as inference would give them."""
+    """Typical inputs (N, D, X, Y) of a student with a single input."""
     indices = list(range(max(count, 2)))
     if flow == "mask":
         return with_planes(*masks.start(indices))
@@ -109,7 +109,7 @@ def check_inputs(stage1: Stage1, masks: MaskGenerator, flow: str, count: int) ->
 
 
 def record_parity(path: Path, weights: Path, name: str, compared: dict[str, Any]) -> None:
-    """Add a comparison to the record beside an ONNX file, begun anew with new weights."""
+    """Add a comparison to the record of an ONNX file; new weights start a new record."""
     record, file = {}, path.with_name(path.name + ".json")
     digest = sha256(weights)
     if file.is_file():

@@ -12,8 +12,8 @@ Tensors = tuple[Tensor, ...] | list[Tensor]
 class EMA(AveragedModel):
     """Average of the weights, theta_ema <- d theta_ema + (1 - d) theta, called after each step.
 
-    d = min(decay, (1 + n) / (10 + n)) after n updates, so that short runs are not held back by the
-    initial weights. `.module` is the averaged network; the state dict carries n.
+    d = min(decay, (1 + n) / (10 + n)) after n updates, so that in short runs the initial weights
+    do not dominate. `.module` is the averaged network; the state dict includes n.
 
     Args:
         network: the trained network; its weights are copied.

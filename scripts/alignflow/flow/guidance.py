@@ -12,14 +12,14 @@ Condition = dict[str, Tensor]
 
 
 def drop_condition(condition: Condition, dropped: Tensor) -> Condition:
-    """Zero the condition of the samples where `dropped`, bool (B,), all of its tensors together."""
+    """Set all condition tensors to zero for the samples where `dropped`, bool (B,), is true."""
     return {
         name: c * (~dropped).to(c).view(-1, *[1] * (c.dim() - 1)) for name, c in condition.items()
     }
 
 
 def guided_velocity(network: nn.Module, condition: Condition, weight: float) -> Velocity:
-    """v = v(0) + weight (v(condition) - v(0)); weight 1 is the plain conditional velocity.
+    """v = v(0) + weight (v(condition) - v(0)); with weight 1 this is v(condition).
 
     Both velocities come from one batch of twice the size. Source: Ho and Salimans, arXiv
     2207.12598, eq. 6 (their w is `weight` - 1); Zheng et al., arXiv 2311.13443 for flows.

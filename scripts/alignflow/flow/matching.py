@@ -26,10 +26,11 @@ def flow_matching_loss(
     Args:
         network: called as network(x_t, t, **condition).
         noise: x_0, (B, C, X, Y).
-        data: x_1, of the same shape.
+        data: x_1, same shape.
         t: times in [0, 1], (B,).
         condition: keyword arguments of the network.
-        loss: of the velocity in float32 and the path's own; the mean square by default.
+        loss: compares the predicted velocity, in float32, with that of the path; mean squared
+            error by default.
     """
     path = linear_path(noise, data, t)
     return loss(network(path.x_t, t, **condition).float(), path.velocity)

@@ -1,4 +1,4 @@
-"""What a network's output stands for, and the velocity that follows from it."""
+"""The velocity from a network's output, which may be the velocity itself or the clean image."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from torch import Tensor
 
 PREDICTIONS = ("velocity", "data")
 SHORTEST_TIME = 0.05
-"""Least 1 - t in the velocity of a predicted image: errors are enlarged 20 times at most."""
+"""Lower bound of 1 - t in the velocity of a predicted image: it limits errors to 20 times."""
 
 
 def velocity_of(output: Tensor, x: Tensor, t: Tensor, prediction: str) -> Tensor:
@@ -17,8 +17,8 @@ def velocity_of(output: Tensor, x: Tensor, t: Tensor, prediction: str) -> Tensor
         v = (x_hat - x) / max(1 - t, .05)
 
     (JiT, Li and He, arXiv 2511.13720, table 1, in our direction of time). Noise fills all
-    dimensions of a patch and images only few, so a narrow network can predict an image where it
-    cannot predict a velocity, which holds the noise.
+    dimensions of a patch but images only a few, so a narrow network can predict an image even where
+    it cannot predict a velocity, which contains the noise.
     """
     if prediction == "velocity":
         return output

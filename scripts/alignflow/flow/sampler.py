@@ -1,4 +1,4 @@
-"""A trained flow as a sampler: noise and condition in, data out."""
+"""Samplers: trained flows that turn noise and a condition into data."""
 
 from __future__ import annotations
 
@@ -14,47 +14,28 @@ class FlowSampler(nn.Module):
 
     Args:
         network: velocity network called as network(x, t, **condition).
-        steps: solver steps (Heun and midpoint evaluate the network twice in each).
+        steps: solver steps (Heun and midpoint evaluate the network twice per step).
         method: euler, midpoint or heun.
         guidance: weight of classifier-free guidance, 1 for none.
-        start: time of the state it is given: 0 for noise; later for noisy images, see `linear_path`
-            (SDEdit, Meng et al., arXiv 2108.01073).
-        final_euler: the last step is Euler's, see `trajectory`.
     """
 
     def __init__(
-        self,
-        network: nn.Module,
-        *,
-        steps: int,
-        method: str = "heun",
-        guidance: float = 1.0,
-        start: float = 0.0,
-        final_euler: bool = True,
+        self, network: nn.Module, *, steps: int, method: str = "heun", guidance: float = 1.0
     ) -> None:
         super().__init__()
         self.network = network
         self.steps = steps
         self.method = method
         self.guidance = guidance
-        self.start = start
-        self.final_euler = final_euler
 
     def forward(self, noise: Tensor, **condition: Tensor) -> Tensor:
         """Data (B, C, X, Y) from noise of the same shape; condition as the network takes it."""
         velocity = guided_velocity(self.network, condition, self.guidance)
-        return integrate(
-            velocity,
-            noise,
-            steps=self.steps,
-            method=self.method,
-            start=self.start,
-            final_euler=self.final_euler,
-        )
+        return integrate(velocity, noise, steps=self.steps, method=self.method, final_euler=True)
 
 
 class ImageSampler(FlowSampler):
-    """The image flow behind one input tensor, as MONAI's exports and checks expect a network.
+    """The image flow with a single input tensor, as MONAI's exports and checks expect.
 
     forward: cat(noise (B, C, X, Y), condition maps (B, 2K-1, X, Y)) -> image (B, C, X, Y), in about
     [-1, 1].
@@ -67,7 +48,7 @@ class ImageSampler(FlowSampler):
 
 
 class MaskSampler(FlowSampler):
-    """The mask flow behind one input tensor, see `with_planes`.
+    """The mask flow with a single input tensor, see `with_planes`.
 
     forward: cat(noise (B, K-1, X, Y), description (B, 1 + 4 (K-1), X, Y)) -> distance maps
     (B, K-1, X, Y).
@@ -80,6 +61,6 @@ class MaskSampler(FlowSampler):
 
 
 def with_planes(noise: Tensor, vector: Tensor) -> Tensor:
-    """Noise (B, C, X, Y), and each entry of the vector (B, D) as a constant channel behind it."""
+    """Noise (B, C, X, Y), with each entry of the vector (B, D) appended as a constant channel."""
     planes = vector[:, :, None, None].expand(-1, -1, *noise.shape[2:])
     return torch.cat([noise, planes], dim=1)

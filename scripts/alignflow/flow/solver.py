@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import pairwise
-from typing import Any
 
 from torch import Tensor
 
@@ -12,11 +11,11 @@ Velocity = Callable[[Tensor, Tensor], Tensor]
 """v(x, t) with x (B, C, X, Y) and t (B,) gives (B, C, X, Y)."""
 
 
-def time_grid(steps: int, start: float = 0.0) -> list[float]:
-    """`steps` + 1 evenly spaced times from `start` to 1, both ends exact."""
-    if steps < 1 or not 0 <= start < 1:
-        raise ValueError(f"need steps >= 1 and start in [0, 1), got {steps} and {start}")
-    return [*(start + (1 - start) * i / steps for i in range(steps)), 1.0]
+def time_grid(steps: int) -> list[float]:
+    """`steps` + 1 evenly spaced times from 0 to 1."""
+    if steps < 1:
+        raise ValueError(f"need steps >= 1, got {steps}")
+    return [i / steps for i in range(steps + 1)]
 
 
 def euler_step(velocity: Velocity, x: Tensor, t: float, dt: float) -> Tensor:
@@ -25,7 +24,7 @@ def euler_step(velocity: Velocity, x: Tensor, t: float, dt: float) -> Tensor:
 
 
 def midpoint_step(velocity: Velocity, x: Tensor, t: float, dt: float) -> Tensor:
-    """Second order: the velocity half a step ahead carries the whole step."""
+    """Second order: the whole step uses the velocity half a step ahead."""
     middle = x + dt / 2 * velocity(x, _times(x, t))
     return x + dt * velocity(middle, _times(x, t + dt / 2))
 
@@ -41,38 +40,20 @@ STEPS = {"euler": euler_step, "midpoint": midpoint_step, "heun": heun_step}
 
 
 def integrate(
-    velocity: Velocity,
-    x: Tensor,
-    *,
-    steps: int,
-    method: str = "heun",
-    start: float = 0.0,
-    final_euler: bool = False,
+    velocity: Velocity, x: Tensor, *, steps: int, method: str = "heun", final_euler: bool = False
 ) -> Tensor:
-    """Carry the state `x` (B, C, X, Y) at `start`, noise at 0, to data; differentiable."""
-    options: dict[str, Any] = {
-        "steps": steps,
-        "method": method,
-        "start": start,
-        "final_euler": final_euler,
-    }
-    return trajectory(velocity, x, **options)[-1]
+    """The data at t = 1 that noise `x` (B, C, X, Y) flows to; differentiable. See `trajectory`."""
+    return trajectory(velocity, x, steps=steps, method=method, final_euler=final_euler)[-1]
 
 
 def trajectory(
-    velocity: Velocity,
-    x: Tensor,
-    *,
-    steps: int,
-    method: str = "heun",
-    start: float = 0.0,
-    final_euler: bool = False,
+    velocity: Velocity, x: Tensor, *, steps: int, method: str = "heun", final_euler: bool = False
 ) -> list[Tensor]:
-    """All `steps` + 1 states on the way, `x` first, data last.
+    """All `steps` + 1 states from `x` to the data.
 
     With `final_euler` the last step is Euler's (Karras et al., arXiv 2206.00364, alg. 1): Heun's
-    would ask for the velocity at t = 1, which training with logit-normal times never sees, and
-    which leaves a grain. One Euler step among many does not lower the order of the whole.
+    would evaluate the velocity at t = 1, which training with logit-normal times never sees; this
+    leaves grain in the image. A single Euler step does not lower the solver's order.
 
     Raises:
         ValueError: on a method other than euler, midpoint, heun.
@@ -80,7 +61,7 @@ def trajectory(
     if method not in STEPS:
         raise ValueError(f"solver {method!r} unknown; choose one of {', '.join(STEPS)}")
     states = [x]
-    for t, end in pairwise(time_grid(steps, start)):
+    for t, end in pairwise(time_grid(steps)):
         step = euler_step if final_euler and end == 1 else STEPS[method]
         states.append(step(velocity, states[-1], t, end - t))
     return states

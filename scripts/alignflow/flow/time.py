@@ -1,4 +1,4 @@
-"""How training times are drawn."""
+"""Random training times."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ def mixed_time(
 ) -> Tensor:
     """`size` times, each logit-normal but uniform with probability `uniform_share`.
 
-    The density of a logit-normal is 0 at both ends, where the first solver step starts and the last
-    grain is settled; the uniform part covers these. The defaults suit networks that predict the
-    clean image; one that predicts the velocity learns more from later times (mean 1.2, std 1.2,
+    The logit-normal density is 0 at both ends, where the solver starts and where the finest detail
+    is decided; the uniform part covers these. The defaults suit networks that predict the clean
+    image. A network that predicts the velocity learns more from later times (mean 1.2, std 1.2,
     uniform share .35), as in Karras et al., arXiv 2206.00364, table 1, with logit(t) = -ln(sigma).
-    Maps of distances are smooth: their shapes are settled early (mean -1.5).
+    Distance maps are smooth and their shapes are decided early (mean -1.5).
     """
     uniform = uniform_time(size, generator)
     chosen = torch.rand(size, generator=generator) < uniform_share

@@ -1,4 +1,4 @@
-"""One batch of image-mask pairs, as the iteration update of a MONAI evaluator."""
+"""Generates a batch of image-mask pairs, as iteration update of a MONAI evaluator."""
 
 from __future__ import annotations
 
@@ -8,37 +8,28 @@ import torch
 from monai.engines import SupervisedEvaluator
 
 from alignflow.device import Precision
-from alignflow.flow.path import linear_path
 from alignflow.inference.masks import MaskGenerator
 from alignflow.inference.noise import pair_noise
 from alignflow.stage1 import Stage1
 
 
 class GeneratePairs:
-    """Masks (from the mask flow, or given) and images that follow them.
+    """Generates masks, unless they are given, and images that follow them.
 
     Args:
         stage1: record of the generator.
-        masks: draws masks for pairs whose request holds none.
+        masks: draws masks for pairs without a given mask.
         precision: autocast of sampling.
-        seed: of the run; the noise of pair k depends on seed and k alone.
-        start_time: where images given in the request join the path; 0 starts from noise alone.
+        seed: random seed of the run; the noise of pair k depends only on seed and k.
     """
 
     def __init__(
-        self,
-        *,
-        stage1: Stage1,
-        masks: MaskGenerator,
-        precision: Precision,
-        seed: int = 0,
-        start_time: float = 0.0,
+        self, *, stage1: Stage1, masks: MaskGenerator, precision: Precision, seed: int = 0
     ) -> None:
         self.stage1 = stage1
         self.masks = masks
         self.precision = precision
         self.seed = seed
-        self.start_time = start_time
 
     @torch.no_grad()
     def __call__(self, engine: SupervisedEvaluator, batch: dict[str, Any]) -> dict[str, Any]:
@@ -46,9 +37,6 @@ class GeneratePairs:
         indices = [int(k) for k in batch["index"]]
         label = batch["label"] if "label" in batch else self.masks(indices)
         noise = pair_noise(self.seed, indices, "image", self.stage1.image_shape)
-        if "start" in batch:
-            times = torch.full((len(noise),), self.start_time)
-            noise = linear_path(noise, batch["start"], times).x_t
         x = torch.cat([noise, self.stage1.condition(label)], dim=1).to(engine.state.device)
         with self.precision.autocast():
             image = engine.inferer(x, engine.network)

@@ -1,4 +1,4 @@
-"""Masks of the pairs, drawn from the mask flow."""
+"""Draws masks from the mask flow."""
 
 from __future__ import annotations
 
@@ -22,22 +22,21 @@ from alignflow.training.targets import flagged
 
 
 class MaskGenerator:
-    """Draws a mask for each pair: description, distance maps, classes, post-processing.
+    """Draws a mask for each pair, and draws it again if post-processing rejects it.
 
-    A description (presence, area, place) is that of a random training mask with a little noise.
-    A mask that post-processing rejects is drawn again; the number and reasons of rejections are
-    counted for the provenance.
+    Each mask is conditioned on the description (presence, area, position) of a random training
+    mask, with a little noise. Rejections and their reasons are counted for the provenance.
 
     Args:
         stage1: record of the generator.
-        sampler: of the mask flow.
+        sampler: sampler of the mask flow.
         precision: autocast of sampling.
-        device: of the sampler.
-        seed: of the run.
+        device: device of the sampler.
+        seed: random seed of the run.
         jitter_scale: standard deviation of the noise on a description.
-        smoothing: standard deviation, in pixels, of the Gaussian that smooths the distance maps: a
-            patchified network leaves a tooth of one pixel here and there on an outline. 0 for none.
-        max_attempts: draws of one mask before the last one is taken as it is.
+        smoothing: standard deviation, in pixels, of the Gaussian that smooths the distance maps,
+            since a network on patches leaves single-pixel bumps on outlines. 0 for none.
+        max_attempts: draws of a mask before the last is accepted although it was rejected.
     """
 
     def __init__(
@@ -63,10 +62,10 @@ class MaskGenerator:
         self.postprocess = MaskPostprocess.from_dict(stage1.postprocess)
         self.drawn = 0
         self.rejected: Counter[str] = Counter()
-        self.taken_anyway: list[int] = []
+        self.accepted_after_max_attempts: list[int] = []
 
     def __call__(self, indices: list[int]) -> Tensor:
-        """uint8 class indices (B, 1, X, Y) for the pairs of these numbers."""
+        """Masks of these pairs, uint8 class indices (B, 1, X, Y)."""
         labels: dict[int, Tensor] = {}
         waiting = list(indices)
         for attempt in range(self.max_attempts):
@@ -80,58 +79,58 @@ class MaskGenerator:
                 if reason is None or last:
                     labels[index] = torch.from_numpy(cleaned)[None].to(torch.uint8)
                     waiting.remove(index)
-                    self.taken_anyway += [index] if reason is not None else []
+                    self.accepted_after_max_attempts += [index] if reason is not None else []
             if not waiting:
                 break
         return torch.stack([labels[index] for index in indices])
 
     def draw(self, indices: list[int], attempt: int) -> Tensor:
-        """Raw masks of one attempt, uint8 (B, 1, X, Y)."""
+        """Masks of one attempt before post-processing, uint8 (B, 1, X, Y)."""
         distance = self.distances(*self.start(indices, attempt))
         return from_distance(self.smooth(distance), self.stage1.scheme)
 
     def start(self, indices: list[int], attempt: int = 0) -> tuple[Tensor, Tensor]:
-        """Noise (B, K-1, X, Y) and descriptions (B, 1 + 4 (K-1)) of pairs by number."""
+        """Noise (B, K-1, X, Y) and descriptions (B, 1 + 4 (K-1)) of these pairs."""
         vector = torch.stack([self.describe(index, attempt) for index in indices])
         return self.noise(indices, attempt), vector
 
     def noise(self, indices: list[int], attempt: int = 0) -> Tensor:
-        """x_0 (B, K-1, X, Y) of pairs by number."""
+        """Noise x_0 (B, K-1, X, Y) of these pairs."""
         shape = (self.stage1.num_classes - 1, *self.stage1.image_size)
         return pair_noise(self.seed, indices, "mask", shape, attempt)
 
     @torch.no_grad()
     def distances(self, noise: Tensor, vector: Tensor) -> Tensor:
-        """Distance maps float32 (B, K-1, X, Y) that the flow makes of noise and description."""
+        """Distance maps float32 (B, K-1, X, Y) from noise and descriptions."""
         with self.precision.autocast():
             distance = self.sampler(noise.to(self.device), vector=vector.to(self.device))
         return distance.float().cpu()
 
     def describe(self, index: int, attempt: int) -> Tensor:
-        """The vector condition (1 + 4 (K - 1),) of one pair."""
+        """The vector condition (1 + 4 (K - 1),) of a pair."""
         generator = pair_generator(self.seed, index, "description", attempt)
         bank = torch.tensor(self.stage1.descriptions)
         chosen = torch.randint(len(bank), (1,), generator=generator)
         return flagged(jitter(bank[chosen], generator, self.jitter_scale))[0]
 
-    def take_counts(self) -> dict[str, Any]:
-        """What was counted since the last call: "drawn", "rejected" by reason, "taken_anyway"."""
+    def pop_counts(self) -> dict[str, Any]:
+        """Counts since the last call: "drawn", "rejected" by reason, and accepted after all."""
         counts = {
             "drawn": self.drawn,
             "rejected": dict(self.rejected),
-            "taken_anyway": self.taken_anyway,
+            "accepted_after_max_attempts": self.accepted_after_max_attempts,
         }
-        self.drawn, self.rejected, self.taken_anyway = 0, Counter(), []
+        self.drawn, self.rejected, self.accepted_after_max_attempts = 0, Counter(), []
         return counts
 
 
 def mask_report(counts: Iterable[dict[str, Any]]) -> dict[str, Any]:
-    """Counts of `MaskGenerator.take_counts`, added up for the provenance."""
+    """Sum of the results of `MaskGenerator.pop_counts`, for the provenance."""
     drawn, rejected, taken = 0, Counter[str](), []
     for one in counts:
         drawn += one["drawn"]
         rejected.update(one["rejected"])
-        taken += one["taken_anyway"]
+        taken += one["accepted_after_max_attempts"]
     return {
         "drawn": drawn,
         "rejected": dict(sorted(rejected.items())),

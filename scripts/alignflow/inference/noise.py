@@ -1,4 +1,4 @@
-"""Random numbers of pair k: a function of the seed and k alone."""
+"""Random numbers of pair k, which depend only on the seed and k."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ PURPOSES = ("image", "mask", "description", "geometry")
 
 
 def pair_generator(seed: int, index: int, purpose: str, attempt: int = 0) -> torch.Generator:
-    """Generator for one use in one pair, independent of batch size, order and other pairs.
+    """Generator for one purpose in one pair, independent of batch size and other pairs.
 
     Args:
-        seed: of the run.
+        seed: random seed of the run.
         index: k, the number of the pair.
-        purpose: one of `PURPOSES`; each has a stream of its own.
-        attempt: counts the redraws of a rejected mask.
+        purpose: one of `PURPOSES`; each has its own stream.
+        attempt: number of times that the mask was rejected.
     """
     key = [seed, index, PURPOSES.index(purpose), attempt]
     state = np.random.SeedSequence(key).generate_state(1, np.uint64)[0]
@@ -28,7 +28,7 @@ def pair_generator(seed: int, index: int, purpose: str, attempt: int = 0) -> tor
 def pair_noise(
     seed: int, indices: Iterable[int], purpose: str, shape: tuple[int, ...], attempt: int = 0
 ) -> Tensor:
-    """Standard normal noise (B, *shape), one row for each pair."""
+    """Standard normal noise (B, *shape), one row per pair."""
     rows = [
         torch.randn(shape, generator=pair_generator(seed, index, purpose, attempt))
         for index in indices

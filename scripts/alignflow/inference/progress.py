@@ -1,4 +1,4 @@
-"""What of a run's pairs is on disk already, so that a stopped run goes on."""
+"""Keeps track of the pairs that are already written, so that a stopped run can resume."""
 
 from __future__ import annotations
 
@@ -19,28 +19,28 @@ from alignflow.files import replacing
 
 FOLDER = ".progress"
 KINDS = {"images": ("images", "imagesTr"), "labels": ("labels", "labelsTr")}
-"""Folders of each kind of file: those of nnU-Net are the second ones."""
+"""Folders of each kind of file; the second is nnU-Net's."""
 FOLDERS = ("bundle_root", "model_dir", "dataset_dir", "output_dir")
 PLACES = (*FOLDERS, "dicomweb_url", "dicomweb_timeout", "dicomweb_attempts")
-"""Settings that tell where things are; what they are is hashed besides."""
+"""Settings that say where things are; their contents are hashed separately."""
 
 
 class PairProgress:
-    """Which batches of a run are written, with what was counted in each.
+    """Which batches of a run are written, and the counts of each.
 
-    Lives in `output_dir/.progress` until the run is complete: `run.json`, what the pairs depend on,
-    `batches-R.jsonl` of process R, and `stored.txt`, which files a server has. Lines are appended;
-    one that a kill cut off counts for nothing. Whole volumes are all made again: their slices share
-    batches.
+    Kept in `output_dir/.progress` until the run is complete: `run.json` (the facts that the pairs
+    depend on), `batches-R.jsonl` of process R, and `stored.txt` (files sent to a server). Lines are
+    appended; an incomplete line is ignored. Whole volumes are all generated again, since their
+    slices share batches.
 
     Args:
-        output_dir: of the pairs.
+        output_dir: output folder of the pairs.
         requests: all pairs of the run.
-        batch_size: pairs of a batch. Batches are made whole again: equal bytes need equal batches.
-        identity: JSON-able facts that the pairs depend on, with others the run begins anew; of its
-            "config" the keys of `PLACES` count for nothing.
-        again: pairs, from the first one on, that are made once more for the contact sheet.
-        volumes: number of the volume that each request is a slice of, where pairs are volumes.
+        batch_size: pairs per batch. Only whole batches are resumed, since bytes depend on them.
+        identity: JSON-compatible facts that the pairs depend on; if they change, the run starts
+            over. In its "config" the keys of `PLACES` are ignored.
+        again: number of first pairs to generate again for the contact sheet.
+        volumes: the volume number of each request, if pairs are volumes.
     """
 
     def __init__(
@@ -66,39 +66,41 @@ class PairProgress:
         self.counts = self._read() if goes_on else {}
 
     def __len__(self) -> int:
-        """Pairs of the whole run."""
+        """Number of pairs in the run."""
         return self._count() if self.volumes is None else self.volumes[-1] + 1
 
     def _count(self) -> int:
         return len(cast("Sized", self.requests))
 
     def remaining(self) -> Subset[Any]:
-        """The requests of this process, in their order, of batches that are still to be written."""
-        # A process without any batch could not take part, so the first ones are given out anew.
+        """The requests of this process that are not yet written, in order."""
+        # Every process needs a batch, so the first batches are always generated again.
         first = max(-(-self.again // self.batch_size), world())
         done = {batch for batch in self.counts if batch >= first}
-        idist.barrier()  # else the first process might write before another one has looked
+        idist.barrier()  # otherwise the first process might write before another has looked
         wanted = [k for k in range(self._count()) if k // self.batch_size not in done]
         return Subset(self.requests, own_batches(wanted, self.batch_size, self.volumes))
 
     def begin(self) -> None:
-        """Start a run, or go on with it: whatever else lies in the folder is removed."""
+        """Start or resume a run; files of other runs are removed."""
         if not self._is_same_run():
             shutil.rmtree(self.folder, ignore_errors=True)
             for path in pair_files(self.output_dir):
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
-            for place in sum(KINDS.values(), ()):  # else an empty one would hide another format's
+            for place in sum(
+                KINDS.values(), ()
+            ):  # else an empty folder would hide another format's
                 with suppress(OSError):
                     (self.output_dir / place).rmdir()
             with replacing(self.folder / "run.json") as temporary:
                 temporary.write_text(json.dumps(self.identity, indent=1) + "\n", encoding="utf-8")
 
     def record(self, indices: list[int], counts: dict[str, Any]) -> None:
-        """Note that a batch is written.
+        """Record that a batch is written.
 
         Args:
-            indices: of its pairs.
-            counts: of its masks, see `MaskGenerator.take_counts`.
+            indices: numbers of its pairs.
+            counts: counts of its masks, see `MaskGenerator.pop_counts`.
         """
         batch = indices[0] // self.batch_size if self.volumes is None else len(self.counts)
         self.counts[batch] = counts
@@ -106,20 +108,20 @@ class PairProgress:
 
     @property
     def stored(self) -> set[str]:
-        """Names of files, relative to the folder, that `note_stored` was told."""
+        """Names passed to `note_stored`."""
         path = self.folder / "stored.txt"
         return set(path.read_text(encoding="utf-8").splitlines()) if path.is_file() else set()
 
     def note_stored(self, url: str, path: Path) -> None:
-        """Note that a server has a file."""
+        """Record that a file was sent to a server."""
         _append(self.folder / "stored.txt", self.stored_name(url, path))
 
     def stored_name(self, url: str, path: Path) -> str:
-        """How `stored` names a file."""
+        """Name of a file in `stored`."""
         return f"{url} {path.relative_to(self.output_dir).as_posix()}"
 
     def finish(self) -> None:
-        """Forget all: the run is complete."""
+        """Remove the record: the run is complete."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _is_same_run(self) -> bool:
@@ -132,7 +134,7 @@ class PairProgress:
         return known
 
     def _read(self) -> dict[int, dict[str, Any]]:
-        """Counts of the batches whose files are all there."""
+        """Counts of the batches whose files all exist."""
         found: dict[int, dict[str, Any]] = {}
         for path in sorted(self.folder.glob("batches-*.jsonl")):
             found |= dict(_whole_lines(path))
@@ -147,18 +149,18 @@ class PairProgress:
 
 
 def pair_files(folder: Path, *kinds: str) -> list[Path]:
-    """Images (of a volume in DICOM the folder of its slices) and labels, or those of one kind."""
+    """Paths of images (for DICOM volumes, folders of slices) and labels, or of one kind."""
     places = [folder / place for kind in kinds or KINDS for place in KINDS[kind]]
     return [path for place in places for path in sorted(place.glob("*"))]
 
 
 def _pair_of(path: Path) -> str:
-    """Name of the pair that a file belongs to; channels of nnU-Net have a number behind it."""
+    """Name of a file's pair, without nnU-Net's channel number."""
     return re.sub(r"(?<=\d)_\d{4}$", "", path.name.split(".")[0])
 
 
 def _append(path: Path, line: str) -> None:
-    """Add a line; the line break before it ends one that was cut off."""
+    """Append a line; the line break before it ends an incomplete line."""
     with path.open("a", encoding="utf-8") as file:
         file.write(f"\n{line}\n")
 

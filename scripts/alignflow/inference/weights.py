@@ -1,4 +1,4 @@
-"""A trained flow from its weights."""
+"""Loads a trained flow."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ def load_sampler(
     guidance: float = 1.0,
     kind: type[FlowSampler] = FlowSampler,
 ) -> FlowSampler:
-    """A `kind` of sampler around `network` with the weights that training wrote, in eval mode.
+    """A sampler around `network`, of class `kind`, with trained weights, in eval mode.
 
-    `Stage1.load` has checked that the file belongs to the record, and so fits the network.
+    `Stage1.load` has checked that the weights belong to the record.
     """
     sampler = kind(network, steps=steps, method=method, guidance=guidance)
     sampler.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))

@@ -1,4 +1,4 @@
-"""Pairs, contact sheet and provenance on disk."""
+"""Writes pairs, contact sheet and provenance."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from alignflow.data.writer import (
     write_label,
     write_nnunet_pair,
 )
-from alignflow.distributed import collect, rank
+from alignflow.distributed import all_gather_objects, rank
 from alignflow.errors import InputError
 from alignflow.files import replacing
 from alignflow.inference.masks import MaskGenerator, mask_report
@@ -47,34 +47,34 @@ QUARANTINE = "quarantine"  # of `run audit`, within the folder of the pairs
 
 
 class WritePairs:
-    """Handler of the generating evaluator: writes each pair as it comes, in flat memory.
+    """Handler of the generating evaluator: writes each batch at once, so memory stays constant.
 
-    `output_dir/images/pair_00000.*` and `output_dir/labels/pair_00000.*` form a data set that
-    stage 1 itself can read, with `dataset.json` for the source's classes and modality;
-    `contact_sheet.png` shows the first pairs; `provenance.json`, written last, tells how they were
-    made. Of several processes each writes its pairs, and the first one the rest. The slices of a
-    volume are kept until the last one has come.
+    `output_dir/images/pair_00000.*` and `output_dir/labels/pair_00000.*`, with the source's classes
+    and modality in `dataset.json`, form a data set that training can read. `contact_sheet.png`
+    shows the first pairs. `provenance.json`, written last, says how the pairs were generated. Each
+    of several processes writes its pairs; the first process writes the rest. The slices of a volume
+    are kept in memory until it is complete.
 
     Args:
         stage1: record of the generator: formats, window, label values, geometries.
-        masks: whose rejections are reported.
-        progress: what a stopped run has written already; with its pairs this one goes on.
-        output_dir: receives the files; pairs of an earlier run in it are replaced.
-        model_dir: whose weights' hashes are recorded.
+        masks: has the counts of rejected masks.
+        progress: has the pairs that a stopped run has written.
+        output_dir: output folder; pairs of an earlier run are replaced.
+        model_dir: bundle; the hashes of its weights are recorded.
         total: number of pairs that this process writes.
-        seed: of the run; chooses the geometry of each pair.
-        native_size: write on the grid of a source slice, else on the generator's own.
-        output_format: None for the format of the source (NIfTI where that is DICOM), or "dicom":
-            `pair_00000.dcm`, an image (of a volume a folder of its slices) and the segmentation
-            that refers to it; or "nnunet": `imagesTr/pair_00000_0000.*`, `labelsTr/pair_00000.*`
-            and `dataset.json` of an nnU-Net data set, version 2.
-        dicomweb_url: server that DICOM pairs are sent to at the end (STOW-RS), or None.
+        seed: random seed of the run; chooses the geometry of each pair.
+        native_size: write on the grid of a source slice instead of the generator's.
+        output_format: None for the source's format (NIfTI if that is DICOM); "dicom" for
+            `pair_00000.dcm`, an image (a folder of slices for a volume) and its segmentation; or
+            "nnunet" for an nnU-Net v2 data set: `imagesTr/pair_00000_0000.*`,
+            `labelsTr/pair_00000.*` and `dataset.json`.
+        dicomweb_url: server to which DICOM pairs are sent at the end (STOW-RS), or None.
         dicomweb_timeout, dicomweb_attempts: see `dicomweb.store`.
         sheet_size: pairs on the contact sheet.
 
     Raises:
-        InputError: if `output_dir` holds another data set, or the format is none of these or needs
-            a package that is missing.
+        InputError: if `output_dir` contains another data set, the format is unknown, or it needs a
+            package that is missing.
     """
 
     def __init__(
@@ -120,9 +120,9 @@ class WritePairs:
         self.sheet_size = sheet_size
         self.shown: list[tuple[int, torch.Tensor, torch.Tensor]] = []
         self.slices: list[tuple[torch.Tensor, torch.Tensor, Geometry]] = []
-        # With a delay the bar first shows at the first batch, and not above an error before it.
+        # With a delay the bar appears at the first batch, not above an earlier error.
         self.bar = tqdm(total=total, desc="pairs", unit="pair", delay=1e-3, disable=rank() > 0)
-        # The handlers run far from the config's expression, so the config is taken here.
+        # Handlers cannot find the running config, so it is read here.
         self.config = running_config()
 
     def attach(self, engine: SupervisedEvaluator) -> None:
@@ -133,7 +133,7 @@ class WritePairs:
 
     @idist.one_rank_only(with_barrier=True)
     def clear(self, engine: SupervisedEvaluator) -> None:
-        """Remove what an earlier run wrote: its provenance is not that of the pairs to come."""
+        """Remove the files of an earlier run."""
         for name in ("provenance.json", "contact_sheet.png"):
             (self.output_dir / name).unlink(missing_ok=True)
         shutil.rmtree(self.output_dir / QUARANTINE, ignore_errors=True)
@@ -151,13 +151,13 @@ class WritePairs:
                 self.write_pair(index, image, label, geometry)
             if len(self.shown) < self.sheet_size:
                 self.shown.append((index, image, label))
-        self.progress.record(output["index"], self.masks.take_counts())
+        self.progress.record(output["index"], self.masks.pop_counts())
         self.bar.update(len(output["index"]))
 
     def write_slice(
         self, index: int, image: torch.Tensor, label: torch.Tensor, geometry: Geometry, count: int
     ) -> None:
-        """Keep a slice of volume `index`, and write the pair with the last of `count`."""
+        """Keep a slice of volume `index`; write the pair after the last of `count` slices."""
         self.slices.append((image, label, geometry))
         if len(self.slices) == count:
             images, labels, geometries = zip(*self.slices, strict=True)
@@ -183,24 +183,24 @@ class WritePairs:
             write_label(label, labels / name, source, geometry, self.native_size)
 
     def geometry(self, index: int) -> Geometry:
-        """The grid of a random source slice, chosen by seed and number of the pair."""
+        """The grid of a random source slice, which depends on the seed and the pair's number."""
         geometries = self.stage1.source.geometries
         generator = pair_generator(self.seed, index, "geometry")
         return geometries[int(torch.randint(len(geometries), (1,), generator=generator))]
 
     def finish(self, engine: SupervisedEvaluator) -> None:
-        """Write contact sheet, description of the data set and provenance; store DICOM pairs."""
+        """Write contact sheet, `dataset.json` and provenance; send DICOM pairs."""
         self.bar.close()
-        # What all have written; each of these calls is one that all processes must make.
-        self.shown = sorted(sum(collect(self.shown), []), key=lambda pair: pair[0])
+        # All processes must make both of these calls.
+        self.shown = sorted(sum(all_gather_objects(self.shown), []), key=lambda pair: pair[0])
         counts: dict[int, dict[str, Any]] = {}
-        for one in collect(self.progress.counts):
+        for one in all_gather_objects(self.progress.counts):
             counts |= one
         self.write_rest(mask_report(counts[batch] for batch in sorted(counts)))
 
     @idist.one_rank_only()
     def write_rest(self, masks: dict[str, object]) -> None:
-        """The files that tell of all pairs, with the report of their masks."""
+        """Write the files about all pairs, with the report of their masks."""
         _, *shown = zip(*self.shown[: self.sheet_size], strict=True)
         images, labels = (torch.stack(parts) for parts in shown)
         y_up = y_points_up(self.stage1.source)
@@ -217,14 +217,14 @@ class WritePairs:
         self.progress.finish()
 
     def store(self, url: str) -> None:
-        """Send the pairs to a server, but those that it has from a transfer that broke off."""
+        """Send the pairs to a server, except those sent by an interrupted transfer."""
         stored = self.progress.stored
         paths = pair_files(self.output_dir)
         files = [f for p in paths for f in (sorted(p.iterdir()) if p.is_dir() else [p])]
         files = [path for path in files if self.progress.stored_name(url, path) not in stored]
         note = partial(self.progress.note_stored, url)
         store(url, files, self.dicomweb_timeout, self.dicomweb_attempts, note)
-        logger.info("stored them on '%s'", url)
+        logger.info("sent the pairs to '%s'", url)
 
     def write_json(self, name: str, content: dict[str, Any]) -> None:
         """Write `content` to a file of the output folder."""
@@ -234,7 +234,7 @@ class WritePairs:
             )
 
     def description(self) -> dict[str, Any]:
-        """What the files alone do not tell a reader: names of the classes, and the modality."""
+        """Content of `dataset.json`: names of the classes, and the modality."""
         source = self.stage1.source
         if self.output_format == "nnunet":
             return {"synthetic": True, **nnunet.description(source, len(self.progress))}
@@ -242,7 +242,7 @@ class WritePairs:
         return {"synthetic": True, "modality": modality, "labels": source.labels}
 
     def provenance(self, masks: dict[str, object]) -> dict[str, Any]:
-        """How the pairs were made; holds no time, so that equal commands give equal bytes."""
+        """How the pairs were generated; without a time, so that equal commands give equal bytes."""
         return {
             "synthetic": True,
             "pairs": [pair_name(index) for index in range(len(self.progress))],
@@ -257,19 +257,19 @@ class WritePairs:
 
 
 def require_own_folder(folder: Path) -> None:
-    """Raise `InputError` where the folder holds anything but pairs of an earlier run."""
+    """Raise `InputError` if the folder contains anything except pairs of an earlier run."""
     foreign = [p for p in pair_files(folder) if not p.name.startswith(("pair_", ".partial-"))]
     description = folder / "dataset.json"
     if description.is_file() and b'"synthetic": true' not in description.read_bytes():
         foreign.append(description)
     if foreign:
         raise InputError(
-            f"output_dir '{folder}': holds other data ('{foreign[0].name}'); give another folder"
+            f"output_dir '{folder}': contains other data ('{foreign[0].name}'); give another folder"
         )
 
 
 def versions() -> dict[str, str]:
-    """Versions of the code and of the libraries that shape its results."""
+    """Versions of the code and of the libraries that affect its results."""
     found = {"alignflow": __version__, "monai": monai.__version__, "torch": str(torch.__version__)}
     for name in ("numpy", "scipy", "scikit-image"):
         try:
@@ -280,7 +280,7 @@ def versions() -> dict[str, str]:
 
 
 def commit() -> str:
-    """Git commit of the code, '+' behind it if files were changed; "" outside a checkout."""
+    """Git commit of the code, followed by '+' if files were changed; "" outside a checkout."""
     call = [
         "git",
         "-C",

@@ -1,4 +1,4 @@
-"""Checks of class-index masks, shared by everything that takes one."""
+"""Checks of class-index masks."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def as_class_index(label: Tensor, num_classes: int) -> Tensor:
     """A mask of class indices, checked.
 
     Args:
-        label: tensor of any shape, whole numbers 0..K-1 (readers give them as floats too).
+        label: tensor of any shape, whole numbers 0..K-1 (some readers return them as floats).
         num_classes: K, background included, at least 2.
 
     Returns:
@@ -36,7 +36,7 @@ def as_class_index(label: Tensor, num_classes: int) -> Tensor:
             f"num_classes: {num_classes}; count the background, so it must be 2 or more"
         )
     if label.numel() == 0:
-        raise InputError(f"label: shape {tuple(label.shape)} holds no pixel; pass a mask")
+        raise InputError(f"label: shape {tuple(label.shape)} has no pixels; pass a mask")
     index = label.to(torch.int64)
     if label.is_floating_point() and not torch.equal(index.to(label.dtype), label):
         raise InputError(

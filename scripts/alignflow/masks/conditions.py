@@ -1,4 +1,4 @@
-"""A mask in a few numbers: the vector that the mask flow is conditioned on."""
+"""Description of a mask by a few numbers: the condition of the mask flow."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ FIELDS = 4
 """Numbers per foreground class: presence, scaled log-area, centroid x, centroid y."""
 
 AREA_DECADES = 4.0
-"""Decades of area fraction that span [-1, 1]: 1e-4 of the image is -1, 1e-2 is 0, all of it 1."""
+"""Decades of area that map to [-1, 1]: 1e-4 of the image is -1, 1e-2 is 0, all of it is 1."""
 
 
 def describe(label: Tensor, num_classes: int) -> Tensor:
@@ -30,7 +30,7 @@ def describe(label: Tensor, num_classes: int) -> Tensor:
         float32 (B, 4*(K-1)): class 1's (presence, area, x, y), then class 2's, and so on.
 
     Raises:
-        InputError: for a label of another shape or other values.
+        InputError: for a label of wrong shape or with wrong values.
     """
     if label.ndim != 4 or label.shape[1] != 1:
         raise InputError(f"label: shape {tuple(label.shape)}; pass a batch of masks, (B, 1, X, Y)")
@@ -47,9 +47,9 @@ def describe(label: Tensor, num_classes: int) -> Tensor:
 
 
 def jitter(description: Tensor, generator: torch.Generator | None, scale: float) -> Tensor:
-    """Normal noise on area and centroid of the classes that are present, the same for all of them.
+    """Add the same normal noise to area and centroid of all classes that are present.
 
-    The structures of an image move and grow together: else a ring and what it encloses come apart.
+    The structures of an image move and grow together, so that a ring stays around what it encloses.
 
     Args:
         description: (B, 4*(K-1)) of `describe`.
@@ -57,11 +57,11 @@ def jitter(description: Tensor, generator: torch.Generator | None, scale: float)
         scale: standard deviation in the units of the description, 0 or more.
 
     Returns:
-        A new tensor of the same shape and type; presence and absent classes as they were,
-        centroids kept in [-1, 1] and areas at most 1.
+        A new tensor of the same shape and type. Presence and absent classes are unchanged,
+        centroids stay in [-1, 1], areas at most 1.
 
     Raises:
-        InputError: for a negative scale or a width that is no multiple of 4.
+        InputError: for a negative scale or a width that is not a multiple of 4.
     """
     if scale < 0:
         raise InputError(f"scale: {scale}; the noise needs a standard deviation of 0 or more")

@@ -1,4 +1,4 @@
-"""Clean-up of generated masks, and rejection of those unlike the training masks."""
+"""Cleans generated masks, and rejects those that do not resemble the training masks."""
 
 from __future__ import annotations
 
@@ -24,22 +24,27 @@ LEAST_SPREAD = {
     "components": 0.0,
     "holes": 0.0,
 }
-"""Statistics of a class's `Shape` that are tested, and the least standard deviation assumed of
-each: a training set of equal masks must not reject what differs by a few pixels. Areas and axes
-are compared by their ratios; eccentricities crowd below 1, where they no longer tell apart."""
+"""The tested statistics of a class's `Shape`, each with the smallest standard deviation assumed for
+it: training masks that are all alike must not reject a mask that differs by a few pixels. Areas and
+axes are compared by ratios. Eccentricity is not used, since its values crowd just below 1."""
+
+NATURAL_HOLE_SHARE = 0.05
+"""A class has holes by nature if more than this share of its masks have one. Above 0, because of
+stray pixels: 0.8% of Kvasir-SEG's and 1.7% of PolypGen's polyps have a hole, of ACDC's myocardia
+98%."""
 
 SIGMAS = 3.0
-"""Ranges reach at least so many robust standard deviations from the median."""
+"""Ranges extend at least this many robust standard deviations from the median."""
 
 
 @dataclass(frozen=True)
 class ClassRule:
-    """What the training masks say about one class, or about one level of nested classes.
+    """Rule for one class, or one level of nested classes, learned from the training masks.
 
-    fill_holes: whether background enclosed by the class is filled.
+    fill_holes: whether to fill background enclosed by the class.
     smallest: area below which a component is dropped, as a share of the image.
-    ranges: lowest and highest accepted value of each statistic in `LEAST_SPREAD`; empty for a
-        class that no training mask has.
+    ranges: lowest and highest accepted value of each statistic in `LEAST_SPREAD`; empty if no
+        training mask has the class.
     """
 
     fill_holes: bool
@@ -49,18 +54,18 @@ class ClassRule:
 
 @dataclass(frozen=True)
 class MaskPostprocess:
-    """Cleans a mask by, and tests it against, what its training masks are like.
+    """Cleans masks and tests them by rules learned from the training masks.
 
-    Cleaning drops components that are smaller than nearly all of the training set's, then fills
-    holes in classes that have none by nature (background pixels only: another class inside keeps
-    its place), then keeps nested levels inside all lower ones. The largest component of a class
-    always stays, so that cleaning never turns a small mask into an empty one.
+    Cleaning drops components smaller than nearly all of those in the training set, then fills holes
+    in classes that usually have none (background pixels only; another class inside is kept), then
+    restricts each nested level to all lower levels. The largest component of a class always stays,
+    so cleaning never empties a mask.
 
-    A cleaned mask is rejected for a combination of classes that no training mask has (an empty
-    mask is one) or for area, axis ratio, solidity, components or holes outside the training range.
-    Ranges are training quantiles, drawn so that at most `outlier` of the cleaned training masks
-    fall outside any of them, then widened to median +- 3 robust standard deviations, which decides
-    in small training sets.
+    A cleaned mask is rejected for a combination of classes that no training mask has (an empty mask
+    is such a combination), or if area, axis ratio, solidity, components or holes are outside the
+    training range. Ranges are quantiles, chosen so that at most `outlier` of the cleaned training
+    masks fall outside any of them, and widened to the median +- 3 robust standard deviations, which
+    matters for small training sets.
     """
 
     num_classes: int
@@ -76,7 +81,6 @@ class MaskPostprocess:
         scheme: Scheme = "disjoint",
         smallest_percentile: float = 1.0,
         outlier: float = 0.02,
-        natural_hole_share: float = 0.05,
     ) -> MaskPostprocess:
         """Learn the rules from training masks.
 
@@ -84,30 +88,26 @@ class MaskPostprocess:
             labels: class indices 0..K-1; arrays (X, Y), or a tensor (N, 1, X, Y).
             num_classes: K, background included.
             scheme: "disjoint" or "nested", as in `alignflow.masks.distance`.
-            smallest_percentile: percentile, 0 to 100, of the training components' areas under
-                which components are dropped.
-            outlier: highest share of the training masks that the ranges may reject, in [0, 1).
-            natural_hole_share: a class has holes by nature where more than this share of the
-                masks with that class have one. Above 0, since annotations have stray pixels: 0.8%
-                of Kvasir-SEG's and 1.7% of PolypGen's polyps have a hole, of ACDC's myocardia 98%.
+            smallest_percentile: components smaller than this percentile (0 to 100) of the areas
+                of training components are dropped.
+            outlier: largest share of the training masks that the ranges may reject, in [0, 1).
 
         Raises:
-            InputError: without masks, or for masks or arguments outside the ranges above.
+            InputError: without masks, or for masks or arguments outside these ranges.
         """
         check_scheme(scheme)
         _check_share("smallest_percentile", smallest_percentile / 100)
         _check_share("outlier", outlier)
-        _check_share("natural_hole_share", natural_hole_share)
         masks = [_as_mask(one, num_classes) for one in labels]
         if not masks:
             raise InputError("labels: no training mask; pass at least one")
         by_class = list(zip(*(regions(one, num_classes, scheme) for one in masks), strict=True))
-        rules = [_cleaning_rule(one, smallest_percentile, natural_hole_share) for one in by_class]
+        rules = [_cleaning_rule(one, smallest_percentile) for one in by_class]
         cleaner = cls(num_classes, scheme, [], rules)
         return cleaner._with_ranges([cleaner.clean(one) for one in masks], outlier)
 
     def __call__(self, label: IntMask) -> tuple[IntMask, str | None]:
-        """The cleaned mask and the reason to reject it, None for a good one.
+        """The cleaned mask, and the reason to reject it or None.
 
         Args:
             label: class indices 0..K-1, integers (X, Y).
@@ -116,13 +116,13 @@ class MaskPostprocess:
             The cleaned mask, of the same shape and type, and one line of text or None.
 
         Raises:
-            InputError: for another number of dimensions or values outside 0..K-1.
+            InputError: for a wrong number of dimensions or values outside 0..K-1.
         """
         clean = self.clean(label)
         return clean, self.reason_to_reject(clean)
 
     def clean(self, label: IntMask) -> IntMask:
-        """The mask (X, Y) without small components and unnatural holes, nested if it should be."""
+        """The mask (X, Y) without small components and unnatural holes; levels stay nested."""
         mask = _as_mask(label, self.num_classes)
         found = regions(mask, self.num_classes, self.scheme)
         kept = [
@@ -141,12 +141,12 @@ class MaskPostprocess:
         return result.astype(label.dtype)
 
     def reason_to_reject(self, label: IntMask) -> str | None:
-        """Why a cleaned mask (X, Y) is unlike the training masks; None if it is not."""
+        """Why a cleaned mask (X, Y) does not resemble the training masks; None if it does."""
         present = self._combination(label)
         if present not in self.combinations:
             if not present:
-                return "mask is empty, no training mask is"
-            return f"of all classes only {present} are present, as in no training mask"
+                return "mask is empty; no training mask is empty"
+            return f"only classes {present} are present; no training mask has this combination"
         for j, (shape, rule) in enumerate(zip(self._shapes(label), self.rules, strict=True), 1):
             for name, value in _values(shape).items() if shape else ():
                 low, high = rule.ranges[name]
@@ -156,7 +156,7 @@ class MaskPostprocess:
         return None
 
     def to_dict(self) -> dict[str, Any]:
-        """The rules as JSON-able lists, numbers and texts."""
+        """The rules as JSON-compatible lists, numbers and texts."""
         return asdict(self)
 
     @classmethod
@@ -198,7 +198,7 @@ class MaskPostprocess:
         return [j for j, one in enumerate(found, start=1) if one.any()]
 
     def _with_ranges(self, masks: list[IntMask], outlier: float) -> MaskPostprocess:
-        """The same with the combinations and ranges of cleaned training masks."""
+        """A copy with the combinations and ranges of cleaned training masks."""
         seen = sorted({tuple(self._combination(one)) for one in masks})
         shapes = [self._shapes(one) for one in masks]
         absent = dict.fromkeys(LEAST_SPREAD, np.nan)
@@ -206,7 +206,7 @@ class MaskPostprocess:
             [[list((_values(s) if s else absent).values()) for s in one] for one in shapes]
         )
         tails = _tail_shares(table)
-        # The masks of the smallest tail shares fall outside: as many as `outlier` allows.
+        # The masks with the smallest tail shares fall outside, as many as `outlier` allows.
         extremity = np.sort(np.min(tails, axis=(1, 2), initial=np.inf, where=~np.isnan(tails)))
         least_tail = extremity[int(outlier * len(masks))]
         rules = [
@@ -222,7 +222,7 @@ def _check_share(name: str, share: float) -> None:
 
 
 def _as_mask(label: Any, num_classes: int) -> IntMask:
-    """One mask as checked int64 (X, Y), from (X, Y) or (1, X, Y)."""
+    """A checked int64 mask (X, Y), from (X, Y) or (1, X, Y)."""
     index = as_class_index(torch.as_tensor(convert_to_numpy(label)), num_classes).numpy()
     mask = index[0] if index.ndim == 3 and len(index) == 1 else index
     if mask.ndim != 2:
@@ -230,16 +230,14 @@ def _as_mask(label: Any, num_classes: int) -> IntMask:
     return mask
 
 
-def _cleaning_rule(
-    found: tuple[Region, ...], smallest_percentile: float, natural_hole_share: float
-) -> ClassRule:
+def _cleaning_rule(found: tuple[Region, ...], smallest_percentile: float) -> ClassRule:
     """How to clean one class, from its regions in the training masks."""
     shapes = [shape for one in found if (shape := measure(one))]
     if not shapes:
         return ClassRule(fill_holes=True, smallest=0.0, ranges={})
     areas = np.concatenate([_component_areas(components(one)[0]) / one.size for one in found])
     return ClassRule(
-        fill_holes=float(np.mean([one.holes > 0 for one in shapes])) <= natural_hole_share,
+        fill_holes=float(np.mean([one.holes > 0 for one in shapes])) <= NATURAL_HOLE_SHARE,
         smallest=float(np.percentile(areas, smallest_percentile)),
         ranges={},
     )
@@ -251,7 +249,7 @@ def _component_areas(parts: IntMask) -> NDArray[np.int64]:
 
 
 def _drop_small(region: Region, smallest: float) -> Region:
-    """The region's components of at least `smallest` of the image, and its largest one."""
+    """The region's components of at least `smallest` of the image, and its largest component."""
     if not region.any():
         return region
     parts, _ = components(region)
@@ -274,7 +272,7 @@ def _values(shape: Shape) -> dict[str, float]:
 
 
 def _tail_shares(table: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Share of the column's values, NaN aside, that are at or beyond each value on its side."""
+    """For each value, the share of its column's values, except NaN, at least as extreme."""
     tails = np.full_like(table, np.nan)
     for column in np.ndindex(table.shape[1:]):
         values = table[(slice(None), *column)]
@@ -297,7 +295,7 @@ def _ranges(
     for name, column, tail in zip(LEAST_SPREAD, values[present].T, tails[present].T, strict=True):
         inner = column[tail >= least_tail]
         below, median, above = np.percentile(column, [15.87, 50, 84.13])
-        # Each side has its own spread, since areas and solidities are skewed.
+        # Each side has its own deviation, since areas and solidities are skewed.
         down = SIGMAS * max(median - below, LEAST_SPREAD[name])
         up = SIGMAS * max(above - median, LEAST_SPREAD[name])
         low = np.min(inner, initial=median - down)
@@ -307,7 +305,7 @@ def _ranges(
 
 
 def _text(name: str, *values: float) -> str:
-    """A statistic and its values, or its range, as the reader of a report knows it."""
+    """A statistic and its value or range, as shown in a report."""
     if name.startswith("log10_"):
         name, values = name.removeprefix("log10_"), tuple(10**value for value in values)
     if name not in ("components", "holes"):

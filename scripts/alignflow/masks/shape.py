@@ -1,4 +1,4 @@
-"""The shape of a mask's region in five numbers."""
+"""Five numbers that describe the shape of a region."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ class Shape:
     """Size, form and topology of a region.
 
     area: share of the image's pixels, in (0, 1].
-    eccentricity: of the ellipse with the largest component's second moments; 0 circle, 1 line.
-    solidity: share of the largest component's convex hull that it fills, in (0, 1].
-    components: connected parts, 8-connected; the Betti number b0.
-    holes: parts of the complement, 4-connected, that do not reach the image's edge; b1.
+    eccentricity: eccentricity of the largest component (by second moments); 0 circle, 1 line.
+    solidity: area of the largest component over that of its convex hull, in (0, 1].
+    components: number of 8-connected components; the Betti number b0.
+    holes: number of 4-connected parts of the complement inside the image's edge; b1.
     """
 
     area: float
@@ -34,7 +34,7 @@ class Shape:
 
 
 def measure(region: Region) -> Shape | None:
-    """Shape of a boolean region (X, Y), or None where it is empty."""
+    """Shape of a boolean region (X, Y), or None if it is empty."""
     if not region.any():
         return None
     parts, count = components(region)

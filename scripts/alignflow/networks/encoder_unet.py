@@ -1,4 +1,4 @@
-"""A segmenter that knows ImageNet: a U-Net whose encoder is EfficientNet-Lite1."""
+"""A segmenter pretrained on ImageNet: a U-Net whose encoder is EfficientNet-Lite1."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ WIDTHS = (16, 24, 40, 112, 320)
 class EncoderUNet(nn.Module):
     """Class logits of images of any size.
 
-    The images are resized to the encoder's size, the logits back. The encoder's batch norms train
-    as usual, but follow their data ten times faster than the package's: a short training would
-    else be used with the statistics of ImageNet. The decoder has instance norms, as BasicUNet.
+    The images are resized to the encoder's size, and the logits back. The encoder's batch norms
+    update their running statistics ten times faster than in the package; otherwise a short training
+    would end with the statistics of ImageNet. The decoder has instance norms, like BasicUNet.
 
     Args:
         in_channels: C; the first convolution is adapted where it is not 3.
         out_channels: K.
-        input_size: [X, Y] that the encoder sees, pixels, multiples of 32. It was trained at 240;
-            small images are better enlarged than halved five times.
-        decoder: widths of the decoder at 1/16, 1/8, 1/4, 1/2 and all of `input_size`.
-        pretrained: start from the ImageNet weights. `build_network` sets it to false, since the
-            weights of a record follow: the package with ImageNet's need not be there.
+        input_size: [X, Y] of the encoder's input, pixels, multiples of 32. It was trained at 240;
+            enlarge small images, since the encoder halves them five times.
+        decoder: widths of the decoder at 1/16, 1/8, 1/4, 1/2 and full `input_size`.
+        pretrained: start from the ImageNet weights. `build_network` sets it to false, since it
+            loads other weights afterwards, so the package with ImageNet weights is not needed.
 
     Raises:
         InputError: a package is missing, or sizes that do not go together.

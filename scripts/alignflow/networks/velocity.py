@@ -3,15 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import gcd
-from typing import cast
 
 import torch
 from monai.networks.nets import DiffusionModelUNet
-from monai.networks.nets.diffusion_model_unet import (
-    DiffusionUNetResnetBlock,
-    get_timestep_embedding,
-)
 from torch import Tensor, nn
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
@@ -22,9 +16,9 @@ from alignflow.flow.prediction import PREDICTIONS, velocity_of
 class VelocityUNet(nn.Module):
     """v(x, t | condition, vector) for images of (X, Y) pixels.
 
-    `patch` x `patch` pixels become channels before the UNet and pixels again behind it
-    (`pixel_unshuffle`), which makes a training step several times cheaper at equal size. The mask
-    enters by concatenation; a vector (for the mask flow: area, position) by the time embedding.
+    `patch` x `patch` pixels become channels before the UNet and pixels again after it
+    (`pixel_unshuffle`), which makes a training step several times cheaper. A mask is concatenated
+    to the input; a vector (for the mask flow: area, position) is added to the time embedding.
 
     Args:
         data_channels: C of the image or of the distance maps.
@@ -36,15 +30,14 @@ class VelocityUNet(nn.Module):
         num_res_blocks: residual blocks of each level.
         num_head_channels: channels of each attention head.
         norm_num_groups: groups of each group norm; all `channels` must be multiples of it. A group
-            norm takes away what shifts its group as a whole, so groups must be several channels
-            wide: with one channel each (32 channels in MONAI's 32 groups) the norm behind the time
+            norm removes any shift of a whole group, so groups must be several channels wide: with
+            one channel per group (32 channels in MONAI's 32 groups) the norm after the time
             embedding cancels it, and the block sees neither time nor vector.
         time_scale: radians by which the fastest sinusoid of the time embedding turns from t = 0 to
-            1. MONAI's embedding is laid out for 1000. There a trained velocity ripples a little in
-            t, faster than 100 solver steps follow; at 100 it does not, with no gain at 10 steps.
-        refine: channels of a `Refinement` at full resolution behind the patches, 0 for none.
-        prediction: what the UNet's output stands for, "velocity" or "data", see `velocity_of`;
-            `forward` gives the velocity of either.
+            1. MONAI's embedding is designed for 1000. A trained velocity then has small ripples in
+            t that 100 solver steps cannot follow; at 100 it has none, with no gain at 10 steps.
+        prediction: what the UNet's output is, "velocity" or "data", see `velocity_of`; `forward`
+            returns the velocity in both cases.
 
     Raises:
         InputError: arguments that do not go together.
@@ -63,7 +56,6 @@ class VelocityUNet(nn.Module):
         num_head_channels: int = 32,
         norm_num_groups: int = 8,
         time_scale: float = 1000.0,
-        refine: int = 0,
         prediction: str = "velocity",
     ) -> None:
         super().__init__()
@@ -71,7 +63,7 @@ class VelocityUNet(nn.Module):
             raise InputError(
                 f"network: prediction {prediction!r}; set one of {', '.join(PREDICTIONS)}"
             )
-        # What rebuilds this network: it travels with the weights, so that they cannot drift apart.
+        # Everything needed to build this network again, saved beside the weights.
         self.arguments = {
             "data_channels": data_channels,
             "condition_channels": condition_channels,
@@ -83,7 +75,6 @@ class VelocityUNet(nn.Module):
             "num_head_channels": num_head_channels,
             "norm_num_groups": norm_num_groups,
             "time_scale": time_scale,
-            "refine": refine,
             "prediction": prediction,
         }
         self.prediction = prediction
@@ -105,14 +96,10 @@ class VelocityUNet(nn.Module):
                 use_flash_attention=True,
             )
         except ValueError as error:
-            raise InputError(f"network: {error}; correct its arguments in the config") from error
-        self.refine = None
-        if refine:
-            inputs = 2 * data_channels + condition_channels
-            self.refine = Refinement(inputs, refine, data_channels, 4 * channels[0])
+            raise InputError(f"network: {error}; fix its arguments in the config") from error
         if vector_size:
-            # MONAI embeds an integer class here; whatever is called with `class_labels` and gives
-            # a time embedding's width fits as well.
+            # MONAI embeds an integer class here; any module that takes `class_labels` and returns
+            # the width of the time embedding works as well.
             self.unet.class_embedding = _vector_embedding(  # type: ignore[assignment]
                 vector_size, 4 * channels[0]
             )
@@ -136,71 +123,20 @@ class VelocityUNet(nn.Module):
         seen = x if condition is None else torch.cat([x, condition], dim=1)
         blocks = pixel_unshuffle(seen, self.patch)
         if blocks.is_cuda:
-            # Tensor cores want channels last; on a CPU it makes bf16 GroupNorm's backward pass
-            # thirteen times slower, and the whole training step by a fifth.
+            # Tensor cores want channels last. On a CPU it makes the backward pass of GroupNorm in
+            # bf16 13 times slower, and the whole training step by a fifth.
             blocks = blocks.contiguous(memory_format=torch.channels_last)
-        times = t * self.time_scale
-        output = pixel_shuffle(self.unet(blocks, times, class_labels=vector), self.patch)
-        if self.refine is not None:
-            embedding = get_timestep_embedding(times, self.unet.block_out_channels[0])
-            embedding = self.unet.time_embed(embedding.to(output))
-            output = output + self.refine(self._refined(x, t, output, condition), embedding)
-        return velocity_of(output, x, t, self.prediction)
-
-    def _refined(self, x: Tensor, t: Tensor, output: Tensor, condition: Tensor | None) -> Tensor:
-        """What the refinement sees: the predicted image, and state or velocity, and condition."""
-        if self.prediction == "velocity":
-            seen = [x + (1 - t).view(-1, 1, 1, 1) * output, output]
-        else:
-            seen = [output, x]
-        return torch.cat(seen if condition is None else [*seen, condition], dim=1)
+        output = self.unet(blocks, t * self.time_scale, class_labels=vector)
+        return velocity_of(pixel_shuffle(output, self.patch), x, t, self.prediction)
 
 
 def size_divisor(patch: int, channels: Sequence[int]) -> int:
-    """What X and Y must be divisible by: the patches, halved at each level but the last."""
+    """X and Y must be divisible by this: the patch size, doubled at each level but the last."""
     return patch * 2 ** (len(channels) - 1)
 
 
-class Refinement(nn.Module):
-    """What patches miss: residual blocks at full resolution, to be added to the prediction.
-
-    Each pixel of a patch has an output channel of its own, whose errors show as a grain, most of
-    all near t = 1, where the velocity is what little noise is left, many times enlarged. These
-    convolutions see pixels as neighbours. They change nothing at first (zero-initialised).
-
-    Args:
-        inputs: channels of predicted image, velocity (or state) and condition together.
-        width: channels of the blocks.
-        outputs: channels of the velocity.
-        embedding: width of the time embedding.
-        blocks: how many, of two convolutions each.
-    """
-
-    def __init__(
-        self, inputs: int, width: int, outputs: int, embedding: int, blocks: int = 2
-    ) -> None:
-        super().__init__()
-        groups = gcd(width, max(1, width // 4))  # of 4 channels or more, see norm_num_groups
-        self.first = nn.Conv2d(inputs, width, 3, padding=1)
-        self.blocks = nn.ModuleList(
-            DiffusionUNetResnetBlock(2, width, embedding, norm_num_groups=groups)
-            for _ in range(blocks)
-        )
-        last = nn.Conv2d(width, outputs, 3, padding=1)
-        nn.init.zeros_(last.weight)
-        nn.init.zeros_(last.bias)  # type: ignore[arg-type]
-        self.last = nn.Sequential(nn.GroupNorm(groups, width), nn.SiLU(), last)
-
-    def forward(self, seen: Tensor, embedding: Tensor) -> Tensor:
-        """Correction (B, outputs, X, Y) from (B, inputs, X, Y) and (B, embedding)."""
-        features = self.first(seen)
-        for block in self.blocks:
-            features = block(features, embedding)
-        return cast("Tensor", self.last(features))
-
-
 def _vector_embedding(size: int, width: int) -> nn.Module:
-    """An MLP that adds nothing at first (zero-initialised), like every added condition here."""
+    """An MLP whose last layer is initialised to zero, so that it adds nothing at first."""
     last = nn.Linear(width, width)
     nn.init.zeros_(last.weight)
     nn.init.zeros_(last.bias)

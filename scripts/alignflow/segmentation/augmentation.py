@@ -1,4 +1,4 @@
-"""Random views of a batch of images and masks."""
+"""Random augmentation of batches of images and masks."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ from alignflow.data.mirroring import mirror_at_random
 
 
 class BatchAugmentation:
-    """Flips, colour and affine maps, drawn for each image of a batch by itself.
+    """Flips, colour changes and affine maps, drawn independently for each image.
 
     The operations are those of MONAI's RandFlip, RandAdjustContrast, RandScaleIntensity and
     RandShiftIntensity (both `channel_wise`), RandAffine, RandGaussianSmooth and RandGaussianNoise.
-    MONAI draws and computes item by item, which took longer than the training step it feeds; here
-    a batch is computed at once, on the device it lies on.
+    MONAI processes item by item, which took longer than the training step; here a batch is
+    processed at once, on its own device.
 
-    Each change of colour is made with probability `prob` to an image, so is the affine map.
-    All draws come from one generator on the CPU: every device sees the same.
+    Each colour change, and the affine map, is applied with probability `prob`. All random numbers
+    come from one generator on the CPU, so that they are the same on every device.
 
     Args:
-        flip: probability of a mirror image along X and along Y, each.
-        prob: probability of every other change.
-        gamma: range of the exponent that the image's own range is bent by.
+        flip: probability of a flip along X, and of a flip along Y.
+        prob: probability of each other change.
+        gamma: range of the exponent for gamma correction within the image's intensity range.
         scale: largest relative change of a channel.
-        shift: largest offset of a channel (images lie in [-1, 1]).
+        shift: largest offset of a channel (images are in [-1, 1]).
         rotate: largest angle, radians.
         zoom: largest relative change of size.
         noise: largest standard deviation of Gaussian noise.
         blur: largest standard deviation of a Gaussian blur, pixels.
-        crop: [X, Y] of a random part that is cut out first; None for the whole image.
+        crop: [X, Y] of a random crop, taken first; None for the whole image.
     """
 
     def __init__(
@@ -65,15 +65,15 @@ class BatchAugmentation:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """All arguments, for comparing runs."""
+        """All arguments, to compare runs."""
         return {name: value for name, value in vars(self).items() if name != "generator"}
 
     def set_random_state(self, seed: int) -> None:
-        """Start the stream of draws that `seed` stands for."""
+        """Seed the generator."""
         self.generator.manual_seed(seed)
 
     def __call__(self, image: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
-        """Views of image (B, C, X, Y) in [-1, 1] and label (B, 1, X, Y), of the same types."""
+        """Augmented image (B, C, X, Y) in [-1, 1] and label (B, 1, X, Y), types unchanged."""
         if self.crop is not None:
             image, label = self._cropped(image, label, self.crop)
         image, label = mirror_at_random([image, label], (2, 3), self.generator, self.flip)
@@ -95,7 +95,7 @@ class BatchAugmentation:
         return self._uniform(like, 0.0, 1.0) < probability
 
     def _amount(self, like: Tensor, low: float, high: float, channels: int = 1) -> Tensor:
-        """Uniform draws for the images that are changed, 0 for the others."""
+        """Uniform random numbers for the images to change, 0 for the others."""
         return self._chosen(like, self.prob) * self._uniform(like, low, high, channels)
 
     def _cropped(self, image: Tensor, label: Tensor, size: Sequence[int]) -> tuple[Tensor, Tensor]:
@@ -122,12 +122,12 @@ class BatchAugmentation:
         angle = self._amount(image, -self.rotate, self.rotate)[:, 0, 0, 0]
         size = 1 + self._amount(image, -self.zoom, self.zoom)[:, 0, 0, 0]
         cosine, sine, none = angle.cos() / size, angle.sin() / size, torch.zeros_like(angle)
-        # grid_sample's coordinates run from -1 to 1 along both axes: undo it for unequal sides.
+        # grid_sample's coordinates run from -1 to 1 along both axes; correct for unequal sides.
         aspect = image.shape[3] / image.shape[2]
         rows = [cosine, -sine / aspect, none, sine * aspect, cosine, none]
         theta = torch.stack(rows, dim=1).view(-1, 2, 3)
         grid = functional.affine_grid(theta, list(image.shape), align_corners=False)
-        # What lies outside is the border repeated, in the mask too.
+        # Outside the image the border is repeated, also for the mask.
         turned = functional.grid_sample(image, grid, padding_mode="border", align_corners=False)
         mask = functional.grid_sample(
             label.to(image.dtype), grid, "nearest", padding_mode="border", align_corners=False
@@ -135,7 +135,7 @@ class BatchAugmentation:
         return turned, mask.to(label.dtype)
 
     def _blurred(self, image: Tensor) -> Tensor:
-        """Convolution with each image's own kernel; where sigma is 0 the image stays."""
+        """Gaussian blur with a different sigma for each image; 0 changes nothing."""
         sigma = self._amount(image, 0.0, self.blur)[:, :, 0].clamp_min(1e-3)
         reach = math.ceil(3 * self.blur)
         offsets = torch.arange(-reach, reach + 1, device=image.device)

@@ -1,4 +1,4 @@
-"""Pairs in memory, as a segmenter is trained, validated and tested on them."""
+"""Pairs in memory, to train, validate and test a segmenter."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ Item = dict[str, Tensor]
 
 
 class Pairs(Dataset):
-    """Items {"image": (C, X, Y) in [-1, 1], "label": (1, X, Y) class index} of given ones.
+    """Items {"image": (C, X, Y) in [-1, 1], "label": (1, X, Y) class index}.
 
     Args:
-        items: pairs of the source; may hold more keys, which are left out.
-        synthetic: generated pairs, behind those of the source.
-        site: references with their masks, last.
-        style: random transform of the source's items alone.
-        seed: of the styles.
+        items: pairs of the source; other keys are ignored.
+        synthetic: generated pairs, which follow those of the source.
+        site: references with their masks, which come last.
+        style: random transform for pairs of the source only.
+        seed: random seed of the styles.
 
     Attributes:
-        sizes: numbers of pairs of the source, generated, and of the site.
+        sizes: numbers of pairs of the source, of generated pairs, and of the site.
     """
 
     def __init__(
@@ -61,14 +61,14 @@ class Pairs(Dataset):
 
 @dataclass(frozen=True)
 class _Known:
-    """What `SliceDataset` takes over from the set it must be like."""
+    """The part of the training set that `SliceDataset` needs for another set."""
 
     spec: SourceSpec
     image_size: tuple[int, int]
 
 
 def read_labelled(cases: Sequence[Case], stage1: Stage1, size: Sequence[int]) -> list[Item]:
-    """Source pairs, read as stage 1 read them; without the source, pairs that `infer` wrote.
+    """Pairs of the source, read as in stage 1; or pairs written by `infer`.
 
     Args:
         cases: datalist.
@@ -76,7 +76,7 @@ def read_labelled(cases: Sequence[Case], stage1: Stage1, size: Sequence[int]) ->
         size: [X, Y] to resize to, pixels.
 
     Raises:
-        InputError: whatever `SliceDataset` refuses: other channels, modality or label values.
+        InputError: channels, modality or label values differ from the bundle's.
     """
     folder = Path(cases[0]["image"]).parents[1] if cases else Path()
     generated = bool(cases) and (folder / "provenance.json").is_file()
@@ -84,13 +84,12 @@ def read_labelled(cases: Sequence[Case], stage1: Stage1, size: Sequence[int]) ->
 
 
 def read_pairs(pairs_dir: str | None, stage1: Stage1, size: Sequence[int]) -> list[Item]:
-    """Synthetic pairs as `infer` writes them; an empty list without a folder.
+    """Synthetic pairs written by `infer`; an empty list without a folder.
 
-    Their native values come from the window of the bundle, so they are scaled by that one and not
-    by percentiles of their own.
+    They were written with the bundle's window, so they are scaled by it, not by percentiles.
 
     Raises:
-        InputError: an empty folder, or pairs of other labels, channels or modality.
+        InputError: an empty folder, or labels, channels or modality differ from the bundle's.
     """
     if pairs_dir is None:
         return []
@@ -110,13 +109,13 @@ def read_pairs(pairs_dir: str | None, stage1: Stage1, size: Sequence[int]) -> li
 def read_slices(
     cases: Sequence[Case], stage1: Stage1, size: Sequence[int], as_written: bool
 ) -> SliceDataset:
-    """Image-mask pairs of a datalist as a set like that of stage 1, but for its size.
+    """Image-mask pairs of a datalist, read as in stage 1 but at another size.
 
     Args:
         cases: the datalist.
         stage1: record of the bundle.
         size: [X, Y], pixels.
-        as_written: read them as pairs are written, see `Stage1.as_written`.
+        as_written: read them with the window that pairs are written with.
     """
     known = _Known(stage1.source, (size[0], size[1]))
     record = stage1.as_written() if as_written else stage1
@@ -130,10 +129,10 @@ def read_slices(
 
 
 def read_site(reference_dir: str | None, stage1: Stage1, size: Sequence[int]) -> References | None:
-    """Images of a site with or without masks at `size`, (X, Y) pixels; None without a folder.
+    """Images of a site, with or without masks, at `size` (X, Y); None without a folder.
 
     Raises:
-        InputError: whatever `load_references` refuses.
+        InputError: see `load_references`.
     """
     if reference_dir is None:
         return None
@@ -143,12 +142,12 @@ def read_site(reference_dir: str | None, stage1: Stage1, size: Sequence[int]) ->
 def site_pairs(
     references: References | None, stage1: Stage1, labeller: nn.Module | None = None
 ) -> list[Item]:
-    """References with their masks: the given ones, and a segmenter's for the others.
+    """References with given masks, or with masks predicted by a segmenter.
 
     Args:
-        references: of the site, or None.
+        references: references of the site, or None.
         stage1: record of the bundle.
-        labeller: logits (B, K, X, Y); without it references without a mask are left out.
+        labeller: logits (B, K, X, Y); None leaves out references without a mask.
     """
     if references is None:
         return []
@@ -166,11 +165,11 @@ def site_pairs(
 
 
 def read_test(test_dir: str | None, stage1: Stage1, size: Sequence[int]) -> References | None:
-    """Labelled images of a site at `size`, (X, Y) pixels; None without a folder.
+    """Labelled images of a site at `size` (X, Y); None without a folder.
 
     Raises:
-        InputError: an image without a mask, fewer than two images with foreground, or whatever
-            `load_references` refuses.
+        InputError: an image without a mask, fewer than two images with foreground; see
+            `load_references`.
     """
     found = read_site(test_dir, stage1, size)
     if found is None:
@@ -180,14 +179,14 @@ def read_test(test_dir: str | None, stage1: Stage1, size: Sequence[int]) -> Refe
         raise InputError(f"test_dir '{test_dir}': no mask for image '{without[0]}'; add it")
     if found.labels.flatten(1).any(dim=1).sum() < 2:
         raise InputError(
-            f"test_dir '{test_dir}': fewer than two images with foreground; "
-            "give more, else the scores have no spread"
+            f"test_dir '{test_dir}': fewer than two images with foreground; add more, else the "
+            "scores have no interval"
         )
     return found
 
 
 def facts(pairs: Pairs) -> dict[str, int]:
-    """Numbers of pairs that a segmenter was trained on, for its record.
+    """Numbers of training pairs of a segmenter, for its record.
 
     Args:
         pairs: training set.

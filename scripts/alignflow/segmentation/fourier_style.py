@@ -1,4 +1,4 @@
-"""Fourier domain adaptation (FDA): low frequencies take the amplitude of a target image."""
+"""Fourier domain adaptation (FDA): replaces low-frequency amplitudes by a target image's."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from alignflow.errors import InputError
 def fourier_style(image: Tensor, reference: Tensor, beta: float) -> Tensor:
     """`image` with the low-frequency amplitude of `reference`, clipped to [-1, 1].
 
-    Source: Yang and Soatto, arXiv 2004.05498, eq. 2 and 3, clipped because the networks' window
+    Source: Yang and Soatto, arXiv 2004.05498, eq. 2 and 3; clipped because the intensity window
     is fixed.
 
     Args:
-        image, reference: (C, X, Y) in [-1, 1], of one shape.
-        beta: half the side of the swapped square of frequencies, as a share of the spectrum, in
-            [0, 0.5]: 0 leaves the image as it is, anything above swaps at least the mean.
+        image, reference: (C, X, Y) in [-1, 1], of equal shape.
+        beta: half the side of the replaced square of frequencies, as a share of the spectrum, in
+            [0, 0.5]. With 0 the image is unchanged; other values replace at least the mean.
     """
     return swap_low_amplitude(image, reference, beta).clip(-1, 1)
 
@@ -26,17 +26,17 @@ def swap_low_amplitude(image: Tensor, reference: Tensor, beta: float) -> Tensor:
     """`fourier_style` before clipping.
 
     Raises:
-        InputError: beta out of range, or two shapes.
+        InputError: beta out of range, or different shapes.
     """
     if not 0 <= beta <= 0.5:
         raise InputError(f"beta: {beta}; set it from 0 to 0.5")
     if image.shape != reference.shape:
         raise InputError(
             f"reference: {tuple(reference.shape)}, but the image is {tuple(image.shape)}; "
-            "read both at one size and with equal channels"
+            "read both at the same size and with the same channels"
         )
-    # In [0, 1], as the paper's images: the phase of the mean is then 0, so that its amplitude is
-    # the brightness. In [-1, 1] a dark image would keep its sign.
+    # In [0, 1] as in the paper, where the amplitude of the mean is the brightness. In [-1, 1] the
+    # mean of a dark image is negative, and its phase would be kept.
     source = torch.fft.fft2((image.float() + 1) / 2)
     target = torch.fft.fft2((reference.float() + 1) / 2)
     low = low_frequencies(image.shape[-2], image.shape[-1], beta).to(image.device)

@@ -1,4 +1,4 @@
-"""Histogram matching: each channel takes the distribution of values of a target image."""
+"""Histogram matching: gives each channel the intensity distribution of a target image."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def histogram_style(image: Tensor, reference: Tensor) -> Tensor:
     if image.shape[0] != reference.shape[0]:
         raise InputError(
             f"reference: {reference.shape[0]} channels, but the image has {image.shape[0]}; "
-            "give references like the source"
+            "give references with the channels of the source"
         )
     matched = match_histograms(image.cpu().numpy(), reference.cpu().numpy(), channel_axis=0)
     return torch.as_tensor(matched).to(image)

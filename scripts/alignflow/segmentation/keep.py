@@ -1,4 +1,4 @@
-"""Which weights of a training are kept."""
+"""Chooses the weights of a training to keep."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ Score = dict[str, Any]
 
 
 class KeepWeights:
-    """Handler of a validator: keeps a copy of the network's weights, and what they scored.
+    """Handler of a validator: keeps a copy of the network's weights and their scores.
 
     Args:
-        network: that is trained.
-        keep: "last", the weights of the last validation; "best", those with the highest Dice.
+        network: network in training.
+        keep: "last" for the weights of the last validation, "best" for the highest Dice.
 
     Attributes:
         state: state dict on the CPU.
@@ -34,7 +34,7 @@ class KeepWeights:
         engine.add_event_handler(Events.COMPLETED, self)
 
     def __call__(self, engine: Engine) -> None:
-        """Keep the weights if they are those asked for."""
+        """Keep the weights if they are the last or the best so far."""
         dice = engine.state.metrics["dice"]
         best = self.scores["dice"]["mean"] if self.scores else -math.inf
         if self.keep == "best" and self.scores and not dice > best:
@@ -54,5 +54,5 @@ def _score(engine: Engine, name: str) -> Score:
 
 
 def _finite(value: float) -> float:
-    """-1 where no image has the class: NaN is no JSON."""
+    """-1 if no image has the class: JSON cannot represent NaN."""
     return -1.0 if math.isnan(value) else float(value)

@@ -1,4 +1,4 @@
-"""The segmenter's network: from a config, into a record, and back with its weights."""
+"""Builds a segmenter from a config or a record, and loads its weights."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from alignflow.targets import require_network
 
 
 def network_config(key: str) -> dict[str, Any]:
-    """The network at `key` of the running bundle config, every expression in it resolved.
+    """The network at `key` of the running bundle config, with all expressions resolved.
 
-    What comes back holds only names, numbers and lists: `build_network` makes the network of it
-    where there is neither the config nor the data that its channels were counted from.
+    The result contains only names, numbers and lists, so that `build_network` needs neither the
+    config nor the data that determine the channels.
     """
     parser = running_parser()
     resolved: dict[str, Any] = _resolved(parser, key, find(parser.get(), key))
@@ -39,36 +39,36 @@ def _resolved(parser: ConfigParser, key: str, value: Any) -> Any:
 
 
 def build_network(config: Any, where: str) -> nn.Module:
-    """The network of a resolved config, with random weights: those of a record follow.
+    """The network of a resolved config, with random weights.
 
     Args:
         config: {"_target_": MONAI's name or path of the class, argument: value, ...}.
-        where: file and field that it stands in, for the message.
+        where: file and field of the config, for error messages.
 
     Raises:
-        InputError: not a config, expressions in it, a class that is not allowed, or arguments that
-            do not make a network.
+        InputError: not a config, expressions in it, a class that is not allowed, or wrong
+            arguments.
     """
     require_network(config, where)
     try:
         plain = without_pretrained(config)
         network = ConfigParser({"network": plain}).get_parsed_content("network")
-    except Exception as error:  # whatever the class raises, wrapped by MONAI several times
+    except Exception as error:  # any exception of the class, wrapped by MONAI
         cause: BaseException = error
         while cause.__cause__ is not None:
             cause = cause.__cause__
         reason = (str(cause).splitlines() or [type(cause).__name__])[0]
-        raise InputError(f"{where}: makes no network ({reason[:200]}); correct it") from error
+        raise InputError(f"{where}: cannot build a network ({reason[:200]}); fix it") from error
     if not isinstance(network, nn.Module):
-        raise InputError(f"{where}: {config['_target_']} is no network; name a torch module")
+        raise InputError(f"{where}: {config['_target_']} is not a network; name a torch module")
     return network
 
 
 def without_pretrained(config: Mapping[str, Any]) -> dict[str, Any]:
     """The config of a network whose weights are about to be loaded.
 
-    `pretrained`, as EncoderUNet and MONAI's networks call it, would read or download weights only
-    for them to be overwritten, and fail where they are missing.
+    `pretrained`, an argument of EncoderUNet and MONAI's networks, would load or download weights
+    that are then overwritten, and fail if they are missing.
     """
     return {**config, "pretrained": False} if config.get("pretrained") else dict(config)
 
@@ -76,37 +76,37 @@ def without_pretrained(config: Mapping[str, Any]) -> dict[str, Any]:
 def load_weights(
     network: nn.Module, path: str | Path, missing: str = "train a segmenter first"
 ) -> None:
-    """Fill a network from a file of its state dict.
+    """Load the weights of a network from a file.
 
     Args:
         network: changed in place.
-        path: of the file, loaded with weights_only.
-        missing: what to do where there is no such file.
+        path: path of the file, loaded with weights_only.
+        missing: advice if the file does not exist.
 
     Raises:
-        InputError: no such file, an unreadable one, or one of another network.
+        InputError: the file is missing, unreadable, or of another network.
     """
     try:
         network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
     except FileNotFoundError as error:
         raise InputError(f"'{path}': no such file; {missing}") from error
-    except Exception as error:  # torch's unpickler raises whatever it stumbles over
+    except Exception as error:  # torch's unpickler can raise any exception
         raise InputError(
             f"'{path}': not the weights of this network ({type(error).__name__}); "
-            "use the network that they were trained with, or train again"
+            "use the network they were trained with, or train again"
         ) from error
 
 
 def initialised(network: nn.Module, init: str, model_dir: str | Path) -> nn.Module:
-    """The network with the weights to start from.
+    """The network with its initial weights.
 
     Args:
-        network: with random weights.
-        init: "random", "source" for the bundle's own segmenter, or a folder of `run segment`.
-        model_dir: of the bundle.
+        network: network with random weights.
+        init: "random", "source" for the bundle's segmenter, or a folder written by `run segment`.
+        model_dir: folder of the bundle.
 
     Raises:
-        InputError: no such weights, or a network that they do not fit.
+        InputError: the weights are missing or do not fit the network.
     """
     if init != "random":
         folder = Path(model_dir if init == "source" else init)
@@ -119,15 +119,15 @@ def load_segmenter(stage1: Stage1, model_dir: str | Path, device: str | torch.de
     """The source segmenter of a bundle.
 
     Args:
-        stage1: record in `model_dir`.
+        stage1: the record in `model_dir`.
         model_dir: folder of a stage-1 or aligned bundle.
-        device: to put the network on.
+        device: device of the network.
 
     Returns:
         Network in eval mode: logits (B, K, X, Y) from images (B, C, X, Y) in [-1, 1].
 
     Raises:
-        InputError: a record that makes no network, weights that are missing or do not fit.
+        InputError: the record is invalid, or the weights are missing or do not fit.
     """
     folder = Path(model_dir)
     network = build_network(stage1.segmenter, f"'{folder / FILE}', field 'segmenter'")
@@ -139,21 +139,21 @@ def load_segmenter(stage1: Stage1, model_dir: str | Path, device: str | torch.de
 def require_segmenter(
     network: nn.Module, channels: int, num_classes: int, image_size: list[int]
 ) -> None:
-    """Refuse a network that does not make K class maps of the size of its images.
+    """Refuse a network whose output is not K class maps of the size of its images.
 
     Args:
-        network: of the segmenter.
+        network: network of the segmenter.
         channels: C of the images.
         num_classes: K, background included.
         image_size: [X, Y], pixels.
 
     Raises:
-        InputError: it cannot take the images, or gives another shape.
+        InputError: the network fails on such images, or its output has another shape.
     """
     device = next(network.parameters()).device
     expected = (2, num_classes, *image_size)
-    # A copy in training mode: it leaves running statistics alone, and one that norms a single pixel
-    # fails in training only.
+    # A copy, so that running statistics do not change; in training mode, since a norm of a single
+    # pixel fails only in training.
     trial = copy.deepcopy(network).train()
     try:
         shape = tuple(trial(torch.zeros(2, channels, *image_size, device=device)).shape)

@@ -1,4 +1,4 @@
-"""Masks of a site's references: those that were given, and a segmenter's for the others."""
+"""Masks of a site's references: given, or predicted by a segmenter."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class ReferenceMasks:
     confidence: Tensor
 
     def __getitem__(self, chosen: Tensor) -> ReferenceMasks:
-        """Those of some references, by number."""
+        """The masks of some references, by index."""
         return ReferenceMasks(self.labels[chosen], self.confidence[chosen])
 
 
@@ -36,14 +36,14 @@ def pseudo_masks(
 ) -> ReferenceMasks:
     """Masks that a segmenter predicts, averaged over the four flips and cleaned.
 
-    The confidence of a pixel is 1 - H / log K, with H the entropy of its averaged probabilities: it
-    falls where the segmenter is unsure and where its flips disagree.
+    The confidence of a pixel is 1 - H / log K, with H the entropy of its averaged probabilities. It
+    is low where the segmenter is uncertain and where the flips disagree.
 
     Args:
         segmenter: logits (B, K, X, Y).
         images: (N, C, X, Y) in [-1, 1].
-        postprocess: of the training masks.
-        batch_size: images at once.
+        postprocess: rules learned from the training masks.
+        batch_size: images at a time.
     """
     parts = [_flip_averaged(segmenter, part) for part in images.split(batch_size)]
     probability = torch.cat(parts).cpu()
@@ -62,7 +62,7 @@ def _flip_averaged(segmenter: nn.Module, images: Tensor) -> Tensor:
 def reference_masks(
     references: References, segmenter: nn.Module, postprocess: MaskPostprocess
 ) -> ReferenceMasks:
-    """Masks of all references: given ones as they are, `pseudo_masks` for the others."""
+    """Masks of all references: the given masks, and `pseudo_masks` for the others."""
     device = next(segmenter.parameters()).device
     images = convert_to_tensor(references.images, track_meta=False).to(device)
     masks = pseudo_masks(segmenter, images, postprocess)

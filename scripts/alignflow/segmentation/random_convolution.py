@@ -1,4 +1,4 @@
-"""Random convolutions (GIN): new colours and textures, the same shapes."""
+"""Random convolutions (GIN): change colours and textures but not shapes."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ KERNELS = (1, 3)
 
 
 def random_convolution(image: Tensor, generator: torch.Generator) -> Tensor:
-    """`image` through a shallow network of random weights, blended with itself.
+    """Blend `image` with its output from a shallow network with random weights.
 
-    Source: Ouyang et al., arXiv 2111.12525, sec. 3.1 (GIN): four convolutions of random kernels
-    (1 or 3 pixels) and weights with leaky ReLUs between them, a blend with the image by a random
-    share, scaled to the image's Frobenius norm.
+    Source: Ouyang et al., arXiv 2111.12525, sec. 3.1 (GIN): four convolutions with random
+    kernel sizes (1 or 3 pixels) and weights, leaky ReLUs between them, a blend with the image by a
+    random share, and scaling to the image's Frobenius norm.
 
     Args:
         image: (C, X, Y) in [-1, 1].
-        generator: on the CPU.
+        generator: CPU generator.
 
     Returns:
         (C, X, Y), clipped to [-1, 1].

@@ -1,4 +1,4 @@
-"""A trained segmenter on disk: weights, and all that is needed to use them."""
+"""A trained segmenter on disk: weights, and the information needed to use them."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ WEIGHTS = "segmenter.pt"
 
 @dataclass
 class SegmenterRecord:
-    """Lives in `segmenter.json` beside `segmenter.pt`.
+    """Content of `segmenter.json`, beside `segmenter.pt`.
 
     Attributes:
         network: config of the network, "_target_" and its arguments.
         channels: C of its images.
         labels: name -> native value, in the order of class indices, background first.
         image_size: [X, Y] that images are read at, pixels.
-        window: (low, high) in native units that -1 and 1 stand for, of the source.
+        window: (low, high) of the source in native units, which map to -1 and 1.
         reading: how images are read, see `Stage1`.
         inferer_mode: "resize" or "sliding".
         provenance: config and its hash, seed, versions, hashes of weights, numbers of pairs.
@@ -55,11 +55,11 @@ class SegmenterRecord:
 
         Args:
             directory: receives `segmenter.pt` and `segmenter.json`.
-            kept: weights, and what they scored on the validation split.
-            config: of the run.
+            kept: weights, and their scores on the validation split.
+            config: config of the run.
 
         Raises:
-            InputError: weights that are not finite.
+            InputError: the weights are not finite.
         """
         require_finite(kept.state)
         weights = Path(directory) / WEIGHTS
@@ -87,7 +87,7 @@ class SegmenterRecord:
         """Read the record of a trained segmenter and check its weights against it.
 
         Raises:
-            InputError: missing or damaged files, or weights of another run.
+            InputError: files are missing or damaged, or the weights are of another run.
         """
         path = Path(directory) / FILE
         for needed in (path, path.with_name(WEIGHTS)):
@@ -120,7 +120,7 @@ def load_labeller(directory: str | None, device: str | torch.device) -> nn.Modul
 
 
 def require_finite(state: dict[str, Tensor]) -> None:
-    """Raise `InputError` where weights are NaN or infinite."""
+    """Raise `InputError` if weights are NaN or infinite."""
     broken = [k for k, v in state.items() if v.is_floating_point() and not v.isfinite().all()]
     if broken:
         raise InputError(

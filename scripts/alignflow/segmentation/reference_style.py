@@ -1,4 +1,4 @@
-"""Training images in the style of a site's references, or of a random one."""
+"""Gives training images the style of a site's references, or a random style."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from alignflow.segmentation.random_convolution import random_convolution
 logger = logging.getLogger(__name__)
 
 FOURIER_BETA = 0.02
-"""Half the side of the swapped square of frequencies, chosen on polyps (benchmarks/adaptation)."""
+"""Half the side of the replaced square of frequencies, chosen on polyps."""
 
 Style = Callable[[Tensor, Tensor, torch.Generator], Tensor]
 """style(image (C, X, Y), reference (C, X, Y), generator) gives (C, X, Y), all in [-1, 1]."""
@@ -32,21 +32,21 @@ STYLES: dict[str, Style] = {
 }
 
 OF_REFERENCES = ("histogram", "fourier")
-"""Styles that make what is bright in an image bright in the reference's way."""
+"""Styles that depend on a reference. They keep bright structures bright."""
 
 
 class RandReferenceStyled(RandomizableTransform, MapTransform):
-    """Gives an image a style drawn anew each time, by a reference drawn anew; labels stay.
+    """Applies a random style to an image each time; labels are unchanged.
 
     Args:
-        keys: of the images, (C, X, Y) in [-1, 1].
+        keys: keys of the images, (C, X, Y) in [-1, 1].
         references: images (N, C, X, Y) in [-1, 1], of the training images' size.
-        styles: some of `STYLES`: "histogram" and "fourier" take the reference's, "convolution"
-            (GIN) a random one.
+        styles: some of `STYLES`. "histogram" and "fourier" use a random reference, "convolution"
+            (GIN) none.
         prob: probability of a change.
 
     Raises:
-        InputError: no reference, no style or an unknown one.
+        InputError: no reference, no style, or an unknown style.
     """
 
     def __init__(
@@ -67,12 +67,12 @@ class RandReferenceStyled(RandomizableTransform, MapTransform):
         self.change: Callable[[Tensor], Tensor] | None = None
 
     def leave_out_references(self) -> None:
-        """Keep only the styles that take nothing from a reference."""
+        """Keep only the styles that do not use a reference."""
         self.styles = [name for name in self.styles if name not in OF_REFERENCES]
         self.prob = self.prob if self.styles else 0.0
 
     def randomize(self, data: Any = None) -> None:
-        """Draw whether to change the image, by which style and which reference."""
+        """Draw whether to change the image, the style and the reference."""
         super().randomize(None)
         if not self.styles:
             return
@@ -97,10 +97,10 @@ class RandReferenceStyled(RandomizableTransform, MapTransform):
 def has_same_contrast(
     source: Sequence[Mapping[str, Tensor]], site: Sequence[Mapping[str, Tensor]]
 ) -> bool:
-    """Whether classes that are bright in one set are bright in the other.
+    """Whether classes that are bright in one set are also bright in the other.
 
-    Where they are not (fluorescence and stained tissue), an image in the style of a reference shows
-    its classes the wrong way round. A warning says so.
+    If not (fluorescence and stained tissue), an image in the style of a reference would show its
+    classes with inverted contrast. A warning says so.
 
     Args:
         source, site: {"image": (C, X, Y), "label": (1, X, Y) class index}.

@@ -1,4 +1,4 @@
-"""Which pairs, of the source, generated, or of the site, make up each batch."""
+"""Mixes pairs of the source, generated pairs and pairs of the site in each batch."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from alignflow.training.epochs import EpochSampler
 
 
 class MixedSampler(Sampler[int]):
-    """Indices of epochs whose batches hold fixed shares of several kinds of pairs.
+    """Indices of epochs whose batches contain fixed shares of several kinds of pairs.
 
-    The kinds lie behind each other: 0 to sizes[0] - 1, then sizes[1] of the next kind, and so on.
-    The first kind takes what the shares of the others leave. After k batches the whole part of
-    k * batch_size * share draws were of a kind, or one less where the others fill a small batch; a
-    share that divides the batch is exact in each.
-    Order depends on seed and epoch alone, as in `EpochSampler`, which every kind goes by.
+    The kinds follow each other: 0 to sizes[0] - 1, then sizes[1] of the next kind, and so on. The
+    first kind fills the rest of each batch. After k batches a kind has floor(k * batch_size *
+    share) draws, or one less if the others fill a small batch; if the share divides the batch, it
+    is exact in each batch. As in `EpochSampler`, which draws each kind, the order depends only on
+    seed and epoch.
 
     Args:
-        sizes: pairs of each kind; an empty one has no share.
-        shares: of each kind but the first, in [0, 1].
+        sizes: pairs of each kind; the share of an empty kind is 0.
+        shares: share of each kind except the first, in [0, 1].
         batch_size: draws in a batch.
         steps: batches in an epoch.
-        seed: of the order.
+        seed: random seed of the order.
 
     Raises:
-        InputError: shares that add up to more than 1, or leave a share to an empty first kind.
+        InputError: the shares sum to more than 1, or to less with an empty first kind.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class MixedSampler(Sampler[int]):
         if left < -1e-9 or (left > 1e-9 and not sizes[0]):
             raise InputError(
                 f"shares of the batch: {self.shares} for {self.sizes[1:]} pairs and {sizes[0]} of "
-                "the source; let them add up to at most 1, without source pairs to 1"
+                "the source; their sum must be at most 1, and 1 without source pairs"
             )
         self.batch_size = batch_size
         self.steps = steps
@@ -60,7 +60,7 @@ class MixedSampler(Sampler[int]):
         return self.steps * self.batch_size
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch (from 1) whose order the next iteration gives."""
+        """Set the epoch (from 1) for the next iteration."""
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[int]:
@@ -76,12 +76,12 @@ class MixedSampler(Sampler[int]):
                 yield from islice(order, count)
 
     def _batches(self) -> list[list[int]]:
-        """Draws of each kind in each batch."""
+        """Number of pairs of each kind in each batch."""
         batches, given = [], [0] * len(self.shares)
         for k in range(1, self.steps + 1):
             counts: list[int] = []
             for kind, share in enumerate(self.shares):
-                # 1e-9: 10 * 0.3 is a little less than 3.
+                # 1e-9 because 10 * 0.3 is a little less than 3.
                 owed = int(k * self.batch_size * share + 1e-9) - given[kind]
                 counts.append(min(owed, self.batch_size - sum(counts)))
                 given[kind] += counts[-1]

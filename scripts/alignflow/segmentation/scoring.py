@@ -1,4 +1,4 @@
-"""Scores of a segmenter on the labelled images of a site."""
+"""Scores a segmenter on the labelled images of a site."""
 
 from __future__ import annotations
 
@@ -50,10 +50,10 @@ def predict(segmenter: nn.Module, images: Tensor, inferer: Inferer, batch_size: 
 def overlap_tables(predicted: Tensor, labels: Tensor, num_classes: int) -> dict[str, Table]:
     """Dice, IoU, HD95, sensitivity and precision (N, K-1) of each image and class.
 
-    NaN where the reference lacks the class. HD95, the 95th percentile of the distances between the
-    two outlines, is in pixels, and the image's diagonal where the class was not found. Sensitivity
-    below precision means that less is outlined than was labelled: of a site that draws its outlines
-    wider, for one.
+    NaN if the reference lacks the class. HD95, the 95th percentile of the distances between the two
+    outlines, is in pixels; it is the image's diagonal if the class was not found. Sensitivity below
+    precision means that predicted outlines are too narrow, for instance because the site draws them
+    wider.
 
     Args:
         predicted, labels: class indices (N, 1, X, Y).
@@ -71,7 +71,7 @@ def overlap_tables(predicted: Tensor, labels: Tensor, num_classes: int) -> dict[
         for metric in metrics.values():
             metric(*pair)
         counts.append(get_confusion_matrix(*pair, include_background=False))
-        with warnings.catch_warnings():  # of images without a class, which are dealt with below
+        with warnings.catch_warnings():  # about images without a class, handled below
             warnings.simplefilter("ignore")
             distances.append(compute_hausdorff_distance(*pair, percentile=95))
     tables = {name: cast("Tensor", metric.aggregate()) for name, metric in metrics.items()}
@@ -93,18 +93,18 @@ def score_site(
     output_dir: str,
     device: str,
 ) -> dict[str, Any] | None:
-    """Write `scores.json` and `test.png` of a trained segmenter; nothing without a site.
+    """Write `scores.json` and `test.png` of a trained segmenter; does nothing without a site.
 
     Args:
-        segmenter_dir: its folder.
+        segmenter_dir: folder of the segmenter.
         site: labelled images at the segmenter's size.
-        stage1: record of the bundle that the images were read by.
+        stage1: record of the bundle with which the images were read.
         inferer: MONAI inferer.
-        output_dir: receives the files.
-        device: to predict on.
+        output_dir: output folder.
+        device: device for the predictions.
 
     Raises:
-        InputError: a segmenter of other classes, channels or size.
+        InputError: the segmenter has other classes, channels or size.
     """
     if site is None:
         return None
@@ -142,12 +142,12 @@ def score_site(
 
 
 def log_scores(tracking: Tracking | None, kept: KeepWeights, site: dict[str, Any] | None) -> None:
-    """Log Dice and IoU on source validation, and at a site, to the training's MLflow run.
+    """Log Dice and IoU, on source validation and at a site, to the training's MLflow run.
 
     Args:
-        tracking: of the training; nothing is logged without one.
-        kept: scores on the validation split.
-        site: what `score_site` returned.
+        tracking: MLflow handler of the training; None logs nothing.
+        kept: has the scores on the validation split.
+        site: result of `score_site`.
     """
     metrics = {f"source_{name}": kept.scores[name]["mean"] for name in ("dice", "iou")}
     for name in ("dice", "iou") if site is not None else ():
@@ -158,7 +158,7 @@ def log_scores(tracking: Tracking | None, kept: KeepWeights, site: dict[str, Any
 
 
 def require_fit(record: SegmenterRecord, site: References, stage1: Stage1) -> None:
-    """Raise `InputError` where a segmenter cannot be scored on images read by this bundle."""
+    """Raise `InputError` if a segmenter cannot be scored on images read by this bundle."""
     facts = {
         "labels": (record.labels, stage1.source.labels),
         "channels": (record.channels, stage1.source.channels),
@@ -173,14 +173,14 @@ def require_fit(record: SegmenterRecord, site: References, stage1: Stage1) -> No
 
 
 def save_outlines(path: Path, images: Tensor, labels: Tensor, predicted: Tensor) -> None:
-    """A sheet of up to 32 images, evenly spread: true outline above, predicted one below."""
+    """Write a sheet of up to 32 images: true outlines above, predicted outlines below."""
     shown = evenly(len(images), 32)
     rows = [outline_tiles(images[shown], masks[shown]) for masks in (labels, predicted)]
     save_sheet(path, rows, columns=8)
 
 
 def _row(values: Table, classes: list[str]) -> dict[str, float | None]:
-    """None for a class that the image lacks: NaN is no JSON."""
+    """Scores by class, None for NaN, which JSON cannot represent."""
     return {
         name: None if np.isnan(v) else float(v) for name, v in zip(classes, values, strict=True)
     }

@@ -1,4 +1,4 @@
-"""One step of training a segmenter, as the iteration update of a MONAI engine."""
+"""The iteration update of segmenter training for a MONAI engine."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from alignflow.segmentation.augmentation import BatchAugmentation
 
 
 class SegmentationUpdate:
-    """Augment the batch, predict, descend.
+    """Augments the batch, predicts, and updates the weights.
 
-    MONAI's own update knows `amp` on CUDA alone, and augments item by item.
+    MONAI's own update supports `amp` only on CUDA and augments item by item.
 
     Args:
-        augmentation: random view of a batch.
+        augmentation: random augmentation of a batch.
         precision: autocast and loss scaling.
         clip: largest norm of the gradient.
     """

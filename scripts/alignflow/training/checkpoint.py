@@ -1,4 +1,4 @@
-"""Checkpoints that make a killed run end with the weights of an uninterrupted one."""
+"""Checkpoints from which a killed run resumes and ends with exactly the same weights."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ logger = logging.getLogger(__name__)
 
 
 class ExactResume:
-    """Handler: loads the newest whole checkpoint at the start, saves one every `interval` epochs.
+    """Handler: loads the newest valid checkpoint, and saves one every `interval` epochs.
 
     Files are written under a temporary name and renamed (MONAI's CheckpointSaver writes in place,
-    so that a kill during the save leaves half a file); the newest two are kept, so that one is left
-    where the disk has damaged the other. Of several processes the first one saves, and all load.
+    so a kill during the save leaves an incomplete file). The newest two are kept in case one is
+    damaged. The first of several processes saves, and all load.
 
     Args:
-        directory: where checkpoints live, created.
-        prefix: beginning of their names, one for each flow.
+        directory: folder of the checkpoints; created.
+        prefix: beginning of their names, different for each flow.
         objects: name -> object with state_dict and load_state_dict; the trainer is added.
         interval: epochs between two saves.
-        identity: JSON-able facts (data, network, batch size, seed, ...) that must be equal for a
-            checkpoint to be taken up.
+        identity: JSON-compatible facts (data, network, batch size, seed, ...) that must be equal
+            for a checkpoint to be loaded.
     """
 
     def __init__(
@@ -59,56 +59,55 @@ class ExactResume:
             global_step_transform=lambda _, __: engine.state.epoch,
         )
         engine.add_event_handler(Events.STARTED, self.load, objects, saver)
-        # Saving comes behind what all other handlers do at an epoch's end: what a kill leaves out
-        # must be done again.
+        # Save after all other handlers of an epoch's end: a resumed run does not repeat them.
         engine.add_event_handler(Events.STARTED, self.save_last, saver)
 
     def save_last(self, engine: Engine, saver: Checkpoint) -> None:
-        """Register saving, when all other handlers are registered."""
+        """Register saving after all other handlers."""
         if not engine.has_event_handler(saver):
             engine.add_event_handler(Events.EPOCH_COMPLETED(every=self.interval), saver)
             engine.add_event_handler(Events.COMPLETED, saver)
 
     def load(self, engine: Engine, objects: dict[str, Any], saver: Checkpoint) -> None:
-        """Take up the newest whole checkpoint, if there is one.
+        """Load the newest valid checkpoint, if there is one.
 
         Raises:
-            InputError: if there are some and none can be read, or it is another run's.
+            InputError: none of the checkpoints can be read, or they are another run's.
         """
         found = checkpoints(self.directory, self.prefix)
         state = newest_whole(found)
-        idist.barrier()  # else the first process might save before another one has read
+        idist.barrier()  # otherwise the first process might save before another has read
         if state is None:
             return
         path, last_epoch = found[-1], engine.state.max_epochs
-        # Identity first: with another network, its message is clearer than a shape mismatch.
+        # Check the identity first: its message is clearer than a shape mismatch.
         self.identity.load_state_dict(state["identity"])
         Checkpoint.load_objects(objects, state)
-        # Else files of a killed process would never be removed.
+        # Otherwise files of a killed process would never be removed.
         saver.load_state_dict({"_saved": [(epoch_of(file), file.name) for file in found[-2:]]})
         engine.state.max_epochs = last_epoch
         logger.info("resumed %s at epoch %d of %d", path.name, engine.state.epoch, last_epoch)
 
 
 class WholeFiles(BaseSaveHandler):
-    """Where ignite's `Checkpoint` puts its files, and removes them; of the first process alone."""
+    """Saves and removes the files of ignite's `Checkpoint`, in the first process only."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
 
     @idist.one_rank_only()
     def __call__(self, checkpoint: Mapping[str, Any], filename: str, metadata: Any = None) -> None:
-        """Write one."""
+        """Write a checkpoint."""
         save_tensors(checkpoint, self.directory / filename)
 
     @idist.one_rank_only()
     def remove(self, filename: str) -> None:
-        """Remove one that is no longer kept."""
+        """Remove an old checkpoint."""
         (self.directory / filename).unlink(missing_ok=True)
 
 
 class Identity:
-    """What a run is trained on and with; loading another one's state is refused."""
+    """Facts that a run depends on; loading the state of a run with other facts is refused."""
 
     def __init__(self, facts: dict[str, Any], directory: Path) -> None:
         self.facts = facts
@@ -143,29 +142,29 @@ def epoch_of(path: Path) -> int:
 
 
 def newest_whole(found: list[Path]) -> dict[str, Any] | None:
-    """Content of the last of some checkpoints that can be read, on the CPU; None without any.
+    """Content of the last readable checkpoint, on the CPU; None if there are no checkpoints.
 
-    Damaged ones behind it are taken out of the list. Their files stay until they are written anew.
+    Damaged checkpoints after it are removed from the list; their files stay until overwritten.
 
     Raises:
-        InputError: there are checkpoints, and none can be read.
+        InputError: there are checkpoints, but none can be read.
     """
     damaged = []
     while found:
         try:
             state: dict[str, Any] = load_tensors(found[-1])
             if not isinstance(state, dict) or "identity" not in state:
-                raise InputError(f"'{found[-1]}': damaged (no checkpoint)")
+                raise InputError(f"'{found[-1]}': damaged (not a checkpoint)")
         except InputError as error:
             damaged.append(str(error))
             found.pop()
             continue
         for line in damaged:
-            logger.warning("checkpoint %s; going on from '%s'", line, found[-1].name)
+            logger.warning("checkpoint %s; resuming from '%s'", line, found[-1].name)
         return state
     if damaged:
         raise InputError(
-            f"no checkpoint can be read: {', '.join(damaged)}; put back a copy, or delete them "
-            "to begin anew"
+            f"no checkpoint can be read: {', '.join(damaged)}; restore a copy, or delete them to "
+            "start over"
         )
     return None

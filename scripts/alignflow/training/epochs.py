@@ -1,4 +1,4 @@
-"""Epochs of a fixed number of steps whose order depends on seed and epoch alone."""
+"""Epochs of fixed length, whose order depends only on seed and epoch."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from torch.utils.data import Sampler
 
 
 class EpochSampler(Sampler[int]):
-    """`draws` indices of a dataset of `size`: whole permutations, one after another.
+    """`draws` indices of a dataset of `size`: successive permutations.
 
-    Small datasets get epochs of a useful length, and no image is seen twice before every other was
-    seen once.
+    So epochs of small datasets have a useful length, and every image is seen once before any is
+    seen twice.
 
     Args:
         size: length of the dataset.
-        draws: indices in one epoch (steps times batch size).
-        seed: of the order; the epoch is set with `set_epoch`.
-        rank, world: of several processes; each iterates over every `world`-th index from `rank`
-            on, of the order that a single one sees.
+        draws: indices per epoch (steps times batch size).
+        seed: random seed of the order; the epoch is set with `set_epoch`.
+        rank, world: number of this process and of all processes; each iterates over every
+            `world`-th index of the single-process order, starting at `rank`.
     """
 
     def __init__(self, size: int, draws: int, seed: int = 0, rank: int = 0, world: int = 1) -> None:
@@ -37,7 +37,7 @@ class EpochSampler(Sampler[int]):
         return self.draws // self.world
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch whose order the next iteration gives."""
+        """Set the epoch for the next iteration."""
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[int]:
@@ -48,10 +48,10 @@ class EpochSampler(Sampler[int]):
 
 
 class EpochSeed:
-    """Handler: at each epoch's start, everything that draws at random is seeded by (seed, epoch).
+    """Handler: seeds all random numbers with (seed, epoch) at the start of each epoch.
 
-    A run resumed at an epoch therefore sees the batches and augmentations of the uninterrupted one.
-    Processes that share a batch augment it each in its own way.
+    A resumed run therefore sees the same batches and augmentations as an uninterrupted run.
+    Different processes use different random augmentations.
     """
 
     def __init__(
@@ -66,10 +66,10 @@ class EpochSeed:
         engine.add_event_handler(Events.EPOCH_STARTED, self)
 
     def __call__(self, engine: Engine) -> None:
-        """Seed for the epoch that starts."""
+        """Seed for the current epoch."""
         epoch = engine.state.epoch
         self.sampler.set_epoch(epoch)
-        # samplers that no override shares out among processes have no rank
+        # only samplers that are shared among processes have a rank
         rank = getattr(self.sampler, "rank", 0)
         seed = (self.seed * 1_000_003 + epoch + 500_009 * rank) % 2**32
         set_determinism(seed=seed)

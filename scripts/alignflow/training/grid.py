@@ -24,22 +24,22 @@ from alignflow.training.update import Target
 
 
 class SampleGrid:
-    """Handler of a validator: samples for held-out conditions beside the held-out data.
+    """Handler of a validator: shows samples for held-out conditions beside the held-out data.
 
-    The image flow shows, per held-out slice, the real image with its mask's outline, the generated
-    image with the same outline, and the generated image alone; the mask flow shows the real mask
-    and the generated one of the same area and place.
+    For the image flow: the real image with its mask's outline, the generated image with the same
+    outline, and the generated image alone. For the mask flow: the real mask, and a generated mask
+    with the same area and position.
 
     Args:
         directory: receives NAME_epoch_NNNN.png.
-        name: of the flow.
-        sampler: of the averaged network.
+        name: name of the flow.
+        sampler: sampler with the averaged network.
         dataset: held-out slices.
-        target: the flow's target.
-        device: of the sampler.
+        target: function that returns data and condition of the flow.
+        device: device of the sampler.
         size: number of samples.
-        scheme: of the distance maps; only used for masks.
-        seed: of the noise, the same at every validation.
+        scheme: scheme of the distance maps; only used for masks.
+        seed: random seed of the noise, the same at every validation.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class SampleGrid:
         self.seed = seed
 
     def attach(self, engine: Engine) -> None:
-        """Register on a validator, whose epoch MONAI's ValidationHandler sets to the trainer's."""
+        """Register on a validator; MONAI's ValidationHandler gives it the trainer's epoch."""
         engine.add_event_handler(Events.COMPLETED, self)
 
     @idist.one_rank_only()
@@ -76,7 +76,7 @@ class SampleGrid:
         data, condition = self.target(self.batch)
         noise = torch.randn(data.shape, generator=torch.Generator().manual_seed(self.seed))
         condition = {name: c.to(self.device) for name, c in condition.items()}
-        # In full precision, as `infer` samples: bf16 would add a grain that the pairs do not have.
+        # In full precision, as in `infer`: bf16 would add grain.
         sample = self.sampler(noise.to(self.device), **condition).cpu()
         path = self.directory / f"{self.name}_epoch_{engine.state.epoch:04d}.png"
         label = self.batch["label"]

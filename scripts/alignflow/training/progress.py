@@ -1,4 +1,4 @@
-"""One progress bar for the whole run."""
+"""A progress bar for the whole run."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from tqdm import tqdm
 
 
 class Progress:
-    """Handler: steps done, time left, loss of the last epoch and of the last validation.
+    """Handler: shows steps, time left, and the last training and validation loss.
 
     Args:
-        name: shown before the bar.
-        validator: engine whose "loss" metric is shown as "held out".
+        name: name of the bar.
+        validator: engine; its "loss" is shown as "held out".
         every: steps between two updates of the bar.
     """
 
@@ -24,7 +24,7 @@ class Progress:
         self.bar: tqdm | None = None
 
     def attach(self, engine: Workflow) -> None:
-        """Register on the trainer; attach after the handler that resumes."""
+        """Register on the trainer; attach it after `ExactResume`."""
         engine.add_event_handler(Events.STARTED, self.start)
         engine.add_event_handler(Events.ITERATION_COMPLETED(every=self.every), self.move)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self.report)
@@ -32,7 +32,7 @@ class Progress:
 
     @idist.one_rank_only()
     def start(self, engine: Workflow) -> None:
-        """Open the bar where a resumed run stands."""
+        """Open the bar at the current step."""
         total = engine.state.max_epochs * engine.state.epoch_length
         self.bar = tqdm(total=total, initial=engine.state.iteration, desc=self.name, unit="step")
 

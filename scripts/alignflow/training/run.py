@@ -1,4 +1,4 @@
-"""Running trainers one after another."""
+"""Runs trainers one after another."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from monai.engines import Trainer
 def run_in_turn(*trainers: Trainer) -> None:
     """Run each trainer to its end.
 
-    All of them are built before the first one starts (they are arguments), so that a mistake in
-    the last one's config shows at once and not after hours.
+    Since they are arguments, all trainers are built before the first starts. So a mistake in the
+    config of the last is found at once, not after hours.
     """
     for trainer in trainers:
         trainer.run()

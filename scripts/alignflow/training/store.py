@@ -1,4 +1,4 @@
-"""The MLflow store that runs go to: whether it takes them, and a new one."""
+"""Checks an MLflow store, and creates a new SQLite store."""
 
 from __future__ import annotations
 
@@ -35,21 +35,22 @@ WAIT = 5  # seconds
 
 
 def chosen(uri: str) -> str:
-    """The store of a config, or that of MLFLOW_TRACKING_URI, which MLflow puts first."""
+    """The store in MLFLOW_TRACKING_URI if it is set, as in MLflow, else the config's."""
     return os.environ.get(VARIABLE) or uri
 
 
 @idist.one_rank_only()
 def require_store(uri: str) -> None:
-    """Refuse a store that takes no runs, within seconds: before data are read.
+    """Refuse a store that cannot be used, within seconds and before data is read.
 
-    MLflow asks a server for minutes that is not there.
+    MLflow itself waits for minutes for a server that does not answer.
 
     Args:
         uri: `sqlite:///FILE`, the address of a server, or of another database.
 
     Raises:
-        InputError: plain files, no answer, no way in, locked, no store, or one of another MLflow.
+        InputError: plain files, no answer, no access, locked, not a store, or a store of another
+            MLflow version.
     """
     field = VARIABLE if os.environ.get(VARIABLE) else "tracking_uri"
     uri = chosen(uri)
@@ -60,7 +61,7 @@ def require_store(uri: str) -> None:
     where = f"{field} '{shown}'"
     if kind == "file" or ("://" not in uri and kind not in ("sqlite", "databricks")):
         raise InputError(
-            f"{where}: MLflow keeps no runs in plain files any more; give {FILE}FILE or the "
+            f"{where}: MLflow no longer keeps runs in plain files; give {FILE}FILE or the "
             f"address of a server, {ELSE}"
         )
     with _one_line_errors(where, uri):
@@ -78,9 +79,9 @@ def require_store(uri: str) -> None:
 
 
 def make_store(uri: str) -> None:
-    """Make a new SQLite store with its tables, whole or not at all; other stores are left alone.
+    """Create a new SQLite store atomically; other stores are left alone.
 
-    MLflow makes one table after another, and refuses for good what a kill left in between.
+    MLflow creates the tables one by one, and permanently refuses a store left incomplete by a kill.
     """
     path = Path(uri.removeprefix(FILE))
     if not uri.startswith(FILE) or path.exists():
@@ -91,13 +92,13 @@ def make_store(uri: str) -> None:
 
 
 def _is_there(uri: str, where: str) -> bool:
-    """Whether the file of a SQLite store exists; it can be written, or made."""
+    """Whether the file of a SQLite store exists; it must be possible to write or create it."""
     path = Path(uri.removeprefix(FILE))
     if not uri.startswith(FILE) or not path.name or path.is_dir():
         raise InputError(f"{where}: no file; give {FILE}FOLDER/mlflow.db, {ELSE}")
     if "?" in uri or unquote(uri) != uri:
         raise InputError(
-            f"{where}: MLflow reads '?' and '%20' in the path of a store as something else; rename "
+            f"{where}: MLflow misreads '?' and '%20' in the path of a store; rename "
             f"the folder, set tracking_uri to {FILE}FILE of another one, {ELSE}"
         )
     if not path.exists():
@@ -112,7 +113,7 @@ def _is_there(uri: str, where: str) -> bool:
 
 
 def _require_schema(uri: str, where: str) -> None:
-    """Refuse a database whose tables are of another version; MLflow would change some of them."""
+    """Refuse a database of another MLflow version; MLflow might change its tables."""
     engine = databases.create_sqlalchemy_engine(uri)
     try:
         version = databases._get_schema_version(engine)
@@ -124,18 +125,17 @@ def _require_schema(uri: str, where: str) -> None:
         return
     if version in {revision.revision for revision in script.walk_revisions()}:
         raise InputError(
-            f"{where}: made by an older MLflow; keep a copy, and give 'mlflow db upgrade URI' with "
+            f"{where}: made by an older MLflow; back it up and run 'mlflow db upgrade URI' with "
             f"this URI once, or give another tracking_uri, {ELSE}"
         )
     raise InputError(
-        f"{where}: no store of this MLflow, but of a newer one or another program; give another "
-        f"tracking_uri, {ELSE}"
+        f"{where}: made by a newer MLflow or another program; give another tracking_uri, {ELSE}"
     )
 
 
 @contextmanager
 def _impatient() -> Iterator[None]:
-    """MLflow asks a server once, and not for minutes."""
+    """Let MLflow try a server only once, for seconds."""
     given = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": str(WAIT)}
     before = {name: os.environ.get(name) for name in given}
     os.environ |= given
@@ -163,13 +163,13 @@ def _reason(error: Exception, uri: str) -> str:
     if (found := obstacle(error, uri)) is not None:
         return found
     if isinstance(error, ImportError):
-        return f"needs the package '{error.name}'; install it, correct tracking_uri"
+        return f"needs the package '{error.name}'; install it, fix tracking_uri"
     if "database is locked" in str(error):
-        return "locked by another program; wait for its end, give another tracking_uri"
+        return "locked by another program; wait until it ends, give another tracking_uri"
     if isinstance(error, MlflowException) and error.get_http_status_code() in (401, 403):
-        return f"lets nobody in without a name; set {WHO}"
+        return f"requires a user name and password; set {WHO}"
     silent = (requests.ConnectionError, requests.Timeout, OSError)
     if any(isinstance(cause, silent) for cause in causes(error)):
         proxy = without_proxy(uri) if uri.startswith("http") else ""
-        return ", ".join(filter(None, ["does not answer; start it, correct tracking_uri", proxy]))
-    return f"cannot be used ({first_line(error)}); correct tracking_uri"
+        return ", ".join(filter(None, ["does not answer; start it, fix tracking_uri", proxy]))
+    return f"cannot be used ({first_line(error)}); fix tracking_uri"

@@ -1,4 +1,4 @@
-"""What each flow of stage 1 learns from a batch: its data, and the condition it is given."""
+"""Data and condition of each flow of stage 1 from a batch."""
 
 from __future__ import annotations
 
@@ -26,5 +26,5 @@ def mask_target(batch: Batch) -> tuple[Tensor, Condition]:
 
 
 def flagged(description: Tensor) -> Tensor:
-    """A leading 1 (B, 1 + D): without it, absent classes would look like a dropped condition."""
+    """Prepend a 1 (B, 1 + D), so that absent classes differ from a dropped condition."""
     return torch.cat([torch.ones_like(description[:, :1]), description], dim=1)

@@ -18,26 +18,25 @@ from monai.handlers import MLFlowHandler
 from alignflow.training.store import chosen, make_store
 
 PARENT = "ALIGNFLOW_PARENT_RUN"
-"""Environment variable: id of the MLflow run that the runs of a workflow are nested under."""
+"""Environment variable with the id of the parent MLflow run of a workflow's runs."""
 NESTED = "mlflow.parentRunId"
-"""The tag by which MLflow shows a run below another one."""
+"""The tag with which MLflow nests a run in another."""
 
 
 class Tracking(MLFlowHandler):
     """MONAI's MLflow handler, plus system metrics, and runs that survive a kill.
 
-    A training that takes up a checkpoint goes on in the MLflow run that was killed; parameters
-    that it has already logged are left as they are, since MLflow refuses to log them again with
-    other values. Where the variable `ALIGNFLOW_PARENT_RUN` names a run, they are nested under it.
-    MONAI's handler takes up whatever unfinished run has the same name, that of other
-    data or other settings too, and opens a run for a training that is complete. Of several
-    processes the first one alone tracks.
+    A resumed training continues the MLflow run that was killed. Parameters that are already logged
+    stay, since MLflow refuses to change them. If the variable `ALIGNFLOW_PARENT_RUN` names a run,
+    new runs are nested in it. MONAI's handler would continue any unfinished run with the same name,
+    even with other data or settings, and open a run for a training that is complete. Only the first
+    of several processes tracks.
 
     Args:
-        output_dir: of the training; tells its runs from others of the same name.
-        validator: engine whose metrics are logged as "held_out_*".
-        system_metrics: sample CPU, memory, network and (through pynvml) GPU.
-        **options: of `monai.handlers.MLFlowHandler`.
+        output_dir: output folder of the training; distinguishes runs with the same name.
+        validator: engine; its metrics are logged as "held_out_*".
+        system_metrics: log CPU, memory, network and (through pynvml) GPU.
+        **options: options of `monai.handlers.MLFlowHandler`.
     """
 
     def __init__(
@@ -49,8 +48,8 @@ class Tracking(MLFlowHandler):
         **options: Any,
     ) -> None:
         if idist.get_rank() > 0:
-            return  # not even a client: it would create the store's tables at the same time
-        # MLflow tells of its tables and threads in the middle of the progress bar.
+            return  # a second client would create the store's tables at the same time
+        # MLflow's messages would interrupt the progress bar.
         logging.getLogger("mlflow").setLevel(logging.WARNING)
         make_store(chosen(str(options.get("tracking_uri"))))
         super().__init__(
@@ -66,12 +65,12 @@ class Tracking(MLFlowHandler):
 
     @idist.one_rank_only()
     def attach(self, engine: Engine) -> None:
-        """Register MONAI's events; an exception closes the system metrics' thread."""
+        """Register MONAI's events, and stop the system metrics on an exception."""
         super().attach(engine)
         engine.add_event_handler(Events.EXCEPTION_RAISED, self._stop_on_exception)
 
     def start(self, engine: Any) -> None:
-        """Open the run and start sampling the system; nothing if all epochs are done already."""
+        """Open the run and start the system metrics; does nothing if all epochs are done."""
         self._set_experiment()
         experiment: Any = self.experiment
         state = engine.state
@@ -93,7 +92,7 @@ class Tracking(MLFlowHandler):
             self.monitor.start()
 
     def killed_run(self, experiment_id: str) -> Run | None:
-        """The newest run of this name and output folder that has not ended."""
+        """The newest unfinished run with this name and output folder."""
         for run in self.client.search_runs([experiment_id]):
             ours = self.tags.items() <= run.data.tags.items()
             if ours and run.info.run_name == self.run_name and run.info.status == "RUNNING":
@@ -110,18 +109,18 @@ class Tracking(MLFlowHandler):
 
     @idist.one_rank_only()
     def log_late(self, metrics: dict[str, float]) -> None:
-        """Log what became known after the training to its run, which has ended."""
+        """Log metrics that are known only after the run has ended."""
         if self.run_id is not None:
             for name, value in metrics.items():
                 self.client.log_metric(self.run_id, name, value)
 
     def close(self) -> None:
-        """Stop sampling and finish the run."""
+        """Stop the system metrics and finish the run."""
         self.stop_monitor()
         super().close()
 
     def stop_monitor(self) -> None:
-        """Stop the sampling thread."""
+        """Stop the system metrics."""
         if self.monitor is not None:
             self.monitor.finish()
             self.monitor = None
@@ -142,13 +141,13 @@ def tracked(
     artifacts: Sequence[str] = (),
     validator: Workflow | None = None,
 ) -> Tracking | None:
-    """`Tracking` of a training; None where `options["mlflow"]` is false.
+    """`Tracking` of a training; None if `options["mlflow"]` is false.
 
     Args:
-        options: "mlflow", and arguments of `Tracking` that the trainings of a config share.
-        run_name: of this one.
-        artifacts: files and folders below `options["output_dir"]`, logged at the end.
-        validator: engine whose metrics are logged as "held_out_*".
+        options: "mlflow", and arguments of `Tracking` that all trainings of a config share.
+        run_name: name of the run.
+        artifacts: files and folders in `options["output_dir"]` to log at the end.
+        validator: engine; its metrics are logged as "held_out_*".
     """
     shared = dict(options)
     if not shared.pop("mlflow"):

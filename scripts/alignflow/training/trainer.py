@@ -1,7 +1,7 @@
-"""MONAI engines as every stage uses them, with handlers in the one order that is right.
+"""Builds the MONAI engines of every stage, with their handlers in the right order.
 
-A checkpoint is loaded before the epoch is seeded, the learning rate moves before validation, and
-weights are saved before MLflow takes them as an artifact.
+A checkpoint must be loaded before the epoch is seeded, the learning rate updated before validation,
+and weights saved before MLflow logs them as an artifact.
 """
 
 from __future__ import annotations
@@ -39,17 +39,17 @@ def make_dataloader(
     device: str | torch.device = "cpu",
     alone: bool = False,
 ) -> DataLoader:
-    """Batches of an epoch, or this process's share of them.
+    """The batches of an epoch, or this process's share of them.
 
     Args:
-        dataset: with a length.
-        batch_size: of all processes together.
-        steps: batches of an epoch, drawn by `EpochSampler`; 0 for all items once, in their order.
-        seed: of the order.
-        sampler: in place of `EpochSampler`.
-        num_workers: processes that read.
-        device: that the batches go to.
-        alone: each process gets whole batches, and trains by itself what the others do, too.
+        dataset: dataset with a length.
+        batch_size: batch size of all processes together.
+        steps: batches per epoch, drawn by `EpochSampler`; 0 for all items once, in order.
+        seed: random seed of the order.
+        sampler: replaces `EpochSampler`.
+        num_workers: processes that load data.
+        device: device for the batches.
+        alone: each process gets whole batches and trains the same network.
     """
     place = (0, 1) if alone else (rank(), world())
     if sampler is None and steps:
@@ -90,29 +90,29 @@ def make_trainer(
     every: int = 10,
     alone: bool = False,
 ) -> SupervisedTrainer:
-    """A trainer that resumes exactly, validates, shows its progress, saves weights and is tracked.
+    """A trainer that resumes exactly, validates, shows progress, saves weights and is tracked.
 
     Args:
-        name: shown before the progress bar.
-        max_epochs, epoch_length: epochs, and steps of each.
-        dataloader: of `make_dataloader`; its sampler gets the number of each epoch.
-        network: that is trained; of several processes each has a copy.
-        optimizer, lr_scheduler: a scheduler moves after each step.
-        update: the step, as MONAI's `iteration_update`.
-        loss, inferer: that the update finds in the engine.
-        checkpoint: arguments of `ExactResume`, which here knows network, optimizer, scheduler and
-            update, so that `objects` are what there is besides; None to keep none.
+        name: name of the progress bar.
+        max_epochs, epoch_length: number of epochs, and steps per epoch.
+        dataloader: result of `make_dataloader`; its sampler gets the number of each epoch.
+        network: network to train; each process has a copy.
+        optimizer, lr_scheduler: the scheduler is updated after each step.
+        update: MONAI's `iteration_update`.
+        loss, inferer: available to the update in the engine.
+        checkpoint: arguments of `ExactResume`; network, optimizer, scheduler and update are added
+            to its `objects`. None for no checkpoints.
         augmentation: seeded at each epoch.
         validator: run every `val_interval` epochs.
-        weights: arguments of `SaveWeights`; None to save none.
-        tracking: of MLflow; None for none.
-        handlers: more, attached after the epoch is seeded.
-        last_handlers: more, attached after the weights are saved.
-        compile: compile the network.
-        device: of the engine.
-        seed: of the epochs.
+        weights: arguments of `SaveWeights`; None to save no weights.
+        tracking: MLflow handler, or None.
+        handlers: additional handlers, attached after the epoch is seeded.
+        last_handlers: additional handlers, attached after the weights are saved.
+        compile: whether to compile the network.
+        device: device of the engine.
+        seed: random seed of the epochs.
         every: steps between two updates of the bar.
-        alone: as for `make_dataloader`.
+        alone: see `make_dataloader`.
     """
     trained: Any = torch.compile(network) if compile else network
     if world() > 1 and not alone:
@@ -160,7 +160,7 @@ def make_evaluator(
     device: str | torch.device = "cpu",
     handlers: Handlers = (),
 ) -> SupervisedEvaluator:
-    """The mean loss of held-out data, by the same step without an update of the weights."""
+    """An evaluator that computes the mean loss on held-out data."""
     return SupervisedEvaluator(
         device=torch.device(device),
         val_data_loader=make_dataloader(dataset, batch_size),
@@ -175,10 +175,10 @@ def make_evaluator(
 
 
 def mean_loss() -> dict[str, Metric]:
-    """The key metric: the mean over the steps of an epoch of the update's "loss"."""
+    """The key metric: the "loss" of the update, averaged over the epoch."""
     return {"loss": Average(output_transform=lambda output: output["loss"])}
 
 
 def is_smaller(current: float, best: float) -> bool:
-    """How losses compare."""
+    """Whether a loss is better than the best so far."""
     return current < best

@@ -1,4 +1,4 @@
-"""One step of flow matching, as the iteration update of a MONAI engine."""
+"""The iteration updates of flow matching for MONAI engines."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from monai.engines import SupervisedEvaluator, SupervisedTrainer
 from torch import Tensor
 
 from alignflow.device import Precision
-from alignflow.distributed import share, world
+from alignflow.distributed import local_rows, world
 from alignflow.flow.ema import EMA
 from alignflow.flow.guidance import Condition, drop_condition
 from alignflow.flow.matching import Loss, flow_matching_loss
@@ -22,18 +22,18 @@ Target = Callable[[Batch], tuple[Tensor, Condition]]
 class FlowUpdate:
     """Conditional flow matching: regress v(x_t, t | c) on x_1 - x_0 (arXiv 2210.02747, eq. 23).
 
-    All randomness comes from one CPU generator, so that every device sees the same noise, and that
-    the checkpoint of this object (generator, loss scaling) makes a resumed run exact. Each of
-    several processes draws for the whole batch and uses its share.
+    All random numbers come from one CPU generator, so that they are the same on every device, and a
+    resumed run is exact if this object (generator, loss scaling) is in the checkpoint. Each process
+    draws for the whole batch and uses its share.
 
     Args:
-        target: picks data and condition from a batch, see `alignflow.training.targets`.
+        target: returns data and condition of a batch, see `alignflow.training.targets`.
         sample_time: draws times, see `alignflow.flow.time`.
         precision: autocast and loss scaling.
         ema: average of the trained network's weights, updated after each step.
         condition_dropout: probability of training a sample without its condition.
         clip: largest norm of the gradient.
-        seed: of the generator.
+        seed: random seed of the generator.
     """
 
     def __init__(
@@ -56,33 +56,39 @@ class FlowUpdate:
         self.generator = torch.Generator().manual_seed(seed)
 
     def __call__(self, engine: SupervisedTrainer, batch: Batch) -> dict[str, float]:
-        """Train on one batch, or this process's share of it; returns {"loss": of the velocity}."""
+        """Train on a batch, or this process's share of it; returns {"loss": loss}."""
         data, condition = self.target(batch)
         size = len(data) * world()
         dropped = torch.rand(size, generator=self.generator) < self.condition_dropout
         t = self.sample_time(size, self.generator)
         noise = torch.randn((size, *data.shape[1:]), generator=self.generator)
-        condition = drop_condition(condition, share(dropped))
+        condition = drop_condition(condition, local_rows(dropped))
         engine.network.train()
         loss = velocity_loss(
-            engine, engine.loss_function, self.precision, share(noise), data, share(t), condition
+            engine,
+            engine.loss_function,
+            self.precision,
+            local_rows(noise),
+            data,
+            local_rows(t),
+            condition,
         )
         self.precision.optimiser_step(loss, engine.network, engine.optimizer, self.clip)
         self.ema.update_parameters(engine.network)
         return {"loss": loss.item()}
 
     def state_dict(self) -> dict[str, Any]:
-        """Generator and loss scaling."""
+        """State of generator and loss scaling."""
         return {"generator": self.generator.get_state(), "precision": self.precision.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up both where a checkpoint left them."""
+        """Restore the state of a checkpoint."""
         self.generator.set_state(state["generator"].cpu())
         self.precision.load_state_dict(state["precision"])
 
 
 class FlowValidation:
-    """The same loss on held-out data with the same noise and evenly spread times at every call."""
+    """The same loss on held-out data, with evenly spaced times and the same noise each time."""
 
     def __init__(
         self, *, target: Target, loss_function: Loss, precision: Precision, seed: int = 0
@@ -93,7 +99,7 @@ class FlowValidation:
         self.seed = seed
 
     def __call__(self, engine: SupervisedEvaluator, batch: Batch) -> dict[str, float]:
-        """Evaluate one batch; returns {"loss": of the velocity}."""
+        """Evaluate a batch; returns {"loss": loss}."""
         data, condition = self.target(batch)
         generator = torch.Generator().manual_seed(self.seed + engine.state.iteration)
         t = (torch.arange(len(data)) + 0.5) / len(data)

@@ -1,4 +1,4 @@
-"""The weights that later stages load."""
+"""Saves the weights that later stages load."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from alignflow.files import save_tensors
 class SaveWeights:
     """Handler: writes a module's state dict when training is complete.
 
-    Low-rank updates are written into the weights they update.
+    Low-rank updates are merged into the weights.
 
     Args:
-        module: whose weights, usually a sampler around the averaged network.
-        path: of the file; written under a temporary name, then renamed.
+        module: module with the weights, usually a sampler with the averaged network.
+        path: path of the file; written under a temporary name, then renamed.
     """
 
     def __init__(self, module: nn.Module, path: str) -> None:
@@ -32,6 +32,6 @@ class SaveWeights:
 
     @idist.one_rank_only(with_barrier=True)
     def __call__(self, engine: Engine) -> None:
-        """Write; no process goes on before the file is there."""
+        """Write the file; all processes wait for it."""
         state = {name: value.cpu() for name, value in plain_state(self.module).items()}
         save_tensors(state, self.path)

@@ -1,4 +1,4 @@
-"""Estimates with an interval and with what real images reach against each other."""
+"""Estimates with an interval, and with a floor from real images."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 Statistics = Callable[[Tensor, Tensor], dict[str, float]]
-"""Of generated (N, D) and real (M, D): named numbers, NaN where undefined."""
+"""Named statistics of generated (N, D) and real (M, D) features; NaN if undefined."""
 
 
 @dataclass(frozen=True)
@@ -20,9 +20,9 @@ class Sampled:
     """One statistic over all draws.
 
     Attributes:
-        size: n, images of either side in a draw.
-        values: (draws,) of n generated against n real images.
-        floor: (draws,) of n real images against n other real ones.
+        size: n, images per set in a draw.
+        values: (draws,) statistic of n generated and n real images.
+        floor: (draws,) statistic of n real images and n other real images.
     """
 
     size: int
@@ -34,25 +34,25 @@ class Sampled:
         return estimate(self.values) | {"n": self.size, "floor": estimate(self.floor)}
 
 
-class HalfSamples:
-    """A statistic of two sets on random halves of them.
+class Subsampling:
+    """Computes a statistic of two sets on random halves of them.
 
-    Each draw takes n generated images, n real ones (A) and n other real ones (B), without
-    replacement; n is half of the smaller set. The statistic of generated against A is the value,
-    of B against A the floor: the same statistic at the same size where nothing differs, which
-    takes account of statistics that depend on the size (FID, precision, ...).
+    Each draw takes n generated images, n real images A and n other real images B, without
+    replacement; n is half the size of the smaller set. The value is the statistic of generated
+    images and A, the floor that of B and A. Since the floor has the same size and compares real
+    with real, it accounts for statistics that depend on size (FID, precision, ...).
 
-    The interval is that of the draws (2.5 and 97.5%). This is subsampling (Politis and Romano,
-    1994): unlike resampling with replacement it repeats no image, which would count as a copy. A
-    mean over half of N images, drawn without replacement, varies about that over all N as that
-    over all N does about the truth, so the interval needs no rescaling; where one set is larger
-    than the other, or larger than 2 `largest`, it is too wide rather than too narrow. Images of
-    one patient or sequence are treated as independent, which makes interval and floor too small.
+    The interval contains 95% of the draws. This is subsampling (Politis and Romano, 1994): unlike
+    the bootstrap it never repeats an image, which would look like a copy. A mean over half of N
+    images, drawn without replacement, varies around the mean over all N as much as that varies
+    around the truth, so the interval needs no rescaling. If one set is larger than the other, or
+    than 2 `largest`, the interval is too wide rather than too narrow. Images of the same patient
+    or sequence are treated as independent, which makes interval and floor too small.
 
     Args:
         draws: number of draws.
-        largest: most images of either side in a draw; bounds the time.
-        seed: of the draws. Draw r takes the same real images for every generated set of one size.
+        largest: largest n, to limit the time.
+        seed: random seed. Draw r has the same real images for all generated sets of equal size.
     """
 
     def __init__(self, draws: int = 100, largest: int = 200, seed: int = 0) -> None:
@@ -63,7 +63,7 @@ class HalfSamples:
     def __call__(
         self, statistics: Statistics, generated: Tensor, real: Tensor
     ) -> dict[str, Sampled]:
-        """Each statistic over the draws; no draws where a set has fewer than two images."""
+        """Each statistic over the draws; no draws if a set has fewer than two images."""
         size = min(len(generated) // 2, len(real) // 2, self.largest)
         values: list[dict[str, float]] = []
         floor: list[dict[str, float]] = []
@@ -80,11 +80,11 @@ class HalfSamples:
         }
 
 
-def fall(aligned: Sampled, unaligned: Sampled) -> dict[str, float | None]:
+def relative_reduction(aligned: Sampled, unaligned: Sampled) -> dict[str, float | None]:
     """Share of the distance above the floor that alignment removed.
 
     1 - (aligned - floor) / (unaligned - floor), each with the floor of its own size; the interval
-    takes the floors as known. Undefined (None) where the unaligned set lies at its floor.
+    ignores the uncertainty of the floors. None if the unaligned set is not above its floor.
     """
     if not (aligned.size and unaligned.size):
         return estimate(np.empty(0))
@@ -98,7 +98,7 @@ def fall(aligned: Sampled, unaligned: Sampled) -> dict[str, float | None]:
 
 
 def estimate(values: NDArray[np.float64]) -> dict[str, float | None]:
-    """Mean and 95% interval of draws; None where there are none, or one is undefined."""
+    """Mean and 95% interval of draws; None without draws, or if a draw is undefined."""
     if not values.size or not np.isfinite(values).all():
         return {"value": None, "low": None, "high": None}
     low, high = np.percentile(values, [2.5, 97.5])
@@ -106,5 +106,5 @@ def estimate(values: NDArray[np.float64]) -> dict[str, float | None]:
 
 
 def finite(value: float) -> float | None:
-    """The number, None where it is NaN or infinite: JSON has no such values."""
+    """The number, or None for NaN and infinity, which JSON cannot represent."""
     return float(value) if math.isfinite(value) else None
