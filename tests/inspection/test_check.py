@@ -139,7 +139,7 @@ def no_foreground(root):
         (other_size, ["03.png", "32x20", "32x24"]),
         (one_channel, ["03.png", "1 channels", "3"]),
         (soft_masks, ["mask_threshold"]),
-        (no_foreground, ["none of 12 has foreground"]),
+        (no_foreground, ["none of 9 has foreground"]),
     ],
 )
 def test_what_stops_training_is_a_problem(dataset, defect, words):

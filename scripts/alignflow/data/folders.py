@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from alignflow.data.check import raise_problems
+from alignflow.data.check import listed, raise_problems
 from alignflow.data.content import is_dicom, is_system
 from alignflow.data.dicom import SUFFIXES as DICOM_SUFFIXES
 from alignflow.data.formats import split_suffix
@@ -25,8 +25,6 @@ MASK_WORD = re.compile(
 )
 MASK_NAME = re.compile(r"(.*)([_\-. /])(?:d?seg|segmentation|masks?|labels?)", re.IGNORECASE)
 BIDS = re.compile(r"((?:.*/)?sub-[^_/]+(?:_[a-zA-Z]+-[^_/]+)*)_[a-zA-Z0-9]+")  # entities_suffix
-SHOWN = 3
-"""Names in a message."""
 
 
 def find_folders(root: Path) -> tuple[Path, list[Path]]:
@@ -101,14 +99,14 @@ def pair(
     free = sorted(masks.keys() - used)
     problems = [
         f"image '{images[image]}': {len(found)} masks fit, "
-        f"{_listed(mask + split_suffix(masks[mask])[1] for mask in found)}; leave one, with a "
+        f"{listed(mask + split_suffix(masks[mask])[1] for mask in found)}; leave one, with a "
         "value for each class"
         for image, found in fits.items()
         if len(found) > 1
     ]
     if folder is not None:
         there = [masks[mask] for mask in free or sorted(masks)] or list_entries(folder)
-        names = _listed(path.relative_to(folder).as_posix() for path in there)
+        names = listed(path.relative_to(folder).as_posix() for path in there)
         problems += [
             f"image '{images[image]}': no mask '{folder / image}.*'; add it (there: {names})"
             for image, found in fits.items()
@@ -240,9 +238,3 @@ def _in_folder(image: str, images: Collection[str], masks: Mapping[str, Path]) -
             return found
         patient = patient.rpartition("/")[0]
     return []
-
-
-def _listed(names: Iterable[str]) -> str:
-    quoted = [f"'{name}'" for name in names]
-    more = f" and {len(quoted) - SHOWN} more" if len(quoted) > SHOWN else ""
-    return ", ".join(quoted[:SHOWN]) + more or "nothing"

@@ -23,7 +23,8 @@ LARGEST = 1e12  # the SVD of ITK does not end with 1e308 in a direction
 LONGEST_NAME = 200  # of a file; MetaIO writes beyond its arrays
 PLACES = ("Offset", "Position", "Origin")  # names of one thing, and so are the next
 TURNS = ("TransformMatrix", "Orientation", "Rotation")
-PER_AXIS = ("DimSize", "ElementSpacing", "ElementSize", "CenterOfRotation", *PLACES)
+PER_AXIS = ("DimSize", "ElementSpacing", "ElementSize", *PLACES)
+UNUSED = "CenterOfRotation"  # but its numbers are counted, too
 MILLIMETRES = ("mm", "millimeter", "?")
 
 ITK_DTYPES = {
@@ -77,9 +78,8 @@ def _header(path: Path) -> dict[str, list[str]]:
         name = name.strip()
         if not mark:
             continue
-        if name in fields and name != "Comment":
-            raise InputError(f"image '{path}': '{name}' appears twice in its header; correct it")
-        fields[name] = value.split()
+        if fields.setdefault(name, value.split()) != value.split() and name != "Comment":
+            raise InputError(f"image '{path}': two different '{name}' in its header; correct it")
         if name == "ElementDataFile":
             return fields
     raise InputError(f"image '{path}': its header has no ElementDataFile; replace or remove it")
@@ -93,9 +93,10 @@ def _require_sound(fields: dict[str, list[str]], path: Path) -> None:
         found = [name for name in names if name in fields]
         if len(found) > 1:
             raise InputError(f"image '{path}': both {' and '.join(found)}; remove one of them")
-    for name in {*PER_AXIS, *TURNS} & fields.keys():
+    for name in {*PER_AXIS, *TURNS, UNUSED} & fields.keys():
         count = int(axes) ** 2 if name in TURNS else int(axes)
-        if len(fields[name]) != count or not all(map(_is_number, fields[name])):
+        is_sound = name == UNUSED or all(map(_is_number, fields[name]))
+        if len(fields[name]) != count or not is_sound:
             stated = " ".join(fields[name])[:60]
             raise InputError(
                 f"image '{path}': '{name}' is '{stated}', not {count} numbers; correct it"
