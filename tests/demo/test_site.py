@@ -99,7 +99,7 @@ def test_gain_and_offset_survive_the_window_of_the_demo_but_not_percentiles(
     window = json.loads((BUNDLE / "configs/demo.json").read_text())["window"]
     find = FindWindowd("image", window=window if of_the_demo else None, percentiles=(0, 100))
     image = load(tmp_path / "test/images/slab_00_01.nii.gz")
-    original = MetaTensor(slabs[0].image[None, ..., 1:2].astype(np.float32), meta=image.meta)
+    original = MetaTensor(slabs[0].image[None, ..., 1:2].astype(np.float32), meta={**image.meta})
     found = [find({"image": x})["image"] for x in (image, original)]
     site, source = (scale(x.numpy(), *x.meta["window"]) for x in found)
     assert (np.abs(site - source).mean() > 0.2) == of_the_demo

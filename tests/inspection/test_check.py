@@ -84,6 +84,13 @@ def test_spacing_and_classes_of_volumes(nifti_dataset):
     assert check.problems == []
 
 
+def test_what_readers_warn_of(dataset):
+    image, mask = picture(3)
+    write(dataset, "03.png", image, np.where(np.arange(32) < 2, 7, mask))
+    [warning] = checked(dataset).warnings
+    assert "value 7 is in" in warning and "03.png' alone, of 9 masks" in warning
+
+
 def cut_off(root):
     path = root / "images/03.png"
     path.write_bytes(path.read_bytes()[:100])

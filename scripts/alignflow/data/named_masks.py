@@ -100,9 +100,9 @@ def _require_one_spelling(
     named: Mapping[str, Sequence[RegionName]], found: Mapping[str, RegionName]
 ) -> None:
     keys = _keys(named)
-    holders = {k: {file for file, names in keys.items() if k in names} for k in found}
+    holders = {k: [file for file, names in keys.items() if k in names] for k in found}
     for one, other in combinations(found, 2):
-        if _is_like(one, other) and not holders[one] & holders[other]:
+        if _is_like(one, other) and not {*holders[one]} & {*holders[other]}:
             names = [found[k].name for k in (one, other)]
             raise InputError(
                 f"masks: '{names[0]}' in {listed(holders[one])} and '{names[1]}' in "
