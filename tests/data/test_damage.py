@@ -63,6 +63,17 @@ def test_headers_of_metaimage(tmp_path, old, new, match, refuse):
     refuse(path, match)
 
 
+def test_packed_data_of_metaimage(tmp_path, refuse):
+    path = tmp_path / "a.mha"
+    sitk.WriteImage(sitk.GetImageFromArray(VOLUME), str(path), True)
+    np.testing.assert_array_equal(load(path)[0].numpy().T, VOLUME)
+    content = path.read_bytes()  # ITK gives what is in memory for each of these
+    path.write_bytes(content[:-20] + bytes([content[-20] ^ 1]) + content[-19:])
+    refuse(path, "incorrect data check")
+    path.write_bytes(content.replace(b"DimSize = 5 6 7", b"DimSize = 5 6 9"))
+    refuse(path, "420 bytes of data where 540 are needed")
+
+
 @pytest.fixture
 def ct(tmp_path):
     """A function that writes a CT slice with one attribute replaced: (name, VR, bytes)."""

@@ -38,17 +38,23 @@ def native_values(dataset: pydicom.Dataset) -> np.ndarray:
         dataset: as `dicom_header.read_file` gives it.
 
     Raises:
-        InputError: a compression that needs a package which is not installed.
+        InputError: a compression that needs a package which is not installed; more frames than
+            are stated.
         Exception: whatever pydicom and its decoders raise on damaged pixels.
     """
     stored = pixel_array(dataset, decoding_plugin=_decoder(dataset))
+    frames = int(dataset.get("NumberOfFrames") or 1)
+    if stored.size != frames * dataset.Rows * dataset.Columns * dataset.SamplesPerPixel:
+        raise InputError(
+            f"image '{dataset.filename}': more pixels than Rows, Columns and NumberOfFrames state; "
+            "export it again"
+        )
     if dataset.PhotometricInterpretation == "PALETTE COLOR":
         colours = apply_color_lut(stored, dataset)
         stored = (colours >> 8).astype(np.uint8) if colours.dtype == np.uint16 else colours
     elif dataset.SamplesPerPixel == 1:
         stored = _without_unused_bits(stored, dataset)
         _unpack_lut(dataset)
-    frames = int(dataset.get("NumberOfFrames") or 1)
     values = stored.reshape(frames, dataset.Rows, dataset.Columns, -1).transpose(3, 2, 1, 0)
     if len(values) == 1:
         parts = [_rescaled(values[..., k], dataset, k) for k in range(frames)]
