@@ -104,6 +104,14 @@ def test_what_looks_like_ct_must_be_stated():
     assert read_as(air, "CT")[0] == "CT"
 
 
+def test_ct_that_is_not_in_hu_is_told(caplog):
+    read_as(image(VOLUME - 1), modality="CT")
+    read_as(image(VOLUME), modality="CT", window=(0, 1))
+    assert not caplog.text
+    read_as(image(VOLUME), modality="CT")
+    assert "image 'a': CT without a value below 0" in caplog.text
+
+
 def test_windows():
     volume = image(VOLUME)
     assert read_as(volume, modality="RGB8")[1] == (0, 255)

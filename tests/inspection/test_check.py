@@ -91,6 +91,12 @@ def test_what_readers_warn_of(dataset):
     assert "value 7 is in" in warning and "03.png' alone, of 9 masks" in warning
 
 
+def test_inverted_masks(dataset):
+    write(dataset, "03.png", picture(3)[0], 255 - picture(3)[1])
+    [warning] = checked(dataset).warnings
+    assert warning.startswith("source: most of '03.png' is foreground")
+
+
 def cut_off(root):
     path = root / "images/03.png"
     path.write_bytes(path.read_bytes()[:100])

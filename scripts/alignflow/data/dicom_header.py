@@ -24,6 +24,7 @@ REAL = {  # attributes, and how many numbers they have
     "ImagePositionPatient": 3,
     "ImageOrientationPatient": 6,
 }
+RESCALE = ("RescaleSlope", "RescaleIntercept")
 ORTHONORMAL = 1e-2  # directions are often given to three digits
 CENTIMETRES = 3  # PhysicalUnits of an ultrasound region (PS3.3, C.8.5.5.1.15)
 PIXELS = 0x7FE0  # group of PixelData, which may begin with spaces
@@ -88,13 +89,18 @@ def require_sound(dataset: pydicom.Dataset, file: str | Path) -> None:
             for element in functional_groups:
                 for item in element.value if element.VR == "SQ" else []:
                     _require_reals(item, file)
-    rescale = {name: dataset.get(name) for name in ("RescaleSlope", "RescaleIntercept")}
+    rescale = {} if is_colour(dataset) else {name: dataset.get(name) for name in RESCALE}
     for name, value in rescale.items():
         if value is None and any(other is not None for other in rescale.values()):
             raise _broken(file, name, None)
-    if rescale["RescaleSlope"] == 0:
+    if rescale.get("RescaleSlope") == 0:
         raise _broken(file, "RescaleSlope", 0)
     _require_frames(dataset, file)
+
+
+def is_colour(dataset: pydicom.Dataset) -> bool:
+    """Whether pixels are colours, whose values no rescale changes."""
+    return dataset.get("SamplesPerPixel") == 3
 
 
 def _broken(file: str | Path, name: str, value: object) -> InputError:
@@ -104,7 +110,7 @@ def _broken(file: str | Path, name: str, value: object) -> InputError:
 
 def _require_reals(dataset: pydicom.Dataset, file: str | Path) -> None:
     for name, count in REAL.items():
-        if dataset.get(name) is None:
+        if dataset.get(name) is None or (name in RESCALE and is_colour(dataset)):
             continue
         numbers = reals(dataset, name, count)
         if numbers is None or (name == "PixelSpacing" and numbers.min() <= 0):

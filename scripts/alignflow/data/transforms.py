@@ -23,6 +23,8 @@ from alignflow.data.spec import Geometry
 from alignflow.data.structures import Classes, Structures
 from alignflow.errors import InputError
 
+logger = logging.getLogger(__name__)
+
 Item = dict[Hashable, Any]
 OF_THE_FILE = ("filename_or_obj", "suffix", "has_place", "spatial_shape", "original_affine")
 MODALITIES = ("auto", "CT", "MR", "RGB8")
@@ -251,6 +253,12 @@ class FindWindowd(MapTransform):
 
     def _window_of(self, image: MetaTensor) -> Window:
         fixed = self.window or WINDOWS.get(image.meta["modality"])
+        if self.window is None and image.meta["modality"] == "CT" and image.min() >= 0:
+            logger.warning(
+                "image '%s': CT without a value below 0, so hardly in HU; save it in HU, or set "
+                '"window"',
+                image.meta["filename_or_obj"],
+            )
         if fixed is not None:
             return fixed
         low, high = np.percentile(image.numpy(), self.percentiles)

@@ -35,6 +35,8 @@ SHOWN = 5
 """Files named in a message."""
 COMPARED = 256
 """Source images, evenly spread, that references are compared with."""
+HALF = 0.5
+"""Of the pixels of a mask: less background than this is rare where other masks have more."""
 FEW_REFERENCES = 5
 """Fewer leave none out to stop alignment by."""
 
@@ -265,6 +267,12 @@ class Check:
         if empty and len(empty) < len(masked):
             self.warnings.append(
                 f"source: {len(empty)} of {len(masked)} masks are empty, such as {_named(empty)}"
+            )
+        full = [f for f in masked if f.shares.get(0.0, 0) < HALF]
+        if 0 < len(full) < len(masked) / 2:
+            self.warnings.append(
+                f"source: most of {_named(full)} is foreground, unlike in other masks; are these "
+                "inverted?"
             )
         usable = {str(f.label): f for f in masked if f.look[0]}
         try:
