@@ -84,6 +84,19 @@ def test_spacing_and_classes_of_volumes(nifti_dataset):
     assert check.problems == []
 
 
+def test_what_readers_warn_of(dataset):
+    image, mask = picture(3)
+    write(dataset, "03.png", image, np.where(np.arange(32) < 2, 7, mask))
+    [warning] = checked(dataset).warnings
+    assert "value 7 is in" in warning and "03.png' alone, of 9 masks" in warning
+
+
+def test_inverted_masks(dataset):
+    write(dataset, "03.png", picture(3)[0], 255 - picture(3)[1])
+    [warning] = checked(dataset).warnings
+    assert warning.startswith("source: most of '03.png' is foreground")
+
+
 def cut_off(root):
     path = root / "images/03.png"
     path.write_bytes(path.read_bytes()[:100])
@@ -139,7 +152,7 @@ def no_foreground(root):
         (other_size, ["03.png", "32x20", "32x24"]),
         (one_channel, ["03.png", "1 channels", "3"]),
         (soft_masks, ["mask_threshold"]),
-        (no_foreground, ["none of 12 has foreground"]),
+        (no_foreground, ["none of 9 has foreground"]),
     ],
 )
 def test_what_stops_training_is_a_problem(dataset, defect, words):
