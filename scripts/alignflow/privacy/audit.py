@@ -374,7 +374,7 @@ def words(result: dict[str, Any], pairs: int) -> list[str]:
     verb = "would be quarantined" if result["dry_run"] else "are in quarantine"
     found = [f"copies: {taken} of {pairs} pairs {verb}"]
     exact = [f"{count} of {name} images" for name, count in result["exact_copies"].items() if count]
-    found.append(f"exact copies: {', '.join(exact) or 'none'}")
+    found.append(f"exact copies: {', '.join(exact).replace('_', '-') or 'none'}")
     few = []
     for name, part in result["copies"].items():
         patients = f"{part['real_groups']} patients or files"
