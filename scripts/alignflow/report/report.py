@@ -217,7 +217,9 @@ class Report:
         if not exact:
             return []
         answer = (
-            f"Yes: exact copies of {', '.join(copied)}." if copied else "No exact copy was found."
+            f"Yes: exact copies of {', '.join(copied)}."
+            if copied
+            else "No: there are no exact copies."
         )
         if found:
             answer += (
