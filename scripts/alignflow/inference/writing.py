@@ -177,8 +177,8 @@ class WritePairs:
             write_nnunet_pair(*case, self.native_size)
         elif self.output_format == "dicom":
             pair = (native, label, (images, labels))
-            run = (self.run, index, self.native_size, self.progress.begun)
-            write_dicom_pair(*pair, source, geometry, *run)
+            as_file = self.native_size, self.progress.begun
+            write_dicom_pair(*pair, source, geometry, self.run, index, *as_file)
         else:
             write_image(native, images / name, source, geometry, self.native_size)
             write_label(label, labels / name, source, geometry, self.native_size)
