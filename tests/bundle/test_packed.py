@@ -161,7 +161,7 @@ def test_the_wheel_alone_checks_a_data_set(three_class_dataset, tmp_path):
     subprocess.run([sys.executable, "-m", "pip", "wheel", *options, tmp_path], check=True)
     shutil.unpack_archive(next((tmp_path / "wheel").iterdir()), tmp_path / "installed", "zip")
     (tmp_path / "empty").mkdir()
-    python = [sys.executable, "-m", "alignflow", "check", str(three_class_dataset)]
+    python = [sys.executable, "-m", "alignflow", "check", str(three_class_dataset), "--quick"]
     environment = os.environ | {"PYTHONPATH": str(tmp_path / "installed")}
     where = [sys.executable, "-c", "import alignflow; print(alignflow.__file__)"]
     options = {"cwd": tmp_path / "empty", "env": environment, "capture_output": True, "text": True}

@@ -13,7 +13,7 @@ from alignflow.inspection.check import Check
 from alignflow.inspection.reading import Reading
 from alignflow.inspection.text import lines
 
-TRAIN = datasets.TRAIN | {"image_size": [16, 16], "validation_fraction": 0.25}
+TRAIN = datasets.TRAIN | {"image_size": [16, 16], "validation_fraction": 0.25, "batch_size": 8}
 
 
 def write(folder, name, image, mask=None):
@@ -72,6 +72,15 @@ def test_a_sound_data_set(dataset):
     share = np.mean([(picture(k)[1] > 0).mean() for k in range(12)])
     assert found["masks"]["classes"]["255"]["area"]["median"] == pytest.approx(share, rel=0.2)
     json.dumps(check.result, allow_nan=False)
+
+
+def test_a_batch_needs_as_many_training_slices(dataset, nifti_dataset):
+    words = "batch_size: 10, but there are only 9 training images; set batch_size to at most 9"
+    assert checked(dataset, batch_size=10).problems == [words]
+    assert checked(dataset, batch_size=9).problems == []
+    two = {"validation_fraction": 0.34}  # volumes of 6 slices
+    assert checked(nifti_dataset, batch_size=12, **two).problems == []
+    assert len(checked(nifti_dataset, batch_size=13, **two).problems) == 1
 
 
 def test_spacing_and_classes_of_volumes(nifti_dataset):

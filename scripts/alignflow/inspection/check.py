@@ -18,7 +18,7 @@ from alignflow.alignment.gap import appearance
 from alignflow.data.check import listed
 from alignflow.data.classes import BINARY, find_classes
 from alignflow.data.datalist import Case, build_datalist, split_by_group, stated_labels
-from alignflow.data.dataset import SliceDataset
+from alignflow.data.dataset import SliceDataset, require_batch
 from alignflow.data.labels import Labels, find_labels
 from alignflow.data.named_masks import classes_of_masks
 from alignflow.data.preprocessing import build
@@ -298,6 +298,7 @@ class Check:
             settings = {"classes": classes, "image_size": reading.image_size}
             preprocessing = build(reading.facts, "train.json", **settings)
             self.training = SliceDataset(split[0], preprocessing, classes, progress=False)
+            require_batch(self.training, reading.batch_size)
             if split[1]:
                 SliceDataset(split[1], preprocessing, classes, like=self.training, progress=False)
         except InputError as error:
