@@ -18,6 +18,7 @@ from alignflow.errors import InputError
 from alignflow.hashes import verify
 from alignflow.packing import pack
 
+pytestmark = pytest.mark.integration
 ROOT = Path(__file__).parents[2]
 INFER = ["-m", "monai.bundle", "run", "infer", "--config_file", "configs/inference.json"]
 COUNTS = {"num_pairs": 2, "batch_size": 2, "image_steps": 2, "mask_steps": 2}
