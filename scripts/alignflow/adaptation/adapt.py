@@ -314,6 +314,10 @@ class Adaptation:
         say(f"verdict: {self.root / 'verdict.txt'}")
         for line in verdict["text"]:
             say(f"  {line}")
+        if verdict["site"] is not None:
+            dice = (f"{arm} {value:.1f}" for arm, value in verdict["site"]["dice"].items())
+            say(f"Dice at the site: {', '.join(dice)}")
+        say(f"picture: {self.root / 'verdict.png'}")
         for job in plan.of("report"):
             say(f"report: {job.folder / 'report.html'}")
 
