@@ -4,8 +4,8 @@
 
 DATA holds `images/`, `masks/` (0 or 1) and `index.csv` with the columns stem, patient and group
 (the size of the image, which tells the microscopes apart). Images are gray, cut to their middle
-square and resized to 128 x 128 pixels. The source gets all images of its microscope; the site's references and test images come
-from different patients, one image each.
+square and resized to 128 x 128 pixels. The source gets all images of its microscope; the site's
+references and test images come from different patients, one image each.
 """
 
 import argparse
@@ -23,7 +23,7 @@ REFERENCES, TEST = 10, 60
 DESCRIPTION = {
     "name": "nuclei, fluorescence",
     "licence": "CC0-1.0",
-    "reference": "Broad Bioimage Benchmark Collection BBBC038v1, Caicedo et al., Nature Methods 2019",
+    "reference": "BBBC038v1; Caicedo et al., Nature Methods 16, 2019",
     "labels": {"0": "background", "255": "nucleus"},
 }
 

@@ -94,7 +94,10 @@ def test_licences():
     licence = (ROOT / "LICENSE").read_text()
     assert "Apache License" in licence and licence == (ROOT / "bundle/LICENSE").read_text()
     for part in ("source", "site/test"):
-        assert json.loads((ROOT / f"bundle/demo/{part}/dataset.json").read_text())["licence"] == "CC0-1.0"
+        assert (
+            json.loads((ROOT / f"bundle/demo/{part}/dataset.json").read_text())["licence"]
+            == "CC0-1.0"
+        )
 
 
 @pytest.fixture

@@ -11,7 +11,9 @@ import pytest
 def home(bundle, tmp_path_factory):
     """A folder with `bundle/` in it, as after a clone."""
     root = tmp_path_factory.mktemp("clone")
-    shutil.copytree(bundle, root / "bundle", ignore=shutil.ignore_patterns("nuclei", "*.pt", "output"))
+    shutil.copytree(
+        bundle, root / "bundle", ignore=shutil.ignore_patterns("nuclei", "*.pt", "output")
+    )
     return root
 
 

@@ -104,7 +104,8 @@ class Plan:
 
     Args:
         folders: of the adaptation.
-        sections: overrides of each stage's config, and "arms", those of each segmenter.
+        sections: overrides of each stage's config, and "arms", those of each segmenter. Without
+            "student_steps" nothing is distilled.
         seeds: numbers of the trainings of each arm.
         scored: {"validation": folder, "test": folder}: where segmenters are scored.
         rounds: of pseudo-masks; 0 where all references have masks.
@@ -144,7 +145,8 @@ class Plan:
         for number in range(folds):
             self.fold(number)
         segmented = self.of("segment")
-        self.distill(aligned)
+        if sections["distill"].get("student_steps") != []:
+            self.distill(aligned)
         evaluation = self.evaluate(pairs, self.pairs("pairs/unaligned", self.models))
         self.report([*segmented, evaluation])
 
