@@ -122,10 +122,10 @@ def describe(metadata: dict[str, Any], stage1: Stage1) -> dict[str, Any]:
         end["num_channels"] = len(channels)
         end["channel_def"] = {str(k): name for k, name in enumerate(channels)}
     values = ", ".join(f"{value:g} {name}" for name, value in source.labels.items())
-    described["image_classes"] = f"{source.channels} channels, {source.modality}, in [-1, 1]"
+    count = f"{source.channels} channel{'s' if source.channels > 1 else ''}"
+    described["image_classes"] = f"{count}, {source.modality}, in [-1, 1]"
     described["label_classes"] = f"single channel: {values}"
-    described["pred_classes"] = f"{source.channels} channels: a synthetic image in [-1, 1]"
-    described["description"] = described["description"].partition(" The weights are trained")[0]
+    described["pred_classes"] = f"{count}: a synthetic image in [-1, 1]"
     return described
 
 

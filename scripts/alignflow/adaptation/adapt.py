@@ -88,7 +88,12 @@ class Adaptation:
             model_dir=None if model_dir is None else Path(model_dir).resolve(),
         )
         self.root = folders.root
-        require_arms(self.sections["arms"], hand_over)
+        arms = self.sections["arms"]
+        require_arms(arms, hand_over)
+        # the verdict compares an arm with those before it
+        self.sections["arms"] = {k: v for k, v in arms.items() if k != ADAPTED} | {
+            ADAPTED: arms[ADAPTED]
+        }
         require_keys(self.sections, folders.configs)
         self.train = overlaid(folders.configs / "train.json", self.sections["train"])
         self.bundle = None if model_dir is None else Stage1.load(str(folders.model_dir))
