@@ -27,7 +27,7 @@ export MALLOC_MMAP_THRESHOLD_ := 4294967296
 export MALLOC_TRIM_THRESHOLD_ := 4294967296
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all bench bundle label lint clean
+.PHONY: help demo models test test-all bench bundle label lint clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,7 +40,7 @@ $(READY): pyproject.toml
 	@$(PYTHON) -m venv .venv
 	@# torch first and alone, so that TORCH_ARGS may name another index for it
 	@"$(PY)" -m pip install --quiet --disable-pip-version-check $(TORCH_ARGS) "$(TORCH)"
-	@"$(PY)" -m pip install --quiet --disable-pip-version-check -e ".[demo,test,dev,export,dicom]"
+	@"$(PY)" -m pip install --quiet --disable-pip-version-check -e ".[test,dev,export,dicom]"
 	@touch $@
 
 $(LABEL_READY): $(LABEL_NEEDS) $(LABEL_ALONE)
@@ -59,31 +59,16 @@ label: $(LABEL_READY) ## start the annotation server (STUDIES=, MODELS=, HOST=, 
 	@"$(LABEL_PY)" scripts/label_app/start.py --studies "$(STUDIES)" --models "$(MODELS)" \
 	  --work "$(WORK)" --host "$(HOST)" --port "$(PORT)" $(LABEL_ARGS)
 
-demo: $(READY) ## install, prepare data, train, align to a simulated second scanner, write pairs
-	@"$(PY)" -m alignflow.demo.prepare --output_dir "$(DEMO)/data" --site_dir "$(DEMO)/site"
-	@echo "training the image flow, the mask flow and the source segmenter"
-	@cd bundle && "$(PY)" -m monai.bundle run training \
-	  --config_file "['configs/train.json','configs/demo.json']" \
-	  --dataset_dir "$(DEMO)/data" --output_dir "$(DEMO)/models"
-	@echo "writing synthetic pairs"
-	@cd bundle && "$(PY)" -m monai.bundle run infer --config_file configs/inference.json \
-	  --model_dir "$(DEMO)/models" --output_dir "$(DEMO)/pairs"
-	@echo "aligning to the simulated second scanner"
-	@cd bundle && "$(PY)" -m monai.bundle run align \
-	  --config_file "['configs/align.json','configs/demo_align.json']" \
-	  --model_dir "$(DEMO)/models" --reference_dir "$(DEMO)/site/references" \
-	  --output_dir "$(DEMO)/aligned"
-	@echo "writing synthetic pairs of the aligned bundle"
-	@cd bundle && "$(PY)" -m monai.bundle run infer --config_file configs/inference.json \
-	  --model_dir "$(DEMO)/aligned" --output_dir "$(DEMO)/aligned_pairs"
-	@"$(PY)" -m alignflow.demo.rows --model_dir "$(DEMO)/models" --output "$(DEMO)/rows.png" \
-	  --source "$(DEMO)/data" --references "$(DEMO)/site/references" \
-	  --unaligned "$(DEMO)/pairs" --aligned "$(DEMO)/aligned_pairs"
-	@echo "done; under build/demo look at"
-	@echo "  rows.png                        source, references, unaligned and aligned images"
-	@echo "  aligned/alignment.png           references; the same masks unaligned and aligned"
-	@echo "  pairs/, aligned_pairs/          pairs, contact_sheet.png and provenance of both"
-	@echo "  site/test/                      labelled slices of the simulated site, unseen so far"
+demo: $(READY) ## install, adapt the bundle of nuclei to stained tissue, and report
+	@"$(PY)" -m alignflow adapt --source bundle/demo/source \
+	  --references bundle/demo/references --test bundle/demo/test \
+	  --model_dir bundle/models/nuclei --config bundle/configs/demo.json --out "$(DEMO)"
+
+models: $(READY) ## train bundle/models/nuclei, which the demo adapts, from nothing
+	@cd bundle && "$(PY)" -m monai.bundle run training --config_file configs/train.json \
+	  --dataset_dir demo/source --output_dir "$(CURDIR)/build/nuclei" --channels 3 --flip_x 0.5 --flip_y 0.5 \
+	  --image_epochs 25 --mask_epochs 8 --segmenter_epochs 8
+	@"$(PY)" -m alignflow.packing halve build/nuclei bundle/models/nuclei
 
 # a module's tests share fixtures, which train: they stay in one process
 test: $(READY) ## run the fast tests

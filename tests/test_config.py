@@ -87,11 +87,6 @@ def test_shipped_configs_pass(name):
     check_arguments(shipped(name))
 
 
-@pytest.mark.parametrize(("overrides", "config"), [("demo", "train"), ("demo_align", "align")])
-def test_overrides_of_the_demo_are_keys_of_what_they_override(overrides, config):
-    assert set(shipped(overrides)) <= set(shipped(config))
-
-
 @pytest.mark.parametrize("name", WORKFLOWS)
 def test_a_misspelt_override_of_any_key_is_named(name):
     config = shipped(name)

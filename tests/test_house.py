@@ -11,7 +11,8 @@ import yaml
 from packaging.specifiers import SpecifierSet
 
 import alignflow
-from alignflow.demo.template import LABELS, LICENCE
+from alignflow.packing import describe
+from alignflow.stage1 import Stage1
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -43,12 +44,10 @@ def test_metadata_version_is_the_package_version_and_in_the_changelog():
     assert f"## {alignflow.__version__}" in (ROOT / "CHANGELOG.md").read_text()
 
 
-def test_metadata_channels_follow_from_the_demo_classes():
-    data_format = METADATA["network_data_format"]
-    channels = 1 + 2 * len(LABELS) - 1  # noise, one-hot classes, distances of the foreground
-    assert data_format["inputs"]["image"]["num_channels"] == channels
-    for end in (data_format["inputs"]["image"], data_format["outputs"]["pred"]):
-        assert len(end["channel_def"]) == end["num_channels"]
+def test_metadata_describes_the_shipped_weights():
+    stage1 = Stage1.load(str(ROOT / "bundle/models/nuclei"))
+    for key in ("network_data_format", "image_classes", "label_classes", "pred_classes"):
+        assert describe(METADATA, stage1)[key] == METADATA[key]
 
 
 def test_versions_stand_in_pyproject_alone():
@@ -76,7 +75,7 @@ def test_conda_creates_the_versions_of_pyproject():
     ("card", "sections"),
     [
         ("README.md", "Training data,Metrics,Intended use,Out of scope,Limits,Licence,References"),
-        ("data_card.md", "Source,Site,Limits,The demo's synthetic pairs,Licence"),
+        ("data_card.md", "Source,Weights,Limits,The demo's synthetic pairs"),
     ],
 )
 def test_cards_have_their_sections(card, sections):
@@ -94,8 +93,11 @@ def test_the_data_card_answers_all_criteria_of_the_smd_card():
 def test_licences():
     licence = (ROOT / "LICENSE").read_text()
     assert "Apache License" in licence and licence == (ROOT / "bundle/LICENSE").read_text()
-    data_licence = (ROOT / "bundle/docs/data_license.txt").read_text()
-    assert LICENCE in " ".join(data_licence.split())
+    for part in ("source", "references", "test"):
+        assert (
+            json.loads((ROOT / f"bundle/demo/{part}/dataset.json").read_text())["licence"]
+            == "CC0-1.0"
+        )
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 python -m alignflow.packing pack --output build/alignflow.zip [--model_dir DIR]
 python -m alignflow.packing verify build/alignflow.zip
+python -m alignflow.packing halve MODELS SMALL
 """
 
 from __future__ import annotations
@@ -14,9 +15,11 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import torch
+
 import alignflow
 from alignflow.errors import InputError, print_input_errors_as_one_line
-from alignflow.files import replacing, sha256
+from alignflow.files import load_tensors, replacing, save_tensors, sha256
 from alignflow.hashes import SUMS, is_inside, sums_of, verify
 from alignflow.stage1 import FILE, STUDENTS, Stage1, weight_hashes
 
@@ -73,6 +76,26 @@ def pack(
     return sorted(files)
 
 
+def halve(model_dir: str | Path, output: str | Path) -> None:
+    """Copy a trained bundle with its weights at half precision; networks load them as float32.
+
+    Args:
+        model_dir: of `training` or `align`.
+        output: folder of the copy; made where missing.
+
+    Raises:
+        InputError: weights that are missing or do not belong to their record.
+    """
+    model_dir, output = Path(model_dir), Path(output)
+    stage1 = Stage1.load(str(model_dir))
+    output.mkdir(parents=True, exist_ok=True)
+    for name in weight_hashes(str(model_dir)):
+        weights = load_tensors(model_dir / name)
+        halved = {k: v.half() if v.dtype == torch.float32 else v for k, v in weights.items()}
+        save_tensors(halved, output / name)
+    stage1.save(str(output))
+
+
 def requirements(project: str | Path) -> str:
     """`requirements.txt` with the pins of a pyproject.toml; extras are comments."""
     content = tomllib.loads(Path(project).read_text(encoding="utf-8"))["project"]
@@ -100,10 +123,10 @@ def describe(metadata: dict[str, Any], stage1: Stage1) -> dict[str, Any]:
         end["num_channels"] = len(channels)
         end["channel_def"] = {str(k): name for k, name in enumerate(channels)}
     values = ", ".join(f"{value:g} {name}" for name, value in source.labels.items())
-    described["image_classes"] = f"{source.channels} channels, {source.modality}, in [-1, 1]"
+    count = f"{source.channels} channel{'s' if source.channels > 1 else ''}"
+    described["image_classes"] = f"{count}, {source.modality}, in [-1, 1]"
     described["label_classes"] = f"single channel: {values}"
-    described["pred_classes"] = f"{source.channels} channels: a synthetic image in [-1, 1]"
-    described["description"] = described["description"].partition(" The weights are trained")[0]
+    described["pred_classes"] = f"{count}: a synthetic image in [-1, 1]"
     return described
 
 
@@ -134,7 +157,7 @@ def _weights(model_dir: Path) -> dict[str, bytes]:
 
 
 def main() -> None:
-    """Command line for `pack` and `verify`."""
+    """Command line for `pack`, `verify` and `halve`."""
     print_input_errors_as_one_line()
     parser = argparse.ArgumentParser(description="Pack a bundle, or check a packed one.")
     commands = parser.add_subparsers(dest="command", required=True)
@@ -146,8 +169,14 @@ def main() -> None:
     packing.add_argument("--data_source", default=UNKNOWN_DATA, help="training data of the weights")
     checking = commands.add_parser("verify", help="check a zip or a folder without running it")
     checking.add_argument("bundle", help="the zip, or the unpacked folder")
+    halving = commands.add_parser("halve", help="copy a bundle at half precision")
+    halving.add_argument("model_dir", help="trained bundle")
+    halving.add_argument("output", help="folder of the copy")
     arguments = vars(parser.parse_args())
-    if arguments.pop("command") == "verify":
+    if (command := arguments.pop("command")) == "halve":
+        halve(**arguments)
+        return
+    if command == "verify":
         print(f"{verify(**arguments)} files as they were packed: {arguments['bundle']}")
         return
     output = arguments.pop("output") or f"build/{TOP}_v{alignflow.__version__}.zip"

@@ -11,7 +11,9 @@ import pytest
 def home(bundle, tmp_path_factory):
     """A folder with `bundle/` in it, as after a clone."""
     root = tmp_path_factory.mktemp("clone")
-    shutil.copytree(bundle, root / "bundle", ignore=shutil.ignore_patterns("*.pt", "output"))
+    shutil.copytree(
+        bundle, root / "bundle", ignore=shutil.ignore_patterns("nuclei", "*.pt", "output")
+    )
     return root
 
 
@@ -98,11 +100,12 @@ def test_the_console_holds_nothing_else(trained, inferred):
 def test_the_other_way_round_with_overrides(home, command, shell, three_class_dataset):
     shutil.rmtree(home / "bundle/models")
     shutil.rmtree(home / "bundle/output", ignore_errors=True)
+    (home / "window.json").write_text('{"window": [0, 255]}')
     overrides = {"bundle_root": "bundle", "dataset_dir": three_class_dataset}
     call = command(
         "train",
         "training",
-        config_file="['bundle/configs/train.json','bundle/configs/demo.json']",
+        config_file="['bundle/configs/train.json','window.json']",
         **overrides | {"train::update::clip": 0.5},
     )
     done = shell(call, home)

@@ -140,6 +140,7 @@ def checkout(bash, inputs, tmp_path_factory):
     """A copy of the checkout in which the workflows have been run once."""
     root = tmp_path_factory.mktemp("checkout")
     shutil.copytree(ROOT / "bundle", root / "bundle", ignore=shutil.ignore_patterns("models"))
+    shutil.copytree(ROOT / "bundle/models/nuclei", root / "bundle/models/nuclei")
     for name in ("pyproject.toml", "Makefile", "environment.yml"):
         shutil.copy(ROOT / name, root)
     shutil.copytree(ROOT / "scripts/label_app", root / "scripts/label_app")
@@ -168,20 +169,10 @@ def checkout(bash, inputs, tmp_path_factory):
     for name in ("quality", "speed"):
         content = {"arms": {"student": {"evaluations": 1, "kid": kid}}}
         (root / f"bundle/{name}.json").write_text(json.dumps(content))
-    demo = root / "build/demo"
-    for name, origin in {
-        "models": root / "bundle/models",
-        "pairs": root / "bundle/output",
-        "aligned_pairs": root / "bundle/aligned_pairs",
-        "data": inputs["DIR"],
-        "site/references": inputs["REFERENCES"],
-        "site/test": inputs["TEST"],
-    }.items():
-        shutil.copytree(origin, demo / name)
     return root
 
 
-# The model card repeats commands of the other pages; those of its own are the demo's.
+# The model card repeats commands of the other pages.
 SLOW = {ROOT / "bundle/docs/README.md": pytest.mark.slow}
 
 

@@ -88,7 +88,12 @@ class Adaptation:
             model_dir=None if model_dir is None else Path(model_dir).resolve(),
         )
         self.root = folders.root
-        require_arms(self.sections["arms"], hand_over)
+        arms = self.sections["arms"]
+        require_arms(arms, hand_over)
+        # the verdict compares an arm with those before it
+        self.sections["arms"] = {k: v for k, v in arms.items() if k != ADAPTED} | {
+            ADAPTED: arms[ADAPTED]
+        }
         require_keys(self.sections, folders.configs)
         self.train = overlaid(folders.configs / "train.json", self.sections["train"])
         self.bundle = None if model_dir is None else Stage1.load(str(folders.model_dir))
@@ -314,6 +319,10 @@ class Adaptation:
         print_line(f"verdict: {self.root / 'verdict.txt'}")
         for line in verdict["text"]:
             print_line(f"  {line}")
+        if verdict["site"] is not None:
+            dice = (f"{arm} {value:.1f}" for arm, value in verdict["site"]["dice"].items())
+            print_line(f"Dice at the site: {', '.join(dice)}")
+        print_line(f"picture: {self.root / 'verdict.png'}")
         for job in plan.of("report"):
             print_line(f"report: {job.folder / 'report.html'}")
 

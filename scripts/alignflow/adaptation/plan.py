@@ -105,6 +105,7 @@ class Plan:
     Args:
         folders: see `Folders`.
         sections: overrides of each stage's config, and "arms", the overrides of each segmenter.
+            Nothing is distilled if distill's "student_steps" is empty.
         seeds: seeds of the trainings of each arm.
         scored: {"validation": folder, "test": folder}, on which segmenters are scored.
         rounds: number of rounds of pseudo-masks; 0 if all references have masks.
@@ -144,7 +145,8 @@ class Plan:
         for number in range(folds):
             self.fold(number)
         segmented = self.of("segment")
-        self.distill(aligned)
+        if sections["distill"].get("student_steps") != []:
+            self.distill(aligned)
         evaluation = self.evaluate(pairs, self.pairs("pairs/unaligned", self.models))
         self.report([*segmented, evaluation])
 

@@ -91,10 +91,10 @@ def require_folders(data: Mapping[str, str | None], model_dir: str | None, outpu
 def require_arms(arms: Facts, hand_over: str) -> None:
     """Raise `InputError` if there can be no verdict with these segmenters."""
     wrong = [name for name, one in arms.items() if not isinstance(one, dict)]
-    if wrong or not {SOURCE, ADAPTED} <= arms.keys() or list(arms)[-1] != ADAPTED:
+    if wrong or not {SOURCE, ADAPTED} <= arms.keys():
         raise InputError(
-            f'config "arms": {", ".join(arms)}; each is {{key: value}} of segment.json, "{SOURCE}" '
-            f'is compared with "{ADAPTED}", which comes last'
+            f'config "arms": {", ".join(arms)}; each is {{key: value}} of segment.json, and '
+            f'"{SOURCE}" and "{ADAPTED}" are among them'
         )
     if hand_over not in arms:
         raise InputError(f'config "hand_over": {hand_over!r}; set one of {", ".join(arms)}')
