@@ -181,7 +181,7 @@ def checkout(bash, inputs, tmp_path_factory):
     return root
 
 
-# The model card repeats commands of the other pages; those of its own are the demo's.
+# The commands of the model card are the demo's.
 SLOW = {ROOT / "bundle/docs/README.md": pytest.mark.slow}
 
 
