@@ -27,10 +27,10 @@ export MALLOC_MMAP_THRESHOLD_ := 4294967296
 export MALLOC_TRIM_THRESHOLD_ := 4294967296
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench bundle label lint clean
+.PHONY: help demo test test-all bench bundle label lint clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-6s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(READY): pyproject.toml
 	@test -n "$(PYTHON)" || { echo "no python3 found: make PYTHON=/path/to/python3.11"; exit 1; }
@@ -85,8 +85,12 @@ demo: $(READY) ## install, prepare data, train, align to a simulated second scan
 	@echo "  pairs/, aligned_pairs/          pairs, contact_sheet.png and provenance of both"
 	@echo "  site/test/                      labelled slices of the simulated site, unseen so far"
 
+# a module's tests share fixtures, which train: they stay in one process
 test: $(READY) ## run the fast tests
-	@"$(PY)" -m pytest
+	@"$(PY)" -m pytest -n logical --dist loadfile
+
+test-all: test ## run these, then the tests of documents, processes, servers and kills
+	@"$(PY)" -m pytest -n logical --dist loadfile -m "integration and not slow and not gpu"
 
 bench: $(READY) ## run the quick benchmarks, see benchmarks/README.md
 	@"$(PY)" benchmarks/solver.py

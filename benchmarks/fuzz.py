@@ -27,8 +27,8 @@ from fuzzing.judge import FAILURES, examine
 from fuzzing.pool import examine_all, make
 
 OUTCOMES = [
-    "equal", "as before", "refused", "refused alone", "pixels differ", "others differ", "only here",
-    "not compared",
+    "equal", "as before", "refused", "refused with some", "refused alone", "pixels differ",
+    "others differ", "only here", "not compared",
 ]  # fmt: skip
 SAVED_EVERY = 500  # files
 

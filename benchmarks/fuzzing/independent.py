@@ -25,6 +25,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import highdicom
+import nibabel
+import nrrd
 import numpy as np
 import pydicom
 import SimpleITK as sitk
@@ -354,6 +357,8 @@ def segments_from_pydicom(path: Path) -> Reading:
         identification = frame.get("SegmentIdentificationSequence")
         identification = identification or shared.SegmentIdentificationSequence
         number = identification[0].ReferencedSegmentNumber
+        below = values[..., k][plane.T > 0]
+        assert np.isin(below, (0, number)).all(), "segments overlap"
         values[..., k][plane.T > 0] = number
     affine = places[int(along.argmin())].copy()
     affine[:3, 2] = -affine[:3, 2] * step if len(steps) > 1 else np.nan
@@ -391,3 +396,29 @@ READERS: dict[str, list[Callable[..., Reading]]] = {
     "BMP": [picture_from_simpleitk],
     "TIFF": [picture_from_simpleitk, picture_from_pillow],
 }
+
+
+def _dicom_by_pydicom(path: Path) -> None:
+    for file in sorted(path.iterdir()) if path.is_dir() else [path]:
+        pydicom.dcmread(file).pixel_array  # noqa: B018
+
+
+def _read_by_pillow(path: Path) -> None:
+    with Image.open(path) as image:
+        image.load()
+
+
+PLAIN: dict[str, Callable[[Path], object]] = {
+    "DICOM": _dicom_by_pydicom,
+    "DICOM series": _dicom_by_pydicom,
+    "SEG": lambda path: highdicom.seg.segread(path).get_volume(combine_segments=True),
+    "RTSTRUCT": pydicom.dcmread,
+    "NIfTI": lambda path: nibabel.load(path).get_fdata(),
+    "NRRD": lambda path: nrrd.read(str(path)),
+    "MetaImage": lambda path: sitk.ReadImage(str(path)),
+    "PNG": _read_by_pillow,
+    "JPEG": _read_by_pillow,
+    "BMP": _read_by_pillow,
+    "TIFF": tifffile.imread,
+}
+"""The library that the package reads a kind with, as anybody uses it."""

@@ -17,7 +17,7 @@ from alignflow.data.datalist import build_datalist, dataset_json
 from alignflow.data.formats import load
 from alignflow.errors import InputError
 from fuzzing.corpus import Seed
-from fuzzing.independent import READERS, Reading
+from fuzzing.independent import PLAIN, READERS, Reading
 
 FAILURES = ("traceback", "poor message", "misread", "crash", "hang")
 BLOCK = 8  # pixels: what JPEG codes together
@@ -99,7 +99,7 @@ def _compare(seed: Seed, path: Path, ours: Reading | str) -> Verdict:
             others.append(f"{type(error).__name__}: {error}"[:100].replace("\n", " "))
     read = [other for other in others if isinstance(other, Reading)]
     if isinstance(ours, str):
-        return _judge_refusal(ours, path, bool(read))
+        return _judge_refusal(ours, path, len(read), len(others), seed.kind)
     if not read:
         if not difference(ours, _whole(seed), seed.kind):
             return Verdict("as before", f"others: {others}")
@@ -121,10 +121,16 @@ def _whole(seed: Seed) -> Reading:
     return _read(seed, seed.folder or seed.path if seed.kind == "DICOM series" else seed.path)
 
 
-def _judge_refusal(message: str, path: Path, is_read: bool) -> Verdict:
+def _judge_refusal(message: str, path: Path, read: int, count: int, kind: str) -> Verdict:
     if "\n" in message or path.name not in message or len(message) > 600:
         return Verdict("poor message", message[:600])
-    return Verdict("refused alone" if is_read else "refused", message)
+    if not read:
+        return Verdict("refused", message)
+    try:
+        PLAIN[kind](path)
+    except Exception:  # each library has its own
+        return Verdict("refused with some", message)
+    return Verdict("refused alone" if read == count else "refused with some", message)
 
 
 def difference(ours: Reading, other: Reading, kind: str = "") -> str:

@@ -18,7 +18,8 @@ APP = Path(__file__).resolve().parent
 sys.path[:0] = [str(APP.parent), str(APP)]
 
 from alignflow.errors import InputError  # noqa: E402
-from alignflow.label.access import require_token  # noqa: E402
+from alignflow.label.access import NO_VIEWER, require_token  # noqa: E402
+from alignflow.label.synthesize import load_image_sampler  # noqa: E402
 from alignflow.label.work import Work, parts_of  # noqa: E402
 from alignflow.stage1 import Stage1  # noqa: E402
 
@@ -73,11 +74,17 @@ def main() -> int:
         require_studies(args.studies)
         args.models, segmenter = parts_of(args.models.resolve())
         args.work = args.work.resolve()
-        Work(args.work, args.models, segmenter).require_same_bundle()
+        work = Work(args.work, args.models, segmenter)
+        work.require_same_bundle()
         stage1 = Stage1.load(str(args.models))
+        # what cannot be loaded is said now, and not at the first request
+        work.segmenter("cpu")
+        load_image_sampler(work.bundle(), stage1, "cpu")
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    if "://" not in args.studies:
+        print(f"STUDIES is a folder: {NO_VIEWER}")
     args.work.mkdir(parents=True, exist_ok=True)
     for name, value in settings(args, stage1).items():
         os.environ.setdefault(name, value)

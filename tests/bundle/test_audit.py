@@ -161,22 +161,44 @@ def test_a_killed_audit_is_ended_by_the_same_command(
 
 
 def test_references_alone(audit, pairs, generated, source, tmp_path):
-    """At a site: no source, a few references; too few to say what is too near."""
+    """At a site: no source, a few references; exact copies need no statistics, others do."""
     references = tmp_path / "references"
     references.mkdir()
     for name in generated[1]:
         shutil.copy(source / "images" / name, references / name)
+    exact = generated[1][1]
+    larger = Image.open(source / "images" / exact).resize((40, 40), Image.Resampling.BICUBIC)
+    larger.save(pairs / "images/pair_00004.png")
+    label = pairs / "labels/pair_00004.png"
+    Image.open(label).resize((40, 40), Image.Resampling.NEAREST).save(label)
     result = audit(pairs, dataset_dir=None, reference_dir=str(references))
-    assert result["copies"]["reference"]["threshold"] is None and result["quarantined"] == []
-    assert "4 patients or files (reference) are too few" in result["words"][1]
+    # resized, and mirrored; the others are altered more
+    assert result["quarantined"] == ["pair_00004", "pair_00007"]
+    assert result["copies"]["reference"]["threshold"] is None
+    assert result["exact_copies"] == {"reference": 2}
+    assert "exact copies: 2 of reference images" in result["words"]
+    assert sum("4 patients or files (reference)" in words for words in result["words"]) == 1
     records = {record["name"]: record for record in result["pairs"]}
     assert [records[n]["reference"]["nearest"] for n in COPIES] == generated[1]
+    assert records["pair_00004"]["exact_copy_of"] == {"reference": exact}
     assert result["membership"] == {}
     # With other images of the site it can be said.
     result = audit(pairs, dataset_dir=None, reference_dir=str(references), target_dir=str(source))
     assert result["copies"]["reference"]["calibrated_on"] == "target"
     assert set(COPIES) <= set(result["quarantined"])
     assert result["membership"]["reference"]["flow"]["members"] == 4
+
+
+def test_exact_copies_of_held_out_images(audit, pairs, source):
+    from alignflow.privacy.sets import source_cases
+
+    held_out = source_cases(str(source), None, None, 0.5, 0)[1][7]["image"]
+    shutil.copy(held_out, pairs / "images/pair_00002.png")
+    result = audit(pairs)
+    assert result["exact_copies"] == {"source": 1, "held_out": 1}
+    record = next(r for r in result["pairs"] if r["name"] == "pair_00002")
+    assert record["exact_copy_of"] == {"held_out": held_out.rsplit("/", 1)[1]}
+    assert (pairs / "quarantine/images/pair_00002.png").is_file()
 
 
 def test_refused(audit, pairs, refused, tmp_path):

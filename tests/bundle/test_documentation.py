@@ -185,6 +185,7 @@ def checkout(bash, inputs, tmp_path_factory):
 SLOW = {ROOT / "bundle/docs/README.md": pytest.mark.slow}
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(
     "document",
     [pytest.param(d, id=n, marks=SLOW.get(d, ())) for d, n in zip(DOCUMENTS, NAMES, strict=True)],

@@ -18,6 +18,7 @@ from mlflow import MlflowClient
 
 from alignflow.training.checkpoint import checkpoints
 
+pytestmark = pytest.mark.integration
 TRAINING = {
     "precision": "fp32",
     "image_epochs": 6,

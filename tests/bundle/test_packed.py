@@ -18,6 +18,7 @@ from alignflow.errors import InputError
 from alignflow.hashes import verify
 from alignflow.packing import pack
 
+pytestmark = pytest.mark.integration
 ROOT = Path(__file__).parents[2]
 INFER = ["-m", "monai.bundle", "run", "infer", "--config_file", "configs/inference.json"]
 COUNTS = {"num_pairs": 2, "batch_size": 2, "image_steps": 2, "mask_steps": 2}
@@ -161,7 +162,7 @@ def test_the_wheel_alone_checks_a_data_set(three_class_dataset, tmp_path):
     subprocess.run([sys.executable, "-m", "pip", "wheel", *options, tmp_path], check=True)
     shutil.unpack_archive(next((tmp_path / "wheel").iterdir()), tmp_path / "installed", "zip")
     (tmp_path / "empty").mkdir()
-    python = [sys.executable, "-m", "alignflow", "check", str(three_class_dataset)]
+    python = [sys.executable, "-m", "alignflow", "check", str(three_class_dataset), "--quick"]
     environment = os.environ | {"PYTHONPATH": str(tmp_path / "installed")}
     where = [sys.executable, "-c", "import alignflow; print(alignflow.__file__)"]
     options = {"cwd": tmp_path / "empty", "env": environment, "capture_output": True, "text": True}

@@ -227,6 +227,16 @@ def test_verdict_is_that_of_the_scores(full, given):
     assert shown in Page(full).words
 
 
+def test_each_class_stands_on_the_first_screen(full, given):
+    words = Page(full).words.split("Samples Evenly chosen")[0]
+    scores = json.loads((Path(given["segment_dir"]) / "pairs/scores.json").read_text())
+    for name in scores["classes"]:
+        found = [image["dice"][name] for image in scores["images"].values()]
+        mean = 100 * np.mean([value for value in found if value is not None])
+        assert re.search(re.escape(name) + f" .*{mean:.1f} ", words)
+    assert "HD95, pairs" in words and "Are real images copied?" in words
+
+
 def test_the_answer_of_an_adaptation_is_the_pages(report, refused, tmp_path):
     path = tmp_path / "verdict.json"
     path.write_text(json.dumps({"answer": "no_gap", "text": [f"No: {HOSTILE}.", "So it is."]}))
@@ -309,6 +319,7 @@ addEventListener("message", e => {
 });
 </script>"""
 TELL = """<script>addEventListener("load", () => {
+  document.querySelectorAll("details").forEach(one => { one.open = true; });
   const d = document.documentElement, s = [...document.querySelectorAll("svg")];
   const small = s.filter(one => one.getBoundingClientRect().width < 30).length;
   const entries = performance.getEntriesByType("resource").filter(r => !r.name.startsWith("data:"));

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+pytestmark = pytest.mark.integration
 SEVERAL_EPOCHS = {
     "image_epochs": 6,
     "mask_epochs": 3,

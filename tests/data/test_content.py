@@ -1,7 +1,9 @@
 """Files that are not what their names say, each with its own fix."""
 
 import gzip
+import io
 import shutil
+import tarfile
 
 import nibabel as nib
 import numpy as np
@@ -32,6 +34,18 @@ def test_packed(packed, refuse):
     path = packed.rename(packed.with_name("a.nii"))
     refuse(path, r"a.nii': packed with gzip, .*; rename it to 'a.nii.gz'$")
     refuse(path.rename(path.with_name("a.png")), "a.png': packed with gzip, .*; unpack it$")
+
+
+def test_archives(packed, refuse):
+    content = gzip.decompress(packed.read_bytes())
+    for kind, mode in (("tar", "w"), ("tar", "w:gz"), ("bzip2", "w:bz2"), ("xz", "w:xz")):
+        buffer = io.BytesIO()
+        with tarfile.open(fileobj=buffer, mode=mode) as archive:
+            entry = tarfile.TarInfo("a.nii")
+            entry.size = len(content)
+            archive.addfile(entry, io.BytesIO(content))
+        packed.write_bytes(buffer.getvalue())
+        refuse(packed, f"a {kind} archive; unpack it and give the file in it")
 
 
 def test_packed_twice(packed, refuse):

@@ -114,6 +114,15 @@ def test_groups_never_leak(groups, fraction, seed):
     assert {c["image"] for c in reordered} == {c["image"] for c in training}
 
 
+def test_a_list_whose_rows_slipped(png_dataset):
+    a, b = sorted(path.name for path in (png_dataset / "images").iterdir())[:2]
+    cases = [{"image": f"images/{a}", "label": f"masks/{b}"}]
+    cases += [{"image": f"images/{b}", "label": f"masks/{a}"}]
+    (png_dataset / "dataset.json").write_text(json.dumps({"training": cases}))
+    with pytest.warns(UserWarning, match="listed for an image, but called as another image"):
+        build_datalist(png_dataset)
+
+
 def test_single_images_are_split_at_the_fraction():
     datalist = [{"image": str(i), "label": str(i), "group": str(i)} for i in range(40)]
     assert len(split_by_group(datalist, 0.2, 3)[1]) == 8

@@ -250,7 +250,7 @@ def test_threads_do_not_change_the_result(nifti_dataset):
 def test_require_batch(png_dataset):
     dataset = build(png_dataset)
     require_batch(dataset, 6)
-    with pytest.raises(InputError, match="only 6 images; set batch_size to at most 6"):
+    with pytest.raises(InputError, match="only 6 training images; set batch_size to at most 6"):
         require_batch(dataset, 7)
 
 

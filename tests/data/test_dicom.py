@@ -213,11 +213,12 @@ def test_an_empty_attribute_is_as_if_it_were_missing(tmp_path, write_series, nam
     assert has_geometry(image) == (name != "PixelSpacing")
 
 
-def test_a_modality_table_takes_the_place_of_a_rescale(tmp_path, write_series):
+@pytest.mark.parametrize("bits", [8, 16])
+def test_a_modality_table_takes_the_place_of_a_rescale(tmp_path, write_series, bits):
     table = pydicom.Dataset()
-    table.LUTDescriptor, table.ModalityLUTType = [8, 0, 16], "OD"
-    levels = 10 * 2 ** np.arange(8)
-    table.add_new("LUTData", "US", levels.tolist())
+    table.LUTDescriptor, table.ModalityLUTType = [8, 0, bits], "OD"
+    levels = 10 + 4 * np.arange(8) ** 2
+    table.add_new("LUTData", "OW", levels.astype(f"<u{bits // 8}").tobytes())
     pixels = np.arange(30).reshape(6, 5, 1) % 8
     tags = {"PixelRepresentation": 0, "ModalityLUTSequence": [table]}
     for photometric, sign in (("MONOCHROME2", 1), ("MONOCHROME1", -1)):

@@ -336,17 +336,34 @@ def test_structures_beyond_the_image_that_no_class_needs(series, write_rtstruct)
     assert dataset(case, {"liver": "Liver"}).label_stack.sum() == 9
 
 
-def test_segments_of_slicer_by_name(tmp_path, series):
+def write_slicer(folder, series, *files):
+    """Pairs of the series with .seg.nrrd files, each of {name: value} for what `boxes` draws."""
     affine = np.diag([-1, -1, 1, 1]) @ series[1].affine.numpy()
     space = {"space": "LPS", "space directions": affine[:3, :3].T, "space origin": affine[:3, 3]}
-    pairs = []
-    for k, values in enumerate([(1, 2), (2, 1)]):
-        names = {f"Segment{j}_Name": name for j, name in enumerate(("Liver", "Spleen"))}
-        codes = {f"Segment{j}_LabelValue": str(value) for j, value in enumerate(values)}
-        label = np.array([0, *values], np.uint8)[boxes()]
-        path = tmp_path / f"{k}.seg.nrrd"
-        nrrd.write(str(path), label, space | names | codes)
-        pairs.append((series[0][0].parent, path))
+    for k, segments in enumerate(files):
+        names = {f"Segment{j}_Name": name for j, name in enumerate(segments)}
+        codes = {f"Segment{j}_LabelValue": str(v) for j, v in enumerate(segments.values())}
+        label = np.array([0, *segments.values()], np.uint8)[boxes()]
+        nrrd.write(str(folder / f"{k}.seg.nrrd"), label, space | names | codes)
+    return [(series[0][0].parent, folder / f"{k}.seg.nrrd") for k in range(len(files))]
+
+
+def test_names_misspelt_in_some_files(tmp_path, series, caplog):
+    right, wrong = {"Liver": 1, "Spleen": 2}, {"Livr": 1, "Spleen": 2}
+    pairs = write_slicer(tmp_path, series, right, wrong, right)
+    with pytest.raises(InputError, match="'Liver' in .*0.seg.*, .*2.seg.* and 'Livr' in .*1.seg"):
+        dataset(pairs)
+    both = dataset(pairs, {"liver": ["Liver", "Livr"], "spleen": "Spleen"})
+    assert both.spec.labels == {"background": 0, "liver": 1, "spleen": 2}
+    assert "is missing" not in caplog.text
+    read = dataset(pairs, {"liver": "Liver"})
+    assert len(read) == 4  # of the slices with a liver by name, none by number
+    assert "'Livr' is not in labels, and a class is missing in '" in caplog.text
+    assert "1.seg.nrrd'; if" in caplog.text
+
+
+def test_segments_of_slicer_by_name(tmp_path, series):
+    pairs = write_slicer(tmp_path, series, {"Liver": 1, "Spleen": 2}, {"Liver": 2, "Spleen": 1})
     read = dataset(pairs)
     assert read.spec.labels == {"background": 0, "Liver": 1, "Spleen": 2}
     expected = boxes()[..., [1, 2, 4]].transpose(2, 0, 1)

@@ -140,15 +140,19 @@ def test_geometry_as_simpleitk_and_highdicom_see_it(write, axis):
     ],
 )
 def test_kind_and_marks(write, name, sop_class):
-    image, mask = (pydicom.dcmread(path) for path in write(SOURCES[name], plane_of(name)))
+    paths = write(SOURCES[name], plane_of(name), date="20260131")
+    image, mask = (pydicom.dcmread(path) for path in paths)
+    other = pydicom.dcmread(write(SOURCES[name], plane_of(name), run="another")[0])
+    assert other.PatientName != image.PatientName
     assert (image.SOPClassUID, mask.SOPClassUID) == (sop_class, SegmentationStorage)
     for dataset in (image, mask):
         assert dataset.SyntheticData == "YES"
         (equipment,) = dataset.ContributingEquipmentSequence
         (purpose,) = equipment.PurposeOfReferenceCodeSequence
         assert (purpose.CodeValue, purpose.CodingSchemeDesignator) == ("109100", "DCM")
-        assert dataset.PatientID == "SYNTHETIC" and not dataset.PatientBirthDate
-        assert not dataset.StudyDate and "DERIVED" in dataset.ImageType
+        assert dataset.PatientID == f"SYNTHETIC-{image.StudyID}" and not dataset.PatientBirthDate
+        assert dataset.StudyDate == "20260131" and "DERIVED" in dataset.ImageType
+        assert dataset.StudyID and str(dataset.PatientName) == f"Synthetic^{image.StudyID}"
     reference = mask.ReferencedSeriesSequence[0]
     assert reference.SeriesInstanceUID == image.SeriesInstanceUID
     instance = reference.ReferencedInstanceSequence[0]
@@ -161,7 +165,7 @@ def test_kind_and_marks(write, name, sop_class):
 
 TEXTS = ("AE", "AS", "DA", "DT", "LO", "LT", "PN", "SH", "ST", "TM", "UC", "UN", "UR", "UT")
 OWN = re.compile(
-    r"Synthetic\^Image|SYNTHETIC|Synthetic images|(Mask of s|S)ynthetic image 3|AlignFlow|"
+    r"(Synthetic\^|SYNTHETIC-)?[\dA-F]{8}|Synthetic images|(Mask of s|S)ynthetic image 3|AlignFlow|"
     r"ring|core|85|170|20000101|000000|HU|US|\d{16}|[\d.]+\w*|PYDICOM [\d.]+"
 )
 CODED = ("CodeValue", "CodeMeaning", "CodingSchemeDesignator", "DimensionDescriptionLabel")

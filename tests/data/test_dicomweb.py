@@ -125,10 +125,12 @@ def test_a_file_is_sent_again_as_a_whole(dicomweb_server, write_series, tmp_path
     files = write_series(tmp_path / "series", volume)
     dicomweb_server.faults["/studies"] = [503, "cut"]
     noted = []
-    store(dicomweb_server.url, files, note=noted.append)
+    assert store(dicomweb_server.url, files, note=noted.append) == 0
     assert noted == files
     [content] = dicomweb_server.instances.values()
-    assert len(dicomweb_server.asked) == 3
+    assert dicomweb_server.asked[1:] == 3 * ["/studies"]
+    assert store(dicomweb_server.url, files, note=noted.append) == 1  # already there
+    assert noted == 2 * files and dicomweb_server.asked.count("/studies") == 3
     (tmp_path / "back.dcm").write_bytes(content)
     assert pydicom.dcmread(tmp_path / "back.dcm") == pydicom.dcmread(files[0])
 

@@ -102,6 +102,22 @@ def test_one_mask_for_two_bids_images(write):
     assert len(lines) == 2 and all("(there: 'sub-01_dseg.nii')" in line for line in lines)
 
 
+def test_a_mask_of_another_contrast(write):
+    root = write("images/sub-01_T1w.nii", "masks/sub-01_T2w_mask.nii")
+    assert "no mask" in refused(root)[0]
+
+
+def test_a_mask_whose_name_may_be_of_another_image(write):
+    names = [
+        f"{kind}/p{k}{end}.png"
+        for k in (1, 2)
+        for kind, end in (("images", ""), ("masks", "_mask"))
+    ]
+    with pytest.warns(UserWarning, match="'p3_s2_mask' end differently") as caught:
+        pairs(write(*names, "images/p3.png", "masks/p3_s2_mask.png"))
+    assert len(caught) == 1
+
+
 def test_names_that_are_there(write):
     root = write("images/a.png", *(f"masks/m{k}.png" for k in range(5)))
     assert "(there: 'm0.png', 'm1.png', 'm2.png' and 2 more)" in refused(root)[0]

@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from monai.data import MetaTensor
 
-from alignflow.data.intensity import IntensityWindow, median_window, scale, to_dtype, unscale
+from alignflow.data.intensity import median_window, scale, to_dtype, unscale
+from alignflow.data.transforms import FindWindowd
 from alignflow.errors import InputError
 
 INTEGERS = ["uint8", "int16", "uint16"]
@@ -22,6 +23,14 @@ def image(values, modality="", suffix=".nii.gz", dtype="int16"):
         "affine": np.eye(4),
     }
     return MetaTensor(torch.as_tensor(values, dtype=torch.float32), meta=meta)
+
+
+def read_as(picture, stated=None, **options):
+    """Modality and window of an image."""
+    meta = FindWindowd("image", **options)({"image": picture.clone(), "modality": stated})[
+        "image"
+    ].meta
+    return meta["modality"], meta["window"]
 
 
 VOLUME = torch.linspace(0, 1000, 1001).reshape(1, 7, 11, 13)
@@ -83,32 +92,39 @@ def test_to_dtype_rounds_and_clips():
     ],
 )
 def test_auto_modality(picture, stated, expected):
-    assert IntensityWindow().modality_of(picture, stated) == expected
-    assert IntensityWindow(modality="CT").modality_of(picture, stated) == "CT"
+    assert read_as(picture, stated)[0] == expected
+    assert read_as(picture, stated, modality="CT")[0] == "CT"
 
 
 def test_what_looks_like_ct_must_be_stated():
     air = image(VOLUME - 1000)
     with pytest.raises(InputError, match="image 'a': values down to -1000 .* set \"modality\""):
-        IntensityWindow().modality_of(air)
-    assert IntensityWindow(window=(0, 1)).modality_of(air) == "MR"
-    assert IntensityWindow().modality_of(air, "CT") == "CT"
+        read_as(air)
+    assert read_as(air, window=(0, 1)) == ("MR", (0, 1))
+    assert read_as(air, "CT")[0] == "CT"
+
+
+def test_ct_that_is_not_in_hu_is_told(caplog):
+    read_as(image(VOLUME - 1), modality="CT")
+    read_as(image(VOLUME), modality="CT", window=(0, 1))
+    assert not caplog.text
+    read_as(image(VOLUME), modality="CT")
+    assert "image 'a': CT without a value below 0" in caplog.text
 
 
 def test_windows():
-    policy = IntensityWindow(percentiles=(10, 90))
-    assert policy.window_of(image(VOLUME), "RGB8") == (0, 255)
-    assert policy.window_of(image(VOLUME), "CT") == (-200, 300)
-    assert policy.window_of(image(VOLUME), "MR") == pytest.approx((100, 900))
-    fixed = IntensityWindow(window=[-1000, 400])
-    assert fixed.window_of(image(VOLUME), "CT") == (-1000, 400)
+    volume = image(VOLUME)
+    assert read_as(volume, modality="RGB8")[1] == (0, 255)
+    assert read_as(volume, modality="CT")[1] == (-200, 300)
+    assert read_as(volume, percentiles=(10, 90))[1] == pytest.approx((100, 900))
+    assert read_as(volume, modality="CT", window=[-1000, 400])[1] == (-1000, 400)
 
 
 def test_equal_percentiles():
     sparse = torch.zeros(1, 10, 10, 10)
     sparse[0, 0, 0, 0] = 1
     with pytest.raises(InputError, match='percentiles .* are both 0; set "window"'):
-        IntensityWindow().window_of(image(sparse), "MR")
+        read_as(image(sparse))
 
 
 def test_median_window():
@@ -126,4 +142,4 @@ def test_median_window():
 )
 def test_bad_settings(options, match):
     with pytest.raises(InputError, match=match):
-        IntensityWindow(**options)
+        FindWindowd("image", **options)

@@ -125,3 +125,11 @@ def test_a_value_that_one_mask_has_alone_is_told(caplog):
 def test_values_in_a_mask_are_those_of_numpy(values):
     mask = torch.tensor(values, dtype=torch.float32).reshape(1, -1)
     assert values_in(mask) == np.unique(mask.numpy()).tolist()
+
+
+@pytest.mark.parametrize(("values", "is_told"), [([-1, 0, 1], 1), ([0, 1, 255], 1), ([-1, 1], 0)])
+def test_values_for_pixels_to_ignore_are_told(values, is_told, caplog):
+    find_labels({"a.png": values})
+    assert (
+        "in 'a.png' is taken for a class; if it marks pixels to ignore" in caplog.text
+    ) == is_told

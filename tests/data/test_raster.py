@@ -84,6 +84,14 @@ def test_files_that_end_early(tmp_path, suffix, size, refuse):
     refuse(path, "cannot be read")
 
 
+def test_a_tiff_without_some_of_its_pixels(tmp_path, refuse):
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, np.arange(1, 65, dtype=np.uint8).reshape(8, 8))
+    with tifffile.TiffFile(path, mode="r+") as file:
+        file.pages.first.tags["StripByteCounts"].overwrite(0)
+    refuse(path, "parts of its pixels are missing")
+
+
 def test_a_picture_under_another_name(tmp_path, refuse):
     Image.fromarray(GRAY).save(tmp_path / "a.png")
     (tmp_path / "a.png").rename(tmp_path / "a.tif")

@@ -8,7 +8,8 @@ import pytest
 from monai.data import MetaTensor
 
 from alignflow.data.formats import load
-from alignflow.data.intensity import IntensityWindow, scale
+from alignflow.data.intensity import scale
+from alignflow.data.transforms import FindWindowd
 from alignflow.demo.scanner import Scanner
 from alignflow.demo.site import divide, write_site
 from alignflow.demo.template import Slab
@@ -96,8 +97,9 @@ def test_gain_and_offset_survive_the_window_of_the_demo_but_not_percentiles(
 ):
     write_site(tmp_path, slabs[:1], 1, replace(PLAIN, gain=0.5, offset=20.0))
     window = json.loads((BUNDLE / "configs/demo.json").read_text())["window"]
-    policy = IntensityWindow(window=window if of_the_demo else None, percentiles=(0, 100))
+    find = FindWindowd("image", window=window if of_the_demo else None, percentiles=(0, 100))
     image = load(tmp_path / "test/images/slab_00_01.nii.gz")
-    original = MetaTensor(slabs[0].image[None, ..., 1:2].astype(np.float32), meta=image.meta)
-    site, source = (scale(x.numpy(), *policy.window_of(x, "MR")) for x in (image, original))
+    original = MetaTensor(slabs[0].image[None, ..., 1:2].astype(np.float32), meta={**image.meta})
+    found = [find({"image": x})["image"] for x in (image, original)]
+    site, source = (scale(x.numpy(), *x.meta["window"]) for x in found)
     assert (np.abs(site - source).mean() > 0.2) == of_the_demo

@@ -1,10 +1,13 @@
 """Audits on sets with planted copies."""
 
+from io import BytesIO
+
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from alignflow.evaluation.copies import audit, nearest, pixels
+from alignflow.evaluation.copies import audit, exact_copies, nearest, pixels
 
 
 def images(count, seed):
@@ -63,3 +66,31 @@ def test_undefined(real):
 def test_a_single_image_has_no_interval():
     found = audit(np.array([1.0]), np.array([2.0, 2.0]))
     assert found["ratio"] == {"value": 0.5, "low": None, "high": None}
+
+
+def test_exact_copies_of_real_tissue():
+    """Resized, saved as JPEG, mirrored; no other part of the same picture passes for a copy."""
+    picture = pytest.importorskip("skimage.data").immunohistochemistry()
+    parts = [
+        Image.fromarray(picture[x : x + 64, y : y + 64])
+        for x in range(0, 512, 64)
+        for y in range(0, 512, 64)
+    ]
+    known, others = parts[::2], parts[1::2]
+    made = [
+        known[3],
+        known[4].resize((96, 96), Image.Resampling.BILINEAR).resize((64, 64)),
+        known[5].transpose(Image.Transpose.FLIP_LEFT_RIGHT),
+    ]
+    known[6].save(buffer := BytesIO(), "jpeg", quality=90)
+    made.append(Image.open(buffer))
+    stacked = [
+        torch.as_tensor(np.stack(images)).permute(0, 3, 1, 2) / 127.5 - 1
+        for images in (made + others, known)
+    ]
+    assert exact_copies(*stacked).tolist() == [3, 4, 5, 6] + [-1] * len(others)
+    # whatever their number, and with nothing to tell what is usual
+    for count in range(1, 5):
+        assert exact_copies(stacked[0][:count], stacked[1]).tolist() == [3, 4, 5, 6][:count]
+    assert exact_copies(stacked[0][:1], stacked[1][3:4]).tolist() == [0]
+    assert exact_copies(torch.zeros(2, 3, 64, 64), stacked[1]).tolist() == [-1, -1]

@@ -13,7 +13,7 @@ from alignflow.inspection.check import Check
 from alignflow.inspection.reading import Reading
 from alignflow.inspection.text import lines
 
-TRAIN = datasets.TRAIN | {"image_size": [16, 16], "validation_fraction": 0.25}
+TRAIN = datasets.TRAIN | {"image_size": [16, 16], "validation_fraction": 0.25, "batch_size": 8}
 
 
 def write(folder, name, image, mask=None):
@@ -74,6 +74,15 @@ def test_a_sound_data_set(dataset):
     json.dumps(check.result, allow_nan=False)
 
 
+def test_a_batch_needs_as_many_training_slices(dataset, nifti_dataset):
+    words = "batch_size: 10, but there are only 9 training images; set batch_size to at most 9"
+    assert checked(dataset, batch_size=10).problems == [words]
+    assert checked(dataset, batch_size=9).problems == []
+    two = {"validation_fraction": 0.34}  # volumes of 6 slices
+    assert checked(nifti_dataset, batch_size=12, **two).problems == []
+    assert len(checked(nifti_dataset, batch_size=13, **two).problems) == 1
+
+
 def test_spacing_and_classes_of_volumes(nifti_dataset):
     check = checked(nifti_dataset, validation_fraction=0.34)
     found = check.result["source"]
@@ -82,6 +91,19 @@ def test_spacing_and_classes_of_volumes(nifti_dataset):
     assert found["masks"]["classes"].keys() == {"1", "2"}
     assert found["modalities"] == {"not stated": 3} or found["modalities"] == {"MRI": 3}
     assert check.problems == []
+
+
+def test_what_readers_warn_of(dataset):
+    image, mask = picture(3)
+    write(dataset, "03.png", image, np.where(np.arange(32) < 2, 7, mask))
+    [warning] = checked(dataset).warnings
+    assert "value 7 is in" in warning and "03.png' alone, of 9 masks" in warning
+
+
+def test_inverted_masks(dataset):
+    write(dataset, "03.png", picture(3)[0], 255 - picture(3)[1])
+    [warning] = checked(dataset).warnings
+    assert warning.startswith("source: most of '03.png' is foreground")
 
 
 def cut_off(root):
@@ -139,7 +161,7 @@ def no_foreground(root):
         (other_size, ["03.png", "32x20", "32x24"]),
         (one_channel, ["03.png", "1 channels", "3"]),
         (soft_masks, ["mask_threshold"]),
-        (no_foreground, ["none of 12 has foreground"]),
+        (no_foreground, ["none of 9 has foreground"]),
     ],
 )
 def test_what_stops_training_is_a_problem(dataset, defect, words):

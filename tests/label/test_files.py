@@ -1,6 +1,7 @@
 """Masks, images and data sets that the app writes, read by other libraries."""
 
 import nibabel as nib
+import nrrd
 import numpy as np
 import pytest
 import SimpleITK
@@ -15,6 +16,7 @@ from alignflow.label.bundle import MaskToInputd, NativeValuesd
 from alignflow.label.segment import segment_file
 from alignflow.label.site import fingerprint, link_site
 from alignflow.label.synthesize import synthesize_file
+from alignflow.label.volumes import in_format
 from alignflow.segmentation.data import read_labelled
 
 LABELS = {"background": 0, "bright": 255}
@@ -86,6 +88,26 @@ def test_the_mask_of_an_oblique_volume_has_its_grid(tmp_path, stage1, axis):
         np.testing.assert_allclose(getattr(mask, fact)(), getattr(image, fact)(), atol=1e-5)
     found = SimpleITK.GetArrayFromImage(mask).transpose() == 1
     assert overlap(found, inside) > 0.85
+
+
+def test_a_client_gets_the_format_that_it_asks_for(tmp_path):
+    """Uncompressed NRRD of one byte a voxel, as OHIF reads it."""
+    values = np.random.default_rng(0).integers(0, 3, (9, 7, 5)).astype(np.uint8)
+    nib.save(nib.Nifti1Image(values, OBLIQUE), tmp_path / "m.nii.gz")
+    assert in_format(tmp_path / "m.nii.gz", None) == tmp_path / "m.nii.gz"
+    path = in_format(tmp_path / "m.nii.gz", ".nrrd")
+    assert [p.name for p in tmp_path.iterdir()] == ["m.nrrd"]
+    found, header = nrrd.read(str(path))
+    assert header["encoding"] == "raw" and found.dtype == np.uint8
+    np.testing.assert_array_equal(found, values)
+    lps = np.diag([-1, -1, 1, 1]) @ OBLIQUE
+    np.testing.assert_allclose(header["space directions"], lps[:3, :3].T, atol=1e-5)
+    np.testing.assert_allclose(header["space origin"], lps[:3, 3], atol=1e-5)
+    assert path.read_bytes().endswith(values.tobytes(order="F"))
+    again = nib.load(in_format(path, ".nii.gz"))
+    np.testing.assert_allclose(again.affine, OBLIQUE, atol=1e-5)
+    with pytest.raises(InputError, match="result_extension '.png': cannot be sent"):
+        in_format(tmp_path / "m.nii.gz", ".png")
 
 
 def test_an_image_unlike_the_source_is_refused(tmp_path, stage1):
@@ -191,3 +213,6 @@ def test_the_bundle_app_gets_native_values(stage1):
     found = NativeValuesd("pred", stage1(LABELS))({"pred": image, "other": 1})
     assert found["pred"].flatten().tolist() == [0.0, 127.5, 255.0, 255.0]
     assert found["result_extension"] == ".nii.gz" and found["other"] == 1
+    asked = {"pred": image, "result_extension": ".nrrd", "result_dtype": "uint8"}
+    found = NativeValuesd("pred", stage1(LABELS))(asked)  # values above 255 would not fit
+    assert found["result_extension"] == ".nrrd" and found["result_dtype"] is None

@@ -8,6 +8,7 @@ import pytest
 from alignflow.errors import InputError
 from alignflow.report.arms import difference, read_arms
 
+METRICS = ("dice", "iou", "hd95")
 NO_GENERATORS = {"unaligned": None, "aligned": None}
 
 
@@ -18,9 +19,7 @@ def write_arm(tmp_path):
     def write(name, dice, synthetic=0, seed=0, images="all", pairs_dir=None, **settings):
         folder = tmp_path / name
         folder.mkdir(parents=True)
-        rows = {
-            f"case{k}.png": {m: {"class1": v} for m in ("dice", "iou")} for k, v in enumerate(dice)
-        }
+        rows = {f"case{k}.png": {m: {"class1": v} for m in METRICS} for k, v in enumerate(dice)}
         content = {"images": rows, "images_sha256": images, "segmenter_sha256": name}
         (folder / "scores.json").write_text(json.dumps(content))
         config = {"seed": seed, "output_dir": name, "pairs_dir": str(pairs_dir)} | settings
@@ -42,6 +41,8 @@ def test_difference_is_paired(write_arm):
     assert gain["low"] == pytest.approx(12.5) and gain["high"] == pytest.approx(12.5)
     score = base.score()
     assert score["value"] == pytest.approx(100 * dice.mean())
+    of_class = base.of_class("class1", "dice")
+    assert of_class["value"] == pytest.approx(score["value"]) and of_class["low"] == score["low"]
     standard_error = 100 * dice.std() / 40**0.5
     assert score["high"] - score["low"] == pytest.approx(2 * 1.96 * standard_error, rel=0.15)
 

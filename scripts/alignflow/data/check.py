@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import itertools
+from collections.abc import Iterable
 
 import numpy as np
 import torch
 from monai.data import MetaTensor
 
 from alignflow.data.formats import has_geometry
+from alignflow.data.grid import corner_distance, is_same
 from alignflow.errors import InputError
-
-AFFINE_TOLERANCE = 0.05  # of a voxel, at the corners: far above rounding, far below a shift
 
 NEARLY_WHOLE = 0.02  # nibabel's slope for integers leaves 0.996 of a 1
 
@@ -27,8 +26,14 @@ def check_pair(image: MetaTensor, label: MetaTensor) -> None:
         InputError: sizes or affines differ.
     """
     _check_size(image, label)
-    if has_geometry(image) and has_geometry(label):
-        _check_affine(image, label)
+    if not has_geometry(image) or not has_geometry(label):
+        return
+    grids = np.asarray(image.affine), np.asarray(label.affine), tuple(image.shape[1:])
+    if not is_same(*grids):
+        raise InputError(
+            f"mask '{_name(label)}': its affine puts it {corner_distance(*grids):.3g} mm away from "
+            f"image '{_name(image)}'; resample the mask to the image or correct the header"
+        )
 
 
 def _name(image: MetaTensor) -> str:
@@ -47,25 +52,6 @@ def _check_size(image: MetaTensor, label: MetaTensor) -> None:
             f"mask '{_name(label)}': {mask_size}, but image '{_name(image)}' has {size}; "
             "give the mask on the grid of its image"
         )
-
-
-def _check_affine(image: MetaTensor, label: MetaTensor) -> None:
-    distance, voxel = corner_distance(image, label)
-    if not distance <= AFFINE_TOLERANCE * voxel:
-        raise InputError(
-            f"mask '{_name(label)}': its affine puts it {distance:.3g} mm away from "
-            f"image '{_name(image)}'; resample the mask to the image or correct the header"
-        )
-
-
-def corner_distance(image: MetaTensor, label: MetaTensor) -> tuple[float, float]:
-    """Largest distance of equal corners of two equal grids, and the smallest voxel size, in mm."""
-    affine, other = np.asarray(image.affine), np.asarray(label.affine)
-    size = [*image.shape[1:], 1][:3]
-    corners = np.array([[*corner, 1] for corner in itertools.product(*[(0, n - 1) for n in size])])
-    shifts = ((affine - other) @ corners.T)[:3]
-    voxel = np.linalg.norm(affine[:3, :3], axis=0).min()
-    return float(np.linalg.norm(shifts, axis=0).max()), float(voxel)
 
 
 def check_image(image: MetaTensor) -> None:
@@ -111,3 +97,10 @@ def raise_problems(lines: list[str], shown: int = 10) -> None:
     if lines:
         more = [f"... and {len(lines) - shown} more"] if len(lines) > shown else []
         raise InputError(*lines[:shown], *more)
+
+
+def listed(names: Iterable[str], shown: int = 3) -> str:
+    """Some names in quotes and the number of the others, for a message."""
+    quoted = [f"'{name}'" for name in names]
+    more = f" and {len(quoted) - shown} more" if len(quoted) > shown else ""
+    return ", ".join(quoted[:shown]) + more or "nothing"

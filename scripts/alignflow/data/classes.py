@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from monai.data import MetaTensor
 from scipy.ndimage import maximum_filter, minimum_filter
 
 from alignflow.data.check import check_mask
@@ -17,6 +18,7 @@ from alignflow.data.threads import for_each
 from alignflow.errors import InputError
 from alignflow.masks.class_index import Scheme
 
+Look = tuple[list[float], set[float]]
 EDGE = 3  # a class of outlines has a low number: 0 background, 1 cell, 2 outline
 BINARY: Labels = {"background": 0.0, "foreground": 1.0}  # what a mask above a threshold is read as
 
@@ -28,6 +30,7 @@ def find_classes(
     scheme: Scheme = "disjoint",
     num_workers: int = 4,
     progress: bool = True,
+    looked: Mapping[str, Look] | None = None,
 ) -> Classes:
     """Names and values of the classes; masks are opened where neither is stated.
 
@@ -39,6 +42,7 @@ def find_classes(
         scheme: of the classes.
         num_workers: threads that read masks.
         progress: show a progress bar.
+        looked: of each mask, where they were opened before.
 
     Raises:
         InputError: whatever `classes_of_masks` and `find_labels` refuse. A mask that cannot be read
@@ -48,30 +52,36 @@ def find_classes(
     labels, structures = classes_of_masks(files, stated, scheme)
     require_one_palette(files)
     if labels is None or threshold is not None:
-        values, edges = values_of(files, threshold is None, num_workers, progress)
-        labels = _by_value(values, labels, threshold)
+        if looked is None:
+            looked = _look(files, threshold is None, num_workers, progress)
+        found = {file: looked[file] for file in files if file in looked}
+        labels = _by_value({file: values for file, (values, _) in found.items()}, labels, threshold)
         if threshold is None:
-            _require_more_than_edges(values, edges)
+            _require_more_than_edges(found)
     return {"labels": labels, "structures": structures, "scheme": scheme}
 
 
-def values_of(
-    files: Sequence[str], is_integer: bool, num_workers: int = 4, progress: bool = True
-) -> tuple[dict[str, list[float]], dict[str, set[float]]]:
-    """Native values in each mask that can be read, and those that `edges_of` finds in it."""
+def _look(
+    files: Sequence[str], is_integer: bool, num_workers: int, progress: bool
+) -> dict[str, Look]:
+    """Of each mask that can be read."""
 
-    def look(file: str) -> tuple[list[float], set[float]]:
+    def attempt(file: str) -> Look | None:
         try:
             mask = load(file, is_mask=True)
             check_mask(mask, is_integer)
         except InputError:
-            return [], set()
-        values = values_in(mask.as_tensor())
-        return values, edges_of(mask.numpy().squeeze()) if len(values) > 2 else set()
+            return None
+        return look_at(mask)
 
-    looked = for_each(files, look, num_workers, "masks", progress)
-    found = {file: one for file, one in zip(files, looked, strict=True) if one[0]}
-    return {f: one[0] for f, one in found.items()}, {f: one[1] for f, one in found.items()}
+    looked = for_each(files, attempt, num_workers, "masks", progress)
+    return {file: one for file, one in zip(files, looked, strict=True) if one is not None}
+
+
+def look_at(mask: MetaTensor) -> Look:
+    """Native values of a mask, and those of `edges_of`."""
+    values = values_in(mask.as_tensor())
+    return values, edges_of(mask.numpy().squeeze()) if len(values) > 2 else set()
 
 
 def edges_of(mask: np.ndarray) -> set[float]:
@@ -86,20 +96,18 @@ def edges_of(mask: np.ndarray) -> set[float]:
     return set(np.unique(mask[between]).tolist()) - set(np.unique(mask[~between]).tolist())
 
 
-def _require_more_than_edges(
-    values: Mapping[str, list[float]], edges: Mapping[str, set[float]]
-) -> None:
+def _require_more_than_edges(looked: Mapping[str, Look]) -> None:
     """Refuse masks whose outlines were blurred when they were resized.
 
     Raises:
         InputError: a value that lies between others in every mask, one pixel wide.
     """
-    blurred = {v for v in set().union(*edges.values()) if v > EDGE} if edges else set()
-    for file, found in values.items():
-        blurred -= set(found) - edges[file]
+    blurred = {v for _, edges in looked.values() for v in edges if v > EDGE}
+    for values, edges in looked.values():
+        blurred -= {*values} - edges
     if blurred:
         listed = ", ".join(f"{value:g}" for value in sorted(blurred)[:5])
-        file = next(file for file in values if edges[file] & blurred)
+        file = next(file for file, (_, edges) in looked.items() if edges & blurred)
         raise InputError(
             f"masks: {listed} lie only on outlines between other values (as in '{file}'), which "
             "looks like masks that were resized softly; set mask_threshold, or labels if they are "

@@ -17,7 +17,15 @@ SYSTEM = {
 }
 LFS = b"version https://git-lfs.github.com/spec/"
 ANNEX = re.compile(rb"/?annex/objects/\S+\s*")
-GZIP, ZIP = b"\x1f\x8b", b"PK\x03\x04"
+GZIP = b"\x1f\x8b"
+ARCHIVES = {
+    b"PK\x03\x04": "zip",
+    b"7z\xbc\xaf": "7z",
+    b"Rar!": "rar",
+    b"BZh": "bzip2",
+    b"\xfd7zXZ": "xz",
+    b"\x28\xb5\x2f\xfd": "zstd",
+}
 NIFTI_STARTS = tuple(size.to_bytes(4, "little") for size in (348, 540)) + tuple(
     size.to_bytes(4, "big") for size in (348, 540)
 )
@@ -67,14 +75,15 @@ def require_packing(path: Path, what: str) -> None:
 
     Raises:
         InputError: gzip that the name does not say, or says of a file that is not packed; gzip
-            within gzip; a zip archive; a web page in place of a download.
+            within gzip; an archive; a web page in place of a download.
     """
     start, name = _first_bytes(path), path.name
-    if start.startswith(ZIP):
-        raise InputError(f"{what} '{path}': a zip archive; unpack it and give the file in it")
+    is_packed, ends_in_gz = start.startswith(GZIP), name.lower().endswith(".gz")
+    within = _unpacked(path) if is_packed else start
+    if kind := _archive(within):
+        raise InputError(f"{what} '{path}': a {kind} archive; unpack it and give the file in it")
     if re.match(rb"\s*<(!doctype\s+html|html)\b", start, re.IGNORECASE):
         raise InputError(f"{what} '{path}': a web page, not an image; download it again")
-    is_packed, ends_in_gz = start.startswith(GZIP), name.lower().endswith(".gz")
     if is_packed and not ends_in_gz:
         fix = f"rename it to '{name}.gz'" if name.lower().endswith(".nii") else "unpack it"
         raise InputError(f"{what} '{path}': packed with gzip, which its name does not say; {fix}")
@@ -82,16 +91,22 @@ def require_packing(path: Path, what: str) -> None:
         raise InputError(
             f"{what} '{path}': not packed, though its name ends in .gz; rename it to '{name[:-3]}'"
         )
-    if is_packed and _is_packed_within(path):
+    if is_packed and within.startswith(GZIP):
         raise InputError(f"{what} '{path}': packed with gzip twice; unpack it once (gunzip)")
 
 
-def _is_packed_within(path: Path) -> bool:
+def _archive(start: bytes) -> str:
+    if start[257:262] == b"ustar":
+        return "tar"
+    return next((kind for mark, kind in ARCHIVES.items() if start.startswith(mark)), "")
+
+
+def _unpacked(path: Path) -> bytes:
     try:
         with gzip.open(path) as file:
-            return file.read(2) == GZIP
+            return file.read(1024)
     except (OSError, EOFError, zlib.error):  # damage, which is told of where the file is read
-        return False
+        return b""
 
 
 def is_dicom(path: Path) -> bool:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 from unicodedata import normalize
 
+from alignflow.data.check import listed
 from alignflow.data.content import require_here
 from alignflow.data.folders import (
     by_name,
@@ -254,6 +255,7 @@ def _from_json(root: Path) -> list[tuple[str, Case]]:
             f"'{root / 'dataset.json'}': no case in 'training'; list {{\"image\", \"label\"}} there"
         )
     _tell_of_others(root, cases)
+    _tell_of_crossed(cases)
     cases.sort(key=lambda case: case["image"])
     return [(_name_in_list(root, case["image"]), case) for case in cases]
 
@@ -279,6 +281,23 @@ def _tell_of_others(root: Path, cases: list[Case]) -> None:
             root / "dataset.json",
             len(outside),
             outside[0],
+        )
+
+
+def _tell_of_crossed(cases: list[Case]) -> None:
+    """Lists written by hand may have rows that slipped."""
+    stems = [[split_suffix(case[key])[0] for key in ("image", "label")] for case in cases]
+    images = {image for image, _ in stems}
+    odd = [
+        case["label"]
+        for case, (image, mask) in zip(cases, stems, strict=True)
+        if mask != image and mask in images
+    ]
+    if odd:
+        warnings.warn(
+            f"dataset.json: {listed(odd)} listed for an image, but called as another image; check "
+            "the list",
+            stacklevel=4,
         )
 
 

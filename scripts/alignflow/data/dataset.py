@@ -114,7 +114,7 @@ def require_batch(dataset: Sequence[Any] | Dataset, batch_size: int) -> None:
     """Raise `InputError` where a data set cannot fill one batch."""
     if len(dataset) < batch_size:
         raise InputError(
-            f"batch_size: {batch_size}, but there are only {len(dataset)} images; "
+            f"batch_size: {batch_size}, but there are only {len(dataset)} training images; "
             f"set batch_size to at most {len(dataset)}"
         )
 

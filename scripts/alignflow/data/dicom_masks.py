@@ -17,6 +17,7 @@ from skimage.draw import polygon2mask
 
 from alignflow.data.dicom_header import read_file, reals
 from alignflow.data.dicom_planes import LPS, Planes
+from alignflow.data.grid import SAME
 from alignflow.data.structures import Structures
 from alignflow.errors import InputError
 
@@ -26,7 +27,6 @@ logger = logging.getLogger(__name__)
 SCHEME = "99ALIGNFLOW"
 KINDS = ("SEG", "RTSTRUCT")
 CLOSED = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR")  # contours that enclose an area (C.8.8.6.3)
-ON_GRID = 0.05  # of a voxel, as `check_pair` has it
 
 
 @dataclass(frozen=True)
@@ -303,7 +303,7 @@ def _on_grid(
     inside = np.argwhere(array.any(axis=-1))
     target = inside @ place[:3, :3].T + place[:3, 3]
     nearest = np.rint(target).astype(int)
-    if np.abs(target - nearest).max(initial=0) > ON_GRID:
+    if np.abs(target - nearest).max(initial=0) > SAME:
         raise InputError(
             f"mask '{path}': its voxels are not those of its image; "
             "resample the segmentation to the image"

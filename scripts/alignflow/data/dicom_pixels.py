@@ -38,16 +38,23 @@ def native_values(dataset: pydicom.Dataset) -> np.ndarray:
         dataset: as `dicom_header.read_file` gives it.
 
     Raises:
-        InputError: a compression that needs a package which is not installed.
+        InputError: a compression that needs a package which is not installed; more frames than
+            are stated.
         Exception: whatever pydicom and its decoders raise on damaged pixels.
     """
     stored = pixel_array(dataset, decoding_plugin=_decoder(dataset))
+    frames = int(dataset.get("NumberOfFrames") or 1)
+    if stored.size != frames * dataset.Rows * dataset.Columns * dataset.SamplesPerPixel:
+        raise InputError(
+            f"image '{dataset.filename}': more pixels than Rows, Columns and NumberOfFrames state; "
+            "export it again"
+        )
     if dataset.PhotometricInterpretation == "PALETTE COLOR":
         colours = apply_color_lut(stored, dataset)
         stored = (colours >> 8).astype(np.uint8) if colours.dtype == np.uint16 else colours
     elif dataset.SamplesPerPixel == 1:
         stored = _without_unused_bits(stored, dataset)
-    frames = int(dataset.get("NumberOfFrames") or 1)
+        _unpack_lut(dataset)
     values = stored.reshape(frames, dataset.Rows, dataset.Columns, -1).transpose(3, 2, 1, 0)
     if len(values) == 1:
         parts = [_rescaled(values[..., k], dataset, k) for k in range(frames)]
@@ -78,11 +85,29 @@ def _decoder(dataset: pydicom.Dataset) -> str:
 
 
 def _without_unused_bits(stored: np.ndarray, dataset: pydicom.Dataset) -> np.ndarray:
-    """Old files keep an overlay in the bits above the stored ones (PS3.5, 8.1.2)."""
-    unused = dataset.BitsAllocated - dataset.BitsStored
-    if stored.dtype.kind not in "iu" or not unused or dataset.BitsAllocated == 1:
+    """Old files keep an overlay in the bits above the stored ones (PS3.5, 8.1.2).
+
+    Raises:
+        InputError: the stored bits are not the lowest ones.
+    """
+    if stored.dtype.kind not in "iu" or dataset.BitsAllocated == 1:
         return stored
+    if dataset.get("HighBit") in range(dataset.BitsStored, dataset.BitsAllocated):
+        raise InputError(
+            f"image '{dataset.filename}': HighBit is {dataset.HighBit} with BitsStored "
+            f"{dataset.BitsStored}; export it again"
+        )
+    unused = dataset.BitsAllocated - dataset.BitsStored
     return (stored << unused) >> unused
+
+
+def _unpack_lut(dataset: pydicom.Dataset) -> None:
+    """Entries of 8 bits of a modality LUT as words, as pydicom takes them (PS3.3, C.11.1.1.1)."""
+    for lut in dataset.get("ModalityLUTSequence") or []:
+        count, data = lut.LUTDescriptor[0] or 2**16, lut.LUTData
+        packed = data if isinstance(data, bytes) else np.array(data, "<u2").tobytes()
+        if lut.LUTDescriptor[2] == 8 and len(packed) == count + count % 2:
+            lut.add_new("LUTData", "US", list(packed[:count]))
 
 
 def _rescaled(stored: np.ndarray, dataset: pydicom.Dataset, frame: int) -> np.ndarray:

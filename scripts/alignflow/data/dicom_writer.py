@@ -59,7 +59,12 @@ def synthetic_uid(*parts: object) -> UID:
 
 
 def dicom_series(
-    volume: np.ndarray, affine: np.ndarray | None, spec: SourceSpec, run: str, index: int
+    volume: np.ndarray,
+    affine: np.ndarray | None,
+    spec: SourceSpec,
+    run: str,
+    index: int,
+    date: str = "",
 ) -> list[Dataset]:
     """One generated image or volume as a series of its own, one data set for each slice.
 
@@ -73,6 +78,7 @@ def dicom_series(
         spec: of the source.
         run: what tells this run from others; goes into the UIDs, with the pixels.
         index: number of the pair.
+        date: when the run wrote its first pair, YYYYMMDD.
 
     Raises:
         InputError: an image or a grid that DICOM has no place for.
@@ -84,6 +90,7 @@ def dicom_series(
     content = synthetic_uid(run, index, digest)
     for k, dataset in enumerate(slices):
         _set_identity(dataset, run, index, content, k)
+        dataset.StudyDate = date
         _set_kind(dataset, spec.modality, affine is not None)
         if dataset.SOPClassUID == SecondaryCaptureImageStorage:  # asks for no place in space
             dataset.PatientOrientation = ""
@@ -136,12 +143,14 @@ def _set_kind(dataset: Dataset, modality: str, has_place: bool) -> None:
 def _set_identity(dataset: Dataset, run: str, index: int, content: UID, k: int) -> None:
     """Patient, study, series and equipment: one study for a run, one series for a pair."""
     dataset.SpecificCharacterSet = "ISO_IR 192"
-    dataset.PatientName, dataset.PatientID = "Synthetic^Image", "SYNTHETIC"
-    for name in ("PatientBirthDate", "PatientSex", "StudyDate", "StudyTime"):
+    for name in ("PatientBirthDate", "PatientSex", "StudyTime"):
         setattr(dataset, name, "")
-    for name in ("AccessionNumber", "ReferringPhysicianName", "StudyID", "Laterality"):
+    for name in ("AccessionNumber", "ReferringPhysicianName", "Laterality"):
         setattr(dataset, name, "")
     dataset.StudyInstanceUID = synthetic_uid(run, "study")
+    dataset.StudyID = hashlib.sha256(run.encode()).hexdigest()[:8].upper()
+    dataset.PatientName = f"Synthetic^{dataset.StudyID}"  # of one run alone
+    dataset.PatientID = f"SYNTHETIC-{dataset.StudyID}"
     dataset.StudyDescription = "Synthetic images"
     dataset.SeriesInstanceUID = synthetic_uid(content, "series")
     dataset.SeriesNumber = 2 * index + 1

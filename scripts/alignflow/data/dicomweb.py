@@ -83,14 +83,17 @@ def store(
     timeout: float = 60.0,
     attempts: int = 5,
     note: Callable[[Path], None] | None = None,
-) -> None:
-    """Send files to a server, one request each.
+) -> int:
+    """Send files to a server, one request each, but those that it has.
 
     Args:
         url: `BASE`.
         files: DICOM.
         timeout, attempts: as for `fetch`.
         note: called with each file when the server has it.
+
+    Returns:
+        Number of files that the server had before.
 
     Raises:
         InputError: dicomweb-client is missing, a password in the URL, the server is not there or
@@ -99,18 +102,39 @@ def store(
     require_address(url)
     with _one_line_errors(url):
         client = _client(url.rstrip("/"), timeout)
+    there: dict[str, set[str]] = {}  # instances by study
+    count = 0
     for path in files:
-        with _one_line_errors(url):
-            sent = partial(client.store_instances, [pydicom.dcmread(path)])
-            answer = _patiently(sent, url, attempts)
-        if answer.get("FailedSOPSequence"):
-            reason = answer.FailedSOPSequence[0].get("FailureReason", 0)
-            raise InputError(
-                f"dicomweb '{url}': '{path.name}' was not stored (reason {reason:#06x}, PS3.18); "
-                "ask the server's administrator"
-            )
+        dataset = pydicom.dcmread(path)
+        study = str(dataset.StudyInstanceUID)
+        if study not in there:
+            there[study] = _stored(client, study, url)
+        if dataset.SOPInstanceUID in there[study]:
+            count += 1
+        else:
+            _send(client, dataset, path, url, attempts)
         if note is not None:
             note(path)
+    return count
+
+
+def _stored(client: Any, study: str, url: str) -> set[str]:
+    """Instances of a study that a server has; none of one that lets nobody look."""
+    try:
+        return {found[2] for found in _instances(client, ["studies", study], {}, url, attempts=1)}
+    except (OSError, ValueError, LookupError, InputError):  # sending tells what is wrong
+        return set()
+
+
+def _send(client: Any, dataset: pydicom.Dataset, path: Path, url: str, attempts: int) -> None:
+    with _one_line_errors(url):
+        answer = _patiently(partial(client.store_instances, [dataset]), url, attempts)
+    if answer.get("FailedSOPSequence"):
+        reason = answer.FailedSOPSequence[0].get("FailureReason", 0)
+        raise InputError(
+            f"dicomweb '{url}': '{path.name}' was not stored (reason {reason:#06x}, PS3.18); "
+            "ask the server's administrator"
+        )
 
 
 def require_address(url: str) -> None:

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from alignflow.data.check import raise_problems
+from alignflow.data.check import listed, raise_problems
 from alignflow.data.content import is_dicom, is_system
 from alignflow.data.dicom import SUFFIXES as DICOM_SUFFIXES
 from alignflow.data.formats import split_suffix
@@ -24,9 +24,8 @@ MASK_WORD = re.compile(
     "seg|mask|label|annot|contour|outline|truth|manual|lesion|(?<![a-z])(?:roi|gt)", re.IGNORECASE
 )
 MASK_NAME = re.compile(r"(.*)([_\-. /])(?:d?seg|segmentation|masks?|labels?)", re.IGNORECASE)
+BIDS_END = re.compile(r"(?:_[a-zA-Z]+-[^_/]+)*_[a-zA-Z0-9]+|/.*")  # no suffix of another image
 BIDS = re.compile(r"((?:.*/)?sub-[^_/]+(?:_[a-zA-Z]+-[^_/]+)*)_[a-zA-Z0-9]+")  # entities_suffix
-SHOWN = 3
-"""Names in a message."""
 
 
 def find_folders(root: Path) -> tuple[Path, list[Path]]:
@@ -101,14 +100,14 @@ def pair(
     free = sorted(masks.keys() - used)
     problems = [
         f"image '{images[image]}': {len(found)} masks fit, "
-        f"{_listed(mask + split_suffix(masks[mask])[1] for mask in found)}; leave one, with a "
+        f"{listed(mask + split_suffix(masks[mask])[1] for mask in found)}; leave one, with a "
         "value for each class"
         for image, found in fits.items()
         if len(found) > 1
     ]
     if folder is not None:
         there = [masks[mask] for mask in free or sorted(masks)] or list_entries(folder)
-        names = _listed(path.relative_to(folder).as_posix() for path in there)
+        names = listed(path.relative_to(folder).as_posix() for path in there)
         problems += [
             f"image '{images[image]}': no mask '{folder / image}.*'; add it (there: {names})"
             for image, found in fits.items()
@@ -195,9 +194,19 @@ def _by_begin(images: Collection[str], masks: Collection[str]) -> dict[str, list
         if not fits[image]
     ]
     is_uniform = not has_own and len({end for _, _, end in begun}) == 1
+    ends = {image: "" for image, found in fits.items() if found}
     for image, mask, end in begun:
         if end[0] == "/" or is_uniform or MASK_WORD.search(end):
             fits[image].append(mask)
+            ends |= {} if end[0] == "/" else {mask: end}
+    common = Counter(ends.values()).most_common(1)
+    odd = [mask for mask, end in ends.items() if end != common[0][0]]
+    if odd:
+        warnings.warn(
+            f"masks: {listed(odd)} end differently from the other masks; check that each is of the "
+            "image whose name it begins with",
+            stacklevel=5,
+        )
     return fits
 
 
@@ -218,7 +227,8 @@ def _owner(mask: str, owners: Mapping[str, str]) -> list[tuple[str, str]]:
     for match in reversed([*SEPARATOR.finditer(mask)]):
         begin, end = mask[: match.start()], mask[match.start() :]
         # case_1_2_mask is of another case, but p0/1-1 lies in the folder of p0
-        if begin in owners and (end[0] == "/" or WORD_FIRST.match(end)):
+        is_whole = owners.get(begin) == begin or BIDS_END.fullmatch(end)
+        if begin in owners and is_whole and (end[0] == "/" or WORD_FIRST.match(end)):
             return [(owners[begin], end)]
     return []
 
@@ -240,9 +250,3 @@ def _in_folder(image: str, images: Collection[str], masks: Mapping[str, Path]) -
             return found
         patient = patient.rpartition("/")[0]
     return []
-
-
-def _listed(names: Iterable[str]) -> str:
-    quoted = [f"'{name}'" for name in names]
-    more = f" and {len(quoted) - SHOWN} more" if len(quoted) > SHOWN else ""
-    return ", ".join(quoted[:SHOWN]) + more or "nothing"

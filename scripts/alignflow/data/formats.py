@@ -14,6 +14,7 @@ from monai.data import MetaTensor
 from alignflow.data import dicom
 from alignflow.data.content import is_dicom, require_here, require_packing
 from alignflow.data.dicom_masks import is_dicom_mask, read_mask
+from alignflow.data.grid import is_place, is_same
 from alignflow.data.metaimage import read_metaimage
 from alignflow.data.nifti import read_nifti
 from alignflow.data.nrrd import by_class, read_nrrd
@@ -27,8 +28,6 @@ ITK_SUFFIXES = (".nrrd", ".mha", ".mhd")
 SUFFIXES = PIL_SUFFIXES + NIFTI_SUFFIXES + ITK_SUFFIXES + dicom.SUFFIXES
 
 LARGEST_EXACT_INTEGER = 2**24  # of float32
-SAME_PLACE = 0.05  # of a voxel, as `check_pair` has it
-SMALLEST, FARTHEST = 1e-9, 1e6  # mm: of a voxel, and of all that lies in a room
 
 
 def split_suffix(path: str | Path) -> tuple[str, str]:
@@ -130,11 +129,10 @@ def load(
 def _joined(parts: list[MetaTensor], path: Path) -> MetaTensor:
     """One image of several files, channel after channel."""
     first = parts[0]
-    voxel = np.linalg.norm(first.affine[:3, :3].numpy(), axis=0).min()
-    end = np.array([*first.shape[1:], 1, 1])[[0, 1, 2, -1]]
+    shape = tuple(first.shape[1:])
     for part in parts[1:]:
-        shift = np.abs(part.affine.numpy() - first.affine.numpy()) @ end
-        if part.shape[1:] != first.shape[1:] or shift.max() > SAME_PLACE * voxel:
+        is_on_grid = is_same(first.affine.numpy(), part.affine.numpy(), shape)
+        if part.shape[1:] != shape or not is_on_grid:
             raise InputError(
                 f"image '{part.meta['filename_or_obj']}': another grid than that of "
                 f"'{first.meta['filename_or_obj']}'; give channels of one image on one grid"
@@ -145,14 +143,6 @@ def _joined(parts: list[MetaTensor], path: Path) -> MetaTensor:
         "filename_or_obj": str(path),
     }
     return MetaTensor(torch.cat([part.as_tensor() for part in parts]), meta=meta)
-
-
-def is_place(affine: np.ndarray) -> bool:
-    """Whether voxels of a (4, 4) affine in mm have a size and lie within a kilometre."""
-    if not np.isfinite(affine).all() or np.abs(affine).max() > FARTHEST:
-        return False
-    sizes = np.linalg.norm(affine[:3, :3], axis=0)
-    return bool(sizes.min() >= SMALLEST and np.linalg.det(affine[:3, :3] / sizes))
 
 
 def _require_file(path: Path, what: str) -> None:

@@ -22,6 +22,7 @@ Labels = dict[str, float]  # name -> native value, in the order of class indices
 MOST_VALUES = 16
 FEWEST = 5  # masks, from which on a value that one of them has alone is told
 ONES = {1, 255, 256, 65535}  # what programs write for "yes"
+IGNORED = 255  # beside 1, 2, ... it marks outlines and pixels that nobody judged
 COUNTED = 65536  # values up to here are counted
 BLURRED = 20  # values from which on neighbours are not counted as classes 1, 2, 3, ...
 LOSSY_SUFFIXES = (".jpg", ".jpeg")
@@ -141,6 +142,16 @@ def _count_labels(by_file: Mapping[str, list[float]]) -> Labels:
         )
     background = 0.0 if 0.0 in values else values[0]
     foreground = [value for value in values if value != background]
+    for file, found in by_file.items():
+        ignored = found[0] if found[0] < 0 else found[-1]
+        if background == 0 and (ignored < 0 or {1, IGNORED} <= {*found}):
+            logger.warning(
+                "masks: %g in '%s' is taken for a class; if it marks pixels to ignore, set them to "
+                "0, or state labels",
+                ignored,
+                file,
+            )
+            break
     for value in foreground:
         holders = [file for file, found in by_file.items() if value in found]
         if len(holders) == 1 and len(by_file) >= FEWEST:

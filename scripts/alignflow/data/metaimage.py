@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,9 @@ LARGEST = 1e12  # the SVD of ITK does not end with 1e308 in a direction
 LONGEST_NAME = 200  # of a file; MetaIO writes beyond its arrays
 PLACES = ("Offset", "Position", "Origin")  # names of one thing, and so are the next
 TURNS = ("TransformMatrix", "Orientation", "Rotation")
-PER_AXIS = ("DimSize", "ElementSpacing", "ElementSize", "CenterOfRotation", *PLACES)
+PER_AXIS = ("DimSize", "ElementSpacing", "ElementSize", *PLACES)
+UNUSED = "CenterOfRotation"  # but its numbers are counted, too
+LOCAL = "LOCAL"  # data in the same file
 MILLIMETRES = ("mm", "millimeter", "?")
 
 ITK_DTYPES = {
@@ -50,12 +53,15 @@ def read_metaimage(path: Path) -> tuple[np.ndarray, np.ndarray, str]:
             a file that is missing.
         Exception: whatever ITK raises on a damaged file.
     """
-    _require_sound(_header(path), path)
+    fields, start = _header(path)
+    _require_sound(fields, path)
     io = itk.ImageIOFactory.CreateImageIO(str(path), itk.CommonEnums.IOFileMode_ReadMode)
     if io is None:
         raise ValueError("no ITK reader knows the file")
     io.SetFileName(str(path))
     io.ReadImageInformation()
+    if "".join(fields.get("CompressedData", []))[:1] in ("T", "t", "1"):
+        _require_whole(fields, start, path, io.GetImageSizeInBytes())
     native = ITK_DTYPES[io.GetComponentTypeAsString(io.GetComponentType())]
     # ITK's wheels lack images of some integers and most vectors; double keeps 32 bits exact.
     pixel_type: Any = itk.F if np.can_cast(native, "float32") else itk.D
@@ -67,21 +73,32 @@ def read_metaimage(path: Path) -> tuple[np.ndarray, np.ndarray, str]:
     return array, to_affine_nd(3, header["affine"]), native
 
 
-def _header(path: Path) -> dict[str, list[str]]:
-    """Words of each field, up to the one that begins the data."""
+def _require_whole(fields: dict[str, list[str]], start: int, path: Path, size: int) -> None:
+    """Refuse compressed data that are damaged: MetaIO gives what is in memory in their place."""
+    name = " ".join(fields["ElementDataFile"])
+    content = path.read_bytes()[start:] if name == LOCAL else (path.parent / name).read_bytes()
+    stream = zlib.decompressobj()
+    values = stream.decompress(content[: int(fields["CompressedDataSize"][0])])
+    if len(values) != size or not stream.eof:
+        raise ValueError(f"{len(values)} bytes of data where {size} are needed")
+
+
+def _header(path: Path) -> tuple[dict[str, list[str]], int]:
+    """Words of each field, up to the one that begins the data, and where it ends."""
     fields: dict[str, list[str]] = {}
+    start = 0
     with path.open("rb") as file:
         text = file.read(LARGEST_HEADER).decode("latin-1")
     for line in text.split("\n"):
+        start += len(line) + 1
         name, mark, value = line.partition("=")
         name = name.strip()
         if not mark:
             continue
-        if name in fields and name != "Comment":
-            raise InputError(f"image '{path}': '{name}' appears twice in its header; correct it")
-        fields[name] = value.split()
+        if fields.setdefault(name, value.split()) != value.split() and name != "Comment":
+            raise InputError(f"image '{path}': two different '{name}' in its header; correct it")
         if name == "ElementDataFile":
-            return fields
+            return fields, start
     raise InputError(f"image '{path}': its header has no ElementDataFile; replace or remove it")
 
 
@@ -93,9 +110,10 @@ def _require_sound(fields: dict[str, list[str]], path: Path) -> None:
         found = [name for name in names if name in fields]
         if len(found) > 1:
             raise InputError(f"image '{path}': both {' and '.join(found)}; remove one of them")
-    for name in {*PER_AXIS, *TURNS} & fields.keys():
+    for name in {*PER_AXIS, *TURNS, UNUSED} & fields.keys():
         count = int(axes) ** 2 if name in TURNS else int(axes)
-        if len(fields[name]) != count or not all(map(_is_number, fields[name])):
+        is_sound = name == UNUSED or all(map(_is_number, fields[name]))
+        if len(fields[name]) != count or not is_sound:
             stated = " ".join(fields[name])[:60]
             raise InputError(
                 f"image '{path}': '{name}' is '{stated}', not {count} numbers; correct it"
@@ -104,7 +122,7 @@ def _require_sound(fields: dict[str, list[str]], path: Path) -> None:
     if unit.lower() not in MILLIMETRES:
         raise InputError(f"image '{path}': 'DistanceUnits' is '{unit}'; save it in mm")
     name = " ".join(fields["ElementDataFile"])
-    if name != "LOCAL" and not (len(name) <= LONGEST_NAME and (path.parent / name).is_file()):
+    if name != LOCAL and not (len(name) <= LONGEST_NAME and (path.parent / name).is_file()):
         raise InputError(
             f"image '{path}': ElementDataFile is '{name[:60]}', no such file; correct it, or save "
             "the image as one file"

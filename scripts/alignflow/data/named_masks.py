@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Mapping, Sequence
+from difflib import SequenceMatcher
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+from alignflow.data.check import listed
 from alignflow.data.dicom import SUFFIXES as DICOM_SUFFIXES
 from alignflow.data.dicom_masks import RegionName, region_names
 from alignflow.data.formats import split_suffix
@@ -16,6 +20,8 @@ from alignflow.data.structures import Structures, key
 from alignflow.errors import InputError
 
 logger = logging.getLogger(__name__)
+
+SIMILAR = 0.8  # share of the letters that two spellings of one name have in common
 
 
 def classes_of_masks(
@@ -35,8 +41,8 @@ def classes_of_masks(
 
     Raises:
         InputError: a name that is stated and that no mask has; masks none of whose regions is a
-            class; names that mean two things; names here and values alone there; nested classes
-            whose order is not stated.
+            class; names that mean two things, or look like two spellings of one; names here and
+            values alone there; nested classes whose order is not stated.
     """
     labels = None if stated is None else complete_labels(stated)
     merged = {} if labels is None or stated is None else _merged(stated, labels)
@@ -54,17 +60,64 @@ def classes_of_masks(
     rules = Structures.of("disjoint", labels, merged)
     others = sorted(f"'{r.name}'" for r in found.values() if rules.value_of(r.name, r.code) is None)
     missing = [name for name in merged if name not in found]
-    listed = ", ".join(sorted(f"'{region.name}'" for region in found.values()))[:300]
+    there = ", ".join(sorted(f"'{region.name}'" for region in found.values()))[:300]
     if missing:
-        raise InputError(f"labels: no mask has a structure '{missing[0]}'; the masks have {listed}")
+        raise InputError(f"labels: no mask has a structure '{missing[0]}'; the masks have {there}")
     if len(others) == len(found):
         raise InputError(
             f"labels: none of {', '.join(list(labels)[1:])} is a structure of the masks, which "
-            f'have {listed}; set "labels", as {{"liver": "Liver"}}'
+            f'have {there}; set "labels", as {{"liver": "Liver"}}'
         )
     if others:
         logger.info("masks: structures %s are not in labels and left out", ", ".join(others))
+    _warn_of_misspelt(named, found, rules)
     return labels, merged
+
+
+def _warn_of_misspelt(
+    named: Mapping[str, Sequence[RegionName]], found: Mapping[str, RegionName], rules: Structures
+) -> None:
+    """Tell of masks that lack a class and have a name like its own, or that lack all classes."""
+    values = {k: rules.value_of(region.name, region.code) for k, region in found.items()}
+    classes = {k for k, value in values.items() if value is not None}
+    for other in found.keys() - classes:
+        files = []
+        for file, names in _keys(named).items():
+            there = {values[name] for name in names}
+            missing = {k for k in classes if values[k] not in there}
+            if other in names and (missing == classes or any(_is_like(other, k) for k in missing)):
+                files.append(file)
+        if files:
+            logger.warning(
+                "masks: '%s' is not in labels, and a class is missing in %s; if it is that class, "
+                "correct the name, or state both names for it",
+                found[other].name,
+                listed(files),
+            )
+
+
+def _require_one_spelling(
+    named: Mapping[str, Sequence[RegionName]], found: Mapping[str, RegionName]
+) -> None:
+    keys = _keys(named)
+    holders = {k: [file for file, names in keys.items() if k in names] for k in found}
+    for one, other in combinations(found, 2):
+        if _is_like(one, other) and not {*holders[one]} & {*holders[other]}:
+            names = [found[k].name for k in (one, other)]
+            raise InputError(
+                f"masks: '{names[0]}' in {listed(holders[one])} and '{names[1]}' in "
+                f"{listed(holders[other])}, never in one mask, which look like one structure; "
+                f'correct the name, or set "labels", as {{"{names[0]}": {json.dumps(names)}}}, or '
+                "with both as classes"
+            )
+
+
+def _keys(named: Mapping[str, Sequence[RegionName]]) -> dict[str, set[str]]:
+    return {file: {key(region.name) for region in regions} for file, regions in named.items()}
+
+
+def _is_like(name: str, other: str) -> bool:
+    return SequenceMatcher(None, name, other).ratio() >= SIMILAR
 
 
 def warn_of_others(files: Sequence[str], rules: Structures) -> None:
@@ -116,6 +169,7 @@ def _labels_of_names(
     codes = {region.code: region.name for region in found.values() if region.code is not None}
     if len(codes) == len(found):
         return {"background": 0.0} | {name: code for code, name in sorted(codes.items())}
+    _require_one_spelling(named, found)
     names = {k: region.name for k, region in sorted(found.items())}
     if scheme == "nested" and len(names) > 1:
         raise InputError(

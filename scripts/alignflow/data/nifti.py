@@ -14,6 +14,7 @@ from typing import Any
 import nibabel
 import numpy as np
 
+from alignflow.data.grid import corner_distance, is_same
 from alignflow.errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -22,7 +23,6 @@ CODES = range(6)  # of sform and qform: 0 means that there is none
 MILLIMETRES = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}  # of a unit; 0: not stated
 RIGHT_ANGLE = 1e-3  # largest cosine between two axes
 SIZE_TOLERANCE = 0.01  # share that a voxel size of the sform may differ from pixdim
-SHIFT_TOLERANCE = 0.05  # of a voxel, at the corners, between sform and qform
 SLOPES = (1e-15, 1e15)  # ITK takes smaller ones for none
 
 
@@ -84,7 +84,7 @@ def _affine(image: nibabel.Nifti1Image, path: Path) -> np.ndarray:
     # An axis of one voxel has no step to contradict.
     sizes = np.abs(stored["pixdim"][1:4].astype(float))
     axes = [a for a, n in enumerate(image.shape[:3]) if n > 1]
-    if (stored["pixdim"][1:4][axes] <= 0).any():  # nifti1.h: positive; readers repair it otherwise
+    if codes[0] == 0 and (stored["pixdim"][1:4][axes] <= 0).any():  # readers repair it otherwise
         raise InputError(f"{what}: pixdim {_text(stored['pixdim'][1:4])}; correct the header")
     if codes[0] > 0:
         _require_right_angles(affine, what)
@@ -95,7 +95,10 @@ def _affine(image: nibabel.Nifti1Image, path: Path) -> np.ndarray:
                 "the header"
             )
     if min(codes) > 0:
-        _warn_of_two_places(affine, np.array(image.get_qform()), image.shape, what)
+        grids = affine, np.array(image.get_qform()), image.shape
+        if not is_same(*grids):
+            distance = corner_distance(*grids)
+            logger.warning("%s: qform lies %.3g away from sform; sform is taken", what, distance)
     return np.diag([*[MILLIMETRES[unit]] * 3, 1.0]) @ affine
 
 
@@ -134,16 +137,6 @@ def _require_right_angles(affine: np.ndarray, what: str) -> None:
             f"{what}: the axes of its sform are not at right angles; resample it, or correct the "
             "header"
         )
-
-
-def _warn_of_two_places(
-    sform: np.ndarray, qform: np.ndarray, shape: tuple[int, ...], what: str
-) -> None:
-    corners = np.array(list(np.ndindex(2, 2, 2))) * (np.array([*shape, 1][:3]) - 1)
-    shift = np.c_[corners, np.ones(8)] @ (sform - qform).T
-    distance = float(np.linalg.norm(shift[:, :3], axis=1).max())
-    if not distance <= SHIFT_TOLERANCE * np.linalg.norm(sform[:3, :3], axis=0).min():
-        logger.warning("%s: qform lies %.3g away from sform; sform is taken", what, distance)
 
 
 def _text(sizes: np.ndarray) -> str:

@@ -74,7 +74,7 @@ def segment_values(path: Path) -> dict[str, float]:
 def by_class(array: np.ndarray, path: Path, structures: Structures) -> np.ndarray:
     """Values of the classes in place of those of a file, where that names its segments."""
     known = {v: structures.value_of(name, None) for name, v in segment_values(path).items()}
-    if not any(value is not None for value in known.values()):
+    if not known or not structures.values:
         return array
     result = np.zeros(array.shape, np.float32)
     for value, wanted in known.items():

@@ -126,6 +126,8 @@ def _read_tiff(path: Path) -> np.ndarray:
         page = file.pages.first
         if page.tags.valueof("Orientation", default=UPRIGHT) != UPRIGHT:
             raise InputError(f"image '{path}': stored turned or mirrored; save it upright")
+        if 0 in (page.databytecounts or (0,)):  # tifffile gives 0 in their place
+            raise ValueError("parts of its pixels are missing")
         array: Any = page.asarray()
         kind = tifffile.PHOTOMETRIC(page.photometric)
         if page.axes.startswith("S"):  # planes of colours

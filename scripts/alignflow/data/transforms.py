@@ -15,16 +15,21 @@ from monai.transforms import InvertibleTransform, MapTransform
 from monai.utils import TraceKeys
 
 from alignflow.data.check import check_image, check_mask, check_pair
-from alignflow.data.formats import has_geometry, load
-from alignflow.data.intensity import IntensityWindow, scale, unscale
+from alignflow.data.formats import PIL_SUFFIXES, has_geometry, load
+from alignflow.data.intensity import Window, scale, unscale
 from alignflow.data.labels import check_values, to_index, to_native, values_in
 from alignflow.data.slices import is_single_slice, slice_axis_of, slice_geometry, stack_slices
 from alignflow.data.spec import Geometry
 from alignflow.data.structures import Classes, Structures
 from alignflow.errors import InputError
 
+logger = logging.getLogger(__name__)
+
 Item = dict[Hashable, Any]
 OF_THE_FILE = ("filename_or_obj", "suffix", "has_place", "spatial_shape", "original_affine")
+MODALITIES = ("auto", "CT", "MR", "RGB8")
+WINDOWS = {"CT": (-200.0, 300.0), "RGB8": (0.0, 255.0)}  # HU: soft tissue with contrast agent
+AIR = -900.0  # HU: no MR image, of whatever scale, reaches down to it
 KEPT = (*OF_THE_FILE, "native_dtype", "modality", "window")  # in the meta of slices
 
 # LoadImaged makes one of each reader of MONAI, and this one complains where there is no GPU.
@@ -181,16 +186,24 @@ class N4BiasFieldCorrectiond(MapTransform):
 
 
 class FindWindowd(MapTransform):
-    """Find the window of native values that images are scaled by, see `IntensityWindow`.
+    """Find the window of native values that images are scaled by.
 
-    It and the modality go to the image's `meta`: percentiles are of a whole volume, and its slices
-    are scaled when they are small. "modality" in the dictionary is what a data set says of images
-    whose files say nothing.
+    A fixed window is used for 8-bit colour and gray photographs (0 to 255) and for CT (HU are
+    absolute). MR units are arbitrary, so MR and all else is scaled by percentiles of each volume,
+    of which every slice shares the window: brightness within a volume survives.
+
+    Window and modality go to the image's `meta`, and its slices are scaled when they are small.
+    "modality" in the dictionary is what a data set says of images whose files say nothing.
 
     Args:
         keys: hold images (C, X, Y[, Z]).
-        modality, window, percentiles: of `IntensityWindow`.
+        modality: "CT", "MR", "RGB8", or "auto": by file type, DICOM or dataset.json.
+        window: (low, high) in native units, used for all images whatever their modality.
+        percentiles: the lower and upper one (0 to 100), of all voxels and channels of a volume.
         allow_missing_keys: as MONAI has it.
+
+    Raises:
+        InputError: an unknown modality, a window or percentiles that do not ascend.
     """
 
     def __init__(
@@ -202,20 +215,65 @@ class FindWindowd(MapTransform):
         allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
-        self.policy = IntensityWindow(modality, window, percentiles)
+        if modality not in MODALITIES:
+            raise InputError(f"modality: '{modality}'; set one of {', '.join(MODALITIES)}")
+        self.modality = modality
+        self.window = None if window is None else _ascending("window", window)
+        self.percentiles = _ascending("percentiles", percentiles)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> Item:
         """The same dictionary with images that know their window.
 
         Raises:
-            InputError: whatever `IntensityWindow` refuses.
+            InputError: values that look like HU, but nothing states the modality; two percentiles
+                that are equal.
         """
         for key in self.key_iterator(dict(data)):
-            image = data[key]
-            modality = self.policy.modality_of(image, data.get("modality"))
-            image.meta["modality"] = modality
-            image.meta["window"] = self.policy.window_of(image, modality)
+            meta = data[key].meta
+            meta["modality"] = self._modality_of(data[key], data.get("modality"))
+            meta["window"] = self._window_of(data[key])
         return dict(data)
+
+    def _modality_of(self, image: MetaTensor, stated: str | None) -> str:
+        if self.modality != "auto":
+            return self.modality
+        # 8 bits a channel from a picture file, or in colour (an ultrasound or endoscopy DICOM)
+        is_picture = image.meta["suffix"] in PIL_SUFFIXES or len(image) == 3
+        if is_picture and image.meta["native_dtype"] == "uint8":
+            return "RGB8"
+        modality = str(image.meta["modality"] or stated or "").upper()
+        if modality:
+            return "MR" if modality.startswith("MR") else modality
+        if self.window is None and image.min() <= AIR:
+            raise InputError(
+                f"image '{image.meta['filename_or_obj']}': values down to {image.min().item():g} "
+                'look like CT, but the modality is not stated; set "modality" to "CT" or "MR"'
+            )
+        return "MR"
+
+    def _window_of(self, image: MetaTensor) -> Window:
+        fixed = self.window or WINDOWS.get(image.meta["modality"])
+        if self.window is None and image.meta["modality"] == "CT" and image.min() >= 0:
+            logger.warning(
+                "image '%s': CT without a value below 0, so hardly in HU; save it in HU, or set "
+                '"window"',
+                image.meta["filename_or_obj"],
+            )
+        if fixed is not None:
+            return fixed
+        low, high = np.percentile(image.numpy(), self.percentiles)
+        if not low < high:
+            raise InputError(
+                f"image '{image.meta['filename_or_obj']}': percentiles {self.percentiles} are both "
+                f'{low:g}; set "window" or wider "percentiles"'
+            )
+        return float(low), float(high)
+
+
+def _ascending(field: str, pair: Sequence[float]) -> Window:
+    if len(pair) != 2 or not pair[0] < pair[1]:
+        raise InputError(f"{field}: {list(pair)}; set two numbers, the lower one first")
+    return float(pair[0]), float(pair[1])
 
 
 class ScaleWindowd(MapTransform, InvertibleTransform):

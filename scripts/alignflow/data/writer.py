@@ -86,6 +86,7 @@ def write_dicom_pair(
     run: str,
     number: int,
     native_size: bool = True,
+    date: str = "",
 ) -> list[Path]:
     """Write one generated pair as a DICOM series and a DICOM segmentation that refers to it.
 
@@ -95,6 +96,7 @@ def write_dicom_pair(
             `pair_NUMBER/000001.dcm` and so on; the mask is `pair_NUMBER.dcm`.
         run: what tells this run from others, for the UIDs.
         number: of the pair.
+        date: of the study, see `dicom_series`.
 
     Returns:
         The paths, that of the mask last.
@@ -107,7 +109,7 @@ def write_dicom_pair(
     if np.linalg.det(affine[:3, :3]) < 0:  # DICOM counts slices along the normal of row and column
         values, classes, affine = _reversed(values, classes, affine)
     known = None if geometry["affine"] is None else affine
-    series = dicom_series(values, known, spec, run, number)
+    series = dicom_series(values, known, spec, run, number, date)
     # Made before any is written: a pair is whole or not there.
     segmentation = dicom_segmentation(classes, spec.labels, series, run)
     name = folders[0] / pair_name(number)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from alignflow.config import running_config
-from alignflow.evaluation.copies import Table, audit, nearest, pixels
+from alignflow.evaluation.copies import Table, audit, exact_copies, nearest, pixels
 from alignflow.evaluation.coverage import neighbour_scores
 from alignflow.evaluation.distances import cubic, fid, median_kernel, unbiased
 from alignflow.evaluation.encoder import HeldOutEncoder
@@ -95,6 +95,7 @@ class Evaluation:
             "metrics": metrics,
             "fall": relative_reductions(sampled),
             "copies": self.copies(),
+            "exact_copies": self.exact_copies(),
             "masks": self.masks(),
             "faithfulness": self.faithfulness(),
             "provenance": self.provenance(),
@@ -132,6 +133,12 @@ class Evaluation:
         if "source" in result and self.masked("source", "aligned"):
             result["source"]["masks"] = self.copied_masks()
         return result
+
+    def exact_copies(self) -> dict[str, int]:
+        """{known set: number of pairs that are copies of one of its images}."""
+        pairs = self.sets["aligned"].images
+        known = [name for name in ("source", "reference", "target") if name in self.sets]
+        return {n: int((exact_copies(pairs, self.sets[n].images) >= 0).sum()) for n in known}
 
     def copies_of(self, name: str) -> dict[str, Any]:
         """Audits against one set of known images, in pixels and in the encoder's features."""

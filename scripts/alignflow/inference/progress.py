@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import time
 from collections.abc import Iterator, Sequence, Sized
 from contextlib import suppress
 from pathlib import Path
@@ -94,6 +95,11 @@ class PairProgress:
                     (self.output_dir / place).rmdir()
             with replacing(self.folder / "run.json") as temporary:
                 temporary.write_text(json.dumps(self.identity, indent=1) + "\n", encoding="utf-8")
+
+    @property
+    def begun(self) -> str:
+        """Day on which the run began, YYYYMMDD, also for one that goes on later."""
+        return time.strftime("%Y%m%d", time.localtime((self.folder / "run.json").stat().st_mtime))
 
     def record(self, indices: list[int], counts: dict[str, Any]) -> None:
         """Record that a batch is written.

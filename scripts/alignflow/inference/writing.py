@@ -177,7 +177,8 @@ class WritePairs:
             write_nnunet_pair(*case, self.native_size)
         elif self.output_format == "dicom":
             pair = (native, label, (images, labels))
-            write_dicom_pair(*pair, source, geometry, self.run, index, self.native_size)
+            as_file = self.native_size, self.progress.begun
+            write_dicom_pair(*pair, source, geometry, self.run, index, *as_file)
         else:
             write_image(native, images / name, source, geometry, self.native_size)
             write_label(label, labels / name, source, geometry, self.native_size)
@@ -223,8 +224,8 @@ class WritePairs:
         files = [f for p in paths for f in (sorted(p.iterdir()) if p.is_dir() else [p])]
         files = [path for path in files if self.progress.stored_name(url, path) not in stored]
         note = partial(self.progress.note_stored, url)
-        store(url, files, self.dicomweb_timeout, self.dicomweb_attempts, note)
-        logger.info("sent the pairs to '%s'", url)
+        there = store(url, files, self.dicomweb_timeout, self.dicomweb_attempts, note)
+        logger.info("stored %d files on '%s'; %d were already there", len(files), url, there)
 
     def write_json(self, name: str, content: dict[str, Any]) -> None:
         """Write `content` to a file of the output folder."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,18 +15,19 @@ import torch
 from torch import Tensor
 
 from alignflow.alignment.gap import appearance
+from alignflow.data.check import listed
 from alignflow.data.classes import BINARY, find_classes
 from alignflow.data.datalist import Case, build_datalist, split_by_group, stated_labels
-from alignflow.data.dataset import SliceDataset
+from alignflow.data.dataset import SliceDataset, require_batch
 from alignflow.data.labels import Labels, find_labels
 from alignflow.data.named_masks import classes_of_masks
 from alignflow.data.preprocessing import build
 from alignflow.data.references import References, listed_files, load_references
 from alignflow.data.spec import SourceSpec
-from alignflow.data.structures import Structures
+from alignflow.data.structures import Classes, Structures
 from alignflow.errors import InputError
 from alignflow.inspection.duplicates import copies
-from alignflow.inspection.files import FileFacts, read_facts
+from alignflow.inspection.files import FileFacts, facts, mask_facts, read_facts
 from alignflow.inspection.reading import Reading
 from alignflow.inspection.separation import features, separation
 
@@ -32,6 +35,8 @@ SHOWN = 5
 """Files named in a message."""
 COMPARED = 256
 """Source images, evenly spread, that references are compared with."""
+HALF = 0.5
+"""Of the pixels of a mask: less background than this is rare where other masks have more."""
 FEW_REFERENCES = 5
 """Fewer leave none out to stop alignment by."""
 
@@ -60,13 +65,16 @@ class Check:
     def source(self, directory: str | Path) -> list[FileFacts]:
         """Check images and masks that a model is to be trained on."""
         cases = self._datalist(directory)
-        stated = self._classes(cases, self._stated(directory))
-        files = self._read(cases, "source")
-        self._usable(files)
-        split = self._split(cases)
-        self._duplicates(files, split)
-        self._masks(files, stated)
-        self._as_training(split, stated)
+        split, stated = self._split(cases), self._stated(directory)
+        training = [case for case in split[0] if "label" in case]
+        with overheard(self.warnings):
+            self._names(training, stated)
+            files = self._read(cases, "source")
+            self._usable(files)
+            self._duplicates(files, split)
+            classes = self._classes(files, training, stated)
+            if classes is not None:
+                self._as_training(split, classes)
         held_out = {case["image"] for case in split[1]}
         seen = [f for f in files if f.image in held_out and f.shares and not f.is_empty]
         # a volume has more than one slice with foreground, as a rule
@@ -76,7 +84,7 @@ class Check:
             "groups": len({f.group for f in files}),
             "training": len(split[0]),
             "validation": len(split[1]),
-            "masks": mask_facts(files, stated),
+            "masks": mask_facts(files, classes["labels"] if classes else {}),
         }
         return files
 
@@ -88,7 +96,8 @@ class Check:
             self.problems.append(str(error).replace("references '", f"{name} '", 1))
             return []
         cases = [{"image": i} | ({} if m is None else {"label": m}) for i, m in found]
-        files = self._read(cases, name)
+        with overheard(self.warnings):
+            files = self._read(cases, name)
         self._usable(files)
         for file in files if name == "test" else []:
             if file.label is None:
@@ -125,7 +134,8 @@ class Check:
             return
         try:
             spec, source = self._source_features()
-            site = load_references(references, self.reading.record(spec))
+            with overheard(self.warnings):
+                site = load_references(references, self.reading.record(spec))
         except InputError as error:
             self.problems += str(error).splitlines()
             return
@@ -235,49 +245,60 @@ class Check:
             kind = "a copy" if exact else "nearly a copy"
             self.warnings.append(words.format(f"'{files[i].name}'", kind, f"'{others[j].name}'"))
 
-    def _classes(self, cases: list[Case], stated: Labels | None) -> Labels | None:
-        """Labels of the source; None where values of the masks are to decide."""
-        try:
-            masks = [case["label"] for case in cases if "label" in case]
-            labels, merged = classes_of_masks(masks, stated, self.reading.scheme)
-        except InputError as error:
-            self.problems += str(error).splitlines()
-            return None
+    def _names(self, training: list[Case], stated: Labels | None) -> None:
+        """Which regions of DICOM masks are classes; `_classes` tells what stands in the way."""
         if self.reading.bundle is None:
-            self.structures = Structures.of(self.reading.scheme, labels or {}, merged)
-        return labels
+            masks, scheme = [case["label"] for case in training], self.reading.scheme
+            with suppress(InputError):
+                labels, merged = classes_of_masks(masks, stated, scheme)
+                self.structures = Structures.of(scheme, labels or {}, merged)
 
     def _read(self, cases: list[Case], name: str) -> list[FileFacts]:
         """Facts of files, masks read as training would read them."""
         return read_facts(cases, self.reading.facts["mask_threshold"], name, self.structures)
 
-    def _masks(self, files: list[FileFacts], stated: Labels | None) -> None:
-        """Label values as training would take them, and masks without foreground."""
-        masked = [f for f in files if f.shares]
-        if self.reading.facts["mask_threshold"] is not None:
-            stated = BINARY
-        try:
-            if masked:
-                find_labels({str(f.label): f.shares for f in masked}, stated)
-        except InputError as error:
-            self.problems += str(error).splitlines()
+    def _classes(
+        self, files: list[FileFacts], training: list[Case], stated: Labels | None
+    ) -> Classes | None:
+        """As training finds them; and masks without foreground."""
+        reading, masked = self.reading, [f for f in files if f.shares]
+        threshold = reading.facts["mask_threshold"]
         empty = [f for f in masked if f.is_empty]
         if empty and len(empty) < len(masked):
             self.warnings.append(
                 f"source: {len(empty)} of {len(masked)} masks are empty, such as {_named(empty)}"
             )
+        full = [f for f in masked if f.shares.get(0.0, 0) < HALF]
+        if 0 < len(full) < len(masked) / 2:
+            self.warnings.append(
+                f"source: most of {_named(full)} is foreground, unlike in other masks; are these "
+                "inverted?"
+            )
+        usable = {str(f.label): f for f in masked if f.look[0]}
+        try:
+            if reading.bundle is not None:
+                classes = reading.bundle.classes
+            else:
+                looked = {label: f.look for label, f in usable.items()}
+                classes = find_classes(training, stated, threshold, reading.scheme, looked=looked)
+            if usable:
+                values = {label: f.shares for label, f in usable.items()}
+                find_labels(values, classes["labels"] if threshold is None else BINARY)
+        except InputError as error:
+            self.problems += str(error).splitlines()
+            return None
+        return classes
 
-    def _as_training(self, split: tuple[list[Case], list[Case]], stated: Labels | None) -> None:
+    def _as_training(self, split: tuple[list[Case], list[Case]], classes: Classes) -> None:
         """Read the data as training would, so that both give one answer."""
         reading = self.reading
         if self.problems or reading.bundle is not None or not split[0]:
             return
         try:
-            threshold = reading.facts["mask_threshold"]
-            classes = find_classes(split[0], stated, threshold, reading.scheme, progress=False)
             settings = {"classes": classes, "image_size": reading.image_size}
             preprocessing = build(reading.facts, "train.json", **settings)
             self.training = SliceDataset(split[0], preprocessing, classes, progress=False)
+            require_batch(self.training, reading.batch_size)
             if split[1]:
                 SliceDataset(split[1], preprocessing, classes, like=self.training, progress=False)
         except InputError as error:
@@ -300,65 +321,22 @@ class Check:
         return features(site.images)
 
 
-def facts(files: Sequence[FileFacts]) -> dict[str, Any]:
-    """Counts, formats, sizes, spacing and intensities of files, for JSON."""
-    read = [f for f in files if f.channels]
-    result: dict[str, Any] = {
-        "images": len(files),
-        "unreadable": len(files) - len(read),
-        "formats": dict(Counter(f.suffix for f in read)),
-        "channels": dict(Counter(str(f.channels) for f in read)),
-        "modalities": dict(Counter(f.modality or "not stated" for f in read)),
-        "sizes": _range([f.size for f in read]),
-        "spacing_mm": _range([f.spacing for f in read if f.spacing is not None]),
-        "intensity": [],
-    }
-    for channel in range(max((f.channels for f in read), default=0)):
-        rows = np.array([f.intensity[channel] for f in read if f.channels > channel])
-        result["intensity"].append(
-            {
-                "lowest": float(rows[:, 0].min()),
-                "median_mean": float(np.median(rows[:, 1])),
-                "highest": float(rows[:, 2].max()),
-            }
-        )
-    return result
-
-
-def mask_facts(files: Sequence[FileFacts], labels: Labels | None = None) -> dict[str, Any]:
-    """Classes, their share of the area, and empty masks, for JSON."""
-    names = {value: name for name, value in (labels or {}).items()}
-    masked = [f for f in files if f.shares]
-    values = sorted({v for f in masked for v in f.shares} - {0.0})
-    classes = {}
-    for value in values[:32]:
-        shares = np.array([f.shares[value] for f in masked if f.shares.get(value)])
-        low, middle, high = np.percentile(shares, [5, 50, 95])
-        classes[f"{value:g}"] = {
-            "name": names.get(value, ""),
-            "images": len(shares),
-            "area": {"low": float(low), "median": float(middle), "high": float(high)},
-        }
-    return {
-        "masks": len(masked),
-        "empty": sum(f.is_empty for f in masked),
-        "values": len(values),
-        "classes": classes,
-    }
-
-
-def _range(values: Sequence[tuple[float, ...]]) -> dict[str, Any] | None:
-    """The most common tuple, how many have it, and the smallest and largest along each axis."""
-    if not values:
-        return None
-    common, count = Counter(values).most_common(1)[0]
-    alike = np.array([v for v in values if len(v) == len(common)])
-    return {
-        "common": list(common),
-        "share": count / len(values),
-        "smallest": alike.min(axis=0).tolist(),
-        "largest": alike.max(axis=0).tolist(),
-    }
+@contextmanager
+def overheard(lines: list[str]) -> Iterator[None]:
+    """What readers log as warnings goes to `lines`, each once, and a few of each kind."""
+    heard: dict[str, dict[str, None]] = {}
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = lambda r: heard.setdefault(r.msg, {}).setdefault(r.getMessage())  # type: ignore[method-assign]
+    logger = logging.getLogger("alignflow")
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+    for texts in heard.values():
+        new = [text for text in texts if text not in lines]
+        more = [f"... and {len(new) - SHOWN} more like it"] if len(new) > SHOWN else []
+        lines += [*new[:SHOWN], *more]
 
 
 def _whatever_is_there(directory: Path) -> list[Case]:
@@ -376,8 +354,7 @@ def _whatever_is_there(directory: Path) -> list[Case]:
 
 
 def _named(files: Sequence[FileFacts]) -> str:
-    names = ", ".join(f"'{f.name}'" for f in files[:SHOWN])
-    return names if len(files) <= SHOWN else f"{names} and {len(files) - SHOWN} more"
+    return listed((f.name for f in files), SHOWN)
 
 
 def _paired(pairs: Sequence[tuple[FileFacts, FileFacts]]) -> str:

@@ -7,10 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from alignflow.evaluation.copies import NEAR
 from alignflow.inspection.files import FileFacts
-
-NEAR = 0.02
-"""Copies differ by less than this share of what two images of the set usually differ by."""
 
 
 def copies(first: Sequence[FileFacts], second: Sequence[FileFacts]) -> list[tuple[int, int, bool]]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from monai.data import MetaTensor
@@ -13,8 +15,10 @@ from torch.nn.functional import adaptive_avg_pool2d, adaptive_avg_pool3d
 from tqdm import tqdm
 
 from alignflow.data.check import check_image, check_mask, check_pair
+from alignflow.data.classes import Look, look_at
 from alignflow.data.folders import short_names
 from alignflow.data.formats import has_geometry, load, split_suffix
+from alignflow.data.labels import Labels
 from alignflow.data.structures import Structures
 from alignflow.errors import InputError
 
@@ -37,6 +41,7 @@ class FileFacts:
         modality: of the file or of `dataset.json`, "" where neither states one.
         channels: C.
         intensity: (low, mean, high) of each channel, native units.
+        look: at the mask, see `classes.look_at`; no values where it cannot be used.
         shares: native mask value -> share of the pixels.
         digest, thumbnail: of the image; (D,) float32, mean 0 and norm 1.
         mask_digest: of the mask.
@@ -53,6 +58,7 @@ class FileFacts:
     modality: str = ""
     channels: int = 0
     intensity: list[tuple[float, float, float]] = field(default_factory=list)
+    look: Look = field(default_factory=lambda: ([], set()))
     shares: dict[float, float] = field(default_factory=dict)
     digest: str = ""
     thumbnail: Tensor | None = None
@@ -106,6 +112,7 @@ def facts_of(
             _describe_mask(facts, mask, mask_threshold)
             check_pair(image, mask)
             check_mask(mask, is_integer=mask_threshold is None)
+            facts.look = look_at(mask)
     except InputError as error:
         facts.problem = str(error)
     return facts
@@ -153,3 +160,64 @@ def thumbnail(values: Tensor) -> Tensor:
 def _digest(values: Tensor) -> str:
     content = f"{tuple(values.shape)}".encode() + values.contiguous().numpy().tobytes()
     return hashlib.sha256(content).hexdigest()
+
+
+def facts(files: Sequence[FileFacts]) -> dict[str, Any]:
+    """Counts, formats, sizes, spacing and intensities of files, for JSON."""
+    read = [f for f in files if f.channels]
+    result: dict[str, Any] = {
+        "images": len(files),
+        "unreadable": len(files) - len(read),
+        "formats": dict(Counter(f.suffix for f in read)),
+        "channels": dict(Counter(str(f.channels) for f in read)),
+        "modalities": dict(Counter(f.modality or "not stated" for f in read)),
+        "sizes": _range([f.size for f in read]),
+        "spacing_mm": _range([f.spacing for f in read if f.spacing is not None]),
+        "intensity": [],
+    }
+    for channel in range(max((f.channels for f in read), default=0)):
+        rows = np.array([f.intensity[channel] for f in read if f.channels > channel])
+        result["intensity"].append(
+            {
+                "lowest": float(rows[:, 0].min()),
+                "median_mean": float(np.median(rows[:, 1])),
+                "highest": float(rows[:, 2].max()),
+            }
+        )
+    return result
+
+
+def mask_facts(files: Sequence[FileFacts], labels: Labels | None = None) -> dict[str, Any]:
+    """Classes, their share of the area, and empty masks, for JSON."""
+    names = {value: name for name, value in (labels or {}).items()}
+    masked = [f for f in files if f.shares]
+    values = sorted({v for f in masked for v in f.shares} - {0.0})
+    classes = {}
+    for value in values[:32]:
+        shares = np.array([f.shares[value] for f in masked if f.shares.get(value)])
+        low, middle, high = np.percentile(shares, [5, 50, 95])
+        classes[f"{value:g}"] = {
+            "name": names.get(value, ""),
+            "images": len(shares),
+            "area": {"low": float(low), "median": float(middle), "high": float(high)},
+        }
+    return {
+        "masks": len(masked),
+        "empty": sum(f.is_empty for f in masked),
+        "values": len(values),
+        "classes": classes,
+    }
+
+
+def _range(values: Sequence[tuple[float, ...]]) -> dict[str, Any] | None:
+    """The most common tuple, how many have it, and the smallest and largest along each axis."""
+    if not values:
+        return None
+    common, count = Counter(values).most_common(1)[0]
+    alike = np.array([v for v in values if len(v) == len(common)])
+    return {
+        "common": list(common),
+        "share": count / len(values),
+        "smallest": alike.min(axis=0).tolist(),
+        "largest": alike.max(axis=0).tolist(),
+    }

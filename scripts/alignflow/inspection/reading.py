@@ -26,6 +26,7 @@ class Reading:
         labels: {name: native value}; None: those of `dataset.json`, else every value that occurs.
         group_pattern, group_column: of `build_datalist`.
         validation_fraction, seed: of `split_by_group`.
+        batch_size: of training, which needs as many slices.
         bundle: the trained bundle's record, where there is one.
     """
 
@@ -37,6 +38,7 @@ class Reading:
     group_column: str | None
     validation_fraction: float
     seed: int
+    batch_size: int
     bundle: Stage1 | None = None
 
     @classmethod
@@ -54,6 +56,7 @@ class Reading:
             group_column=train["group_column"],
             validation_fraction=train["validation_fraction"],
             seed=train["seed"],
+            batch_size=train["batch_size"],
             bundle=bundle,
         )
 

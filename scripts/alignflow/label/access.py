@@ -17,6 +17,7 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Message, Receive, Send], Awaitable[None]]
 
 SHORTEST = 16
+NO_VIEWER = "/ohif/ needs a DICOMweb server: start with its URL as STUDIES, or use another client"
 
 
 def is_loopback(host: str) -> bool:

@@ -18,6 +18,7 @@ from alignflow.data.slices import is_single_slice
 from alignflow.errors import InputError
 from alignflow.inference.noise import pair_noise
 from alignflow.label.values import tool_index
+from alignflow.label.volumes import ANSWERS
 from alignflow.stage1 import Stage1
 
 
@@ -66,7 +67,7 @@ class NativeValuesd(MapTransform):
     """An image in [-1, 1] gets the source's native units.
 
     The app would write it in the format of the mask, which may hold small whole numbers alone: it
-    is told to write NIfTI, channels first.
+    is told to write float32, channels first, as NIfTI unless the client asks for NRRD.
 
     Args:
         keys: hold images (C, X, Y).
@@ -82,4 +83,6 @@ class NativeValuesd(MapTransform):
         found = dict(data)
         for key in self.key_iterator(found):
             found[key] = unscale(found[key].float(), *self.window)
-        return found | {"result_extension": ".nii.gz"}
+        asked = found.get("result_extension")
+        suffix = asked if asked in ANSWERS else ".nii.gz"
+        return found | {"result_extension": suffix, "result_dtype": None}

@@ -6,17 +6,21 @@ from pathlib import Path
 
 import nibabel
 import numpy as np
+import SimpleITK
 import torch
 from monai.data import MetaTensor, PILWriter
 from monai.transforms import ResampleToMatch
 from torch import Tensor
 
-from alignflow.data.formats import has_geometry
+from alignflow.data.formats import has_geometry, split_suffix
 from alignflow.data.slices import slice_axis_of, stack_slices
 from alignflow.data.spec import Geometry
 from alignflow.data.transforms import OF_THE_FILE, geometry_of
 from alignflow.errors import InputError
 from alignflow.files import replacing
+
+ANSWERS = (".nrrd", ".nii", ".nii.gz")
+"""Formats that a client may ask for, beside the image's own."""
 
 
 def write_like(values: np.ndarray, like: MetaTensor, stem: str | Path) -> Path:
@@ -37,6 +41,23 @@ def write_like(values: np.ndarray, like: MetaTensor, stem: str | Path) -> Path:
         else:
             _save_png(values[..., 0], temporary)
     return path
+
+
+def in_format(path: Path, suffix: str | None) -> Path:
+    """The file in the format that a client asks for, which takes its place; None: as it is.
+
+    Raises:
+        InputError: another format, or a picture's for a volume.
+    """
+    if not suffix or suffix == split_suffix(path)[1]:
+        return path
+    if suffix not in ANSWERS:
+        raise InputError(f"result_extension '{suffix}': cannot be sent; give {', '.join(ANSWERS)}")
+    made = path.with_name(path.name.removesuffix(split_suffix(path)[1]) + suffix)
+    # viewers read NRRD without compression alone
+    SimpleITK.WriteImage(SimpleITK.ReadImage(str(path)), str(made), False)
+    path.unlink()
+    return made
 
 
 def file_grid(part: MetaTensor) -> MetaTensor:

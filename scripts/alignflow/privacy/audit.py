@@ -16,6 +16,7 @@ from alignflow.config import running_config
 from alignflow.data.datalist import Case
 from alignflow.data.references import load_references
 from alignflow.errors import InputError
+from alignflow.evaluation.copies import exact_copies
 from alignflow.evaluation.sets import unseen
 from alignflow.files import replacing
 from alignflow.inference.writing import versions
@@ -143,8 +144,13 @@ class Audit:
             name: distances(self.pairs.images, images.images) for name, images in self.known.items()
         }
         copies = self.copies()
+        self.exact = {
+            name: exact_copies(self.pairs.images, images.images).numpy()
+            for name, images in self.known.items()
+        }
         before = np.array([pair.lies_in(self.quarantine_dir) for pair in self.files])
-        taken = np.any([before, *(found.too_near for found in copies.values())], axis=0)
+        near = [found.too_near for found in copies.values()]
+        taken = np.any([before, *near, *(index >= 0 for index in self.exact.values())], axis=0)
         records = [self.record(row, copies, bool(taken[row])) for row in range(len(self.pairs))]
         if not self.dry_run:
             self.quarantine(records, copies)
@@ -152,7 +158,8 @@ class Audit:
             "dry_run": self.dry_run,
             "false_alarms": self.false_alarms,
             "quarantined": [record["name"] for record in records if record["quarantined"]],
-            "copies": {name: self.summary(found) for name, found in copies.items()},
+            "exact_copies": {n: int((index >= 0).sum()) for n, index in self.exact.items()},
+            "copies": {name: self.summary(name, found) for name, found in copies.items()},
             "membership": self.membership(),
         }
         result["words"] = words(result, len(records))
@@ -230,6 +237,11 @@ class Audit:
     def record(self, row: int, copies: dict[str, Copies], taken: bool) -> dict[str, Any]:
         """What is known of one pair."""
         result: dict[str, Any] = {"name": self.pairs.names[row], "quarantined": taken}
+        result["exact_copy_of"] = {
+            name: self.known[name].names[int(index[row])]
+            for name, index in self.exact.items()
+            if index[row] >= 0
+        }
         for name, found in copies.items():
             p = conformal_p(found.relative[row : row + 1], found.real, found.groups)
             result[name] = {
@@ -241,15 +253,15 @@ class Audit:
             }
         return result
 
-    def summary(self, found: Copies) -> dict[str, Any]:
-        """Of all pairs against one known set."""
+    def summary(self, name: str, found: Copies) -> dict[str, Any]:
+        """Of all pairs against one known set; exact copies are counted by themselves."""
         allowed = self.false_alarms / (("source" in self.known) + ("reference" in self.known))
         return {
             "threshold": found.threshold,
             "calibrated_on": found.calibrated_on,
             "real_images": len(found.real),
             "real_groups": len(set(found.groups)),
-            "too_near": int(found.too_near.sum()),
+            "too_near": int((found.too_near & (self.exact[name] < 0)).sum()),
             "expected_by_chance": allowed * len(found.relative),
             "smallest": float(found.relative.min()),
             "median": float(np.median(found.relative)),
@@ -283,9 +295,10 @@ class Audit:
         """The pair, its outline, and the nearest image of each known set, side by side."""
         image, label = (t[row : row + 1] for t in (self.pairs.images, self.pairs.labels))
         tiles = [image_tiles(image), outline_tiles(image, label)]
-        for name, found in copies.items():
-            nearest = int(found.nearest[row])
-            tiles.append(image_tiles(self.known[name].images[nearest : nearest + 1]))
+        shown = {name: found.nearest[row] for name, found in copies.items()}
+        shown |= {name: index[row] for name, index in self.exact.items() if index[row] >= 0}
+        for name, nearest in shown.items():
+            tiles.append(image_tiles(self.known[name].images[[int(nearest)]]))
         path = self.quarantine_dir / f"{self.pairs.names[row]}.png"
         y_up = y_points_up(self.stage1.source)
         save_sheet(path, [np.concatenate(tiles)], columns=len(tiles), zoom=3, y_up=y_up)
@@ -360,19 +373,24 @@ def words(result: dict[str, Any], pairs: int) -> list[str]:
     taken = len(result["quarantined"])
     verb = "would be quarantined" if result["dry_run"] else "are in quarantine"
     found = [f"copies: {taken} of {pairs} pairs {verb}"]
+    exact = [f"{count} of {name} images" for name, count in result["exact_copies"].items() if count]
+    found.append(f"exact copies: {', '.join(exact).replace('_', '-') or 'none'}")
+    few = []
     for name, part in result["copies"].items():
+        patients = f"{part['real_groups']} patients or files"
         if part["threshold"] is None:
-            found.append(
-                f"copies of {name} images: {part['real_groups']} patients or files "
-                f"({part['calibrated_on']}) are too few to tell what is too near; at least "
-                f"{len(result['copies'])} / false_alarms - 1 are needed"
-            )
+            few.append(f"{name} images: {patients} ({part['calibrated_on']})")
         else:
             found.append(
-                f"copies of {name} images: {part['too_near']} pairs lie nearer than "
-                f"{part['real_images']} real images of {part['real_groups']} patients or files "
-                f"allow; {part['expected_by_chance']:.1f} would by chance"
+                f"near copies of {name} images: {part['too_near']} further pairs lie nearer than "
+                f"{part['real_images']} real images of {patients} allow; of as many real images "
+                f"{part['expected_by_chance']:.1f} would"
             )
+    if few:
+        found.append(
+            f"near copies: too few to tell what is too near for {'; '.join(few)}; at least "
+            f"{len(result['copies'])} / false_alarms - 1 are needed"
+        )
     for name, scores in result["membership"].items():
         found += [in_words(f"{score}, {name} images", part) for score, part in scores.items()]
     return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -55,6 +55,7 @@ class Arm:
         settings: what two arms must share to differ by their pairs alone; "" where unknown.
         dice, iou: (trainings, images), points, mean over classes; NaN without foreground.
         groups: patient or sequence of each image; None: each is its own.
+        by_class: {class: {"dice": points, "hd95": pixels}}, (trainings, images) each.
     """
 
     name: str
@@ -63,6 +64,7 @@ class Arm:
     dice: Table
     iou: Table
     groups: Sequence[str] | None = None
+    by_class: dict[str, dict[str, Table]] = field(default_factory=dict)
 
     @property
     def seeds(self) -> int:
@@ -76,7 +78,13 @@ class Arm:
 
     def score(self, of: str = "dice") -> dict[str, Any]:
         """Mean in points with its 95% interval, that of `paired_gain` over nothing."""
-        table: Table = getattr(self, of)
+        return self._mean(getattr(self, of))
+
+    def of_class(self, name: str, of: str) -> dict[str, Any]:
+        """The same for "dice" or "hd95" of one class."""
+        return self._mean(self.by_class[name][of])
+
+    def _mean(self, table: Table) -> dict[str, Any]:
         return paired_gain(table, np.zeros_like(table), self.groups)
 
 
@@ -91,6 +99,7 @@ class _Scored:
     images: tuple[str, ...]
     dice: Table
     iou: Table
+    by_class: dict[str, dict[str, Table]]
 
 
 def read_arms(
@@ -148,6 +157,13 @@ def _read(folder: Path, generators: dict[str, str | None]) -> _Scored:
     try:
         images = content["images"]
         tables = {name: image_means([one[name] for one in images.values()]) for name in SCORES}
+        by_class = {
+            name: {
+                of: np.array([one[of][name] for one in images.values()], float) * scale
+                for of, scale in (("dice", 100), ("hd95", 1))
+            }
+            for name in next(iter(images.values()))["hd95"]
+        }
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise InputError(
             f"segment_dir '{path}': damaged ({error}); run segment with a test_dir again"
@@ -155,7 +171,9 @@ def _read(folder: Path, generators: dict[str, str | None]) -> _Scored:
     if (~np.isnan(tables["dice"])).sum() < 2:
         raise InputError(f"segment_dir '{path}': fewer than two images with foreground; give more")
     kind, settings = _origin(folder, content["segmenter_sha256"], generators)
-    return _Scored(folder, kind, settings, content["images_sha256"], tuple(images), **tables)
+    return _Scored(
+        folder, kind, settings, content["images_sha256"], tuple(images), **tables, by_class=by_class
+    )
 
 
 SCORES = ("dice", "iou")
@@ -190,6 +208,12 @@ def _joined(group: list[_Scored], groups: list[str] | None) -> Arm:
         dice=np.stack([one.dice for one in group]),
         iou=np.stack([one.iou for one in group]),
         groups=groups,
+        by_class={
+            name: {
+                of: np.stack([one.by_class[name][of] for one in group]) for of in ("dice", "hd95")
+            }
+            for name in group[0].by_class
+        },
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from alignflow.evaluation.sets import SYNTHETIC, read_sets
 from alignflow.files import replacing
 from alignflow.pictures import y_points_up
 from alignflow.report import charts, metrics
+from alignflow.report.alarms import alarms
 from alignflow.report.arms import KINDS, Arm, difference, read_arms
 from alignflow.report.card import check_given, data_card
 from alignflow.report.inputs import (
@@ -25,7 +27,7 @@ from alignflow.report.lineage import Lineage
 from alignflow.report.page import render
 from alignflow.report.text import interval, number, percent, points, signed_points
 from alignflow.report.tiles import TileMaker, colour
-from alignflow.report.verdict import baseline, judge
+from alignflow.report.verdict import baseline, compared, judge
 from alignflow.stage1 import Stage1
 
 logger = logging.getLogger(__name__)
@@ -129,6 +131,14 @@ class Report:
         arms = read_arms(self.segment_dir, self.lineage.generators(), self.folders["target"])
         return {
             "verdict": self.adapted or judge(arms),
+            "date": date.today().isoformat(),
+            "alarms": alarms(
+                arms or [],
+                self.lineage.pairs["aligned"].get("masks", {}),
+                self.sets["aligned"].images,
+                self.sets["reference"].images,
+            ),
+            "by_class": by_class(compared(arms or [])),
             "picture": self.picture,
             "glance": self.glance(),
             "real_images": self.real_images,
@@ -196,24 +206,27 @@ class Report:
         ]
 
     def _glance_copies(self) -> list[tuple[str, str]]:
+        exact = (self.evaluation or {}).get("exact_copies", {})
+        copied = [f"{count} of {known} images" for known, count in exact.items() if count]
         found = []
         for known in ("reference", "source"):
             audit = (self.evaluation or {})["copies"].get(known, {}).get("pixels")
             if audit and audit["ratio"]["value"] is not None:
                 ratio = audit["ratio"]
                 found.append(f"nearest {known} image {number(ratio['value'])} ({interval(ratio)})")
-        if not found:
+        if not exact:
             return []
-        return [
-            (
-                "Are real images copied?",
-                "Distance in pixels to the "
-                + ", to the ".join(found)
-                + ", over that of real images of the site: below 1 is nearer. To the source that "
-                "is expected, since the site differs from it. Single copies are not excluded by "
-                "this: look at the nearest pairs.",
+        answer = (
+            f"Yes: exact copies of {', '.join(copied)}."
+            if copied
+            else "No: there are no exact copies."
+        )
+        if found:
+            answer += (
+                f" Distance in pixels to the {', to the '.join(found)}, over that of real images "
+                "of the site: below 1 is nearer. Look at the nearest pairs as well."
             )
-        ]
+        return [("Are real images copied?", answer)]
 
     def samples(self) -> list[dict[str, Any]]:
         """Sets whose images are shown."""
@@ -302,6 +315,22 @@ class Report:
                     pairs = self.tiles.nearest_pairs(known, view, NEAREST)
                     nearest.append({"known": known, "space": space, "pairs": pairs})
         return {"rows": rows, "nearest": nearest}
+
+
+def by_class(arms: list[Arm]) -> dict[str, Any] | None:
+    """Dice and HD95 of each class, of the segmenters that are compared."""
+    classes = list(arms[0].by_class) if arms else []
+    if not classes:
+        return None
+    rows = []
+    for name in classes:
+        dice = [arm.of_class(name, "dice") for arm in arms]
+        distance = [arm.of_class(name, "hd95") for arm in arms]
+        cells = [metrics.Cell(points(one["value"]), _points_interval(one)) for one in dice]
+        cells += [metrics.Cell(number(one["value"]), interval(one)) for one in distance]
+        rows.append((name, cells))
+    columns = [f"{of}, {arm.name}" for of in ("Dice", "HD95") for arm in arms]
+    return {"columns": columns, "rows": rows}
 
 
 def look(step: dict[str, Any], real: str) -> str:

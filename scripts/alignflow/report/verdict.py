@@ -55,6 +55,11 @@ def judge(arms: Sequence[Arm] | None) -> dict[str, Any]:
     }
 
 
+def compared(arms: Sequence[Arm]) -> list[Arm]:
+    """The one to beat and the best one with pairs, as far as there are any."""
+    return [arm for arm in (baseline(arms), best(arms, WITH_PAIRS)) if arm is not None]
+
+
 def baseline(arms: Sequence[Arm]) -> Arm | None:
     """The segmenter without pairs that does best at the site."""
     return best(arms, ("without",))

@@ -15,6 +15,7 @@ from torch import nn
 from alignflow.label.segment import segment_file
 from alignflow.label.synthesize import load_image_sampler, synthesize_file
 from alignflow.label.values import tool_values
+from alignflow.label.volumes import in_format
 from alignflow.label.work import Work
 from alignflow.stage1 import Stage1
 from lib.studies import image_path, mask_path, sent_file
@@ -66,6 +67,7 @@ class Segment(InferTask):
         if request["image_id"] in self.store().list_images():
             source = image_path(self.store(), request["image_id"])
         path = segment_file(source, self.network(), self.stage1, temporary_stem())
+        path = in_format(path, request.get("result_extension"))
         return str(path), result(start, self.labels)
 
 
@@ -94,6 +96,7 @@ class Synthesize(InferTask):
         if request["image_id"] in self.store().list_images():
             source = mask_path(self.store(), request["image_id"])
         path = synthesize_file(source, self.network(), self.stage1, temporary_stem(), seed=seed)
+        path = in_format(path, request.get("result_extension"))
         return str(path), result(start, {})
 
 
