@@ -79,10 +79,7 @@ def test_a_refused_module_is_not_imported(tmp_path, monkeypatch):
         ),
         ({"in_channels": "@other"}, "contains expressions"),
         ({"in_channels": "%/etc/hostname"}, "contains expressions"),
-        (
-            {"act": {"_target_": "pathlib.Path.touch", "self": "MARKER"}},
-            "not in an allowed package",
-        ),
+        ({"act": {"_target_": "pathlib.Path.touch", "self": "MARKER"}}, "not in an allowed"),
         ({"act": {"_target_": "torch.nn.functional.relu"}}, "is not a network"),
         ({"_target_": "torch.nn.Parameter"}, "is not a network"),
         ({"_mode_": "debug"}, "contains '_mode_'"),

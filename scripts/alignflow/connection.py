@@ -75,7 +75,7 @@ def without_proxy(url: str) -> str:
     except ValueError:  # invalid address
         named = {}
     host = urlsplit(url).hostname
-    return f"set NO_PROXY={host} to go without the proxy of this environment" if named else ""
+    return f"set NO_PROXY={host} to bypass the proxy of this environment" if named else ""
 
 
 def schemes_of(response: requests.Response) -> list[str]:

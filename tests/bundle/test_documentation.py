@@ -172,7 +172,6 @@ def checkout(bash, inputs, tmp_path_factory):
     return root
 
 
-# The model card repeats commands of the other pages.
 SLOW = {ROOT / "bundle/docs/README.md": pytest.mark.slow}
 
 

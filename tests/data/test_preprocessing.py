@@ -198,10 +198,7 @@ def test_a_record_is_the_text_and_its_settings():
     ("change", "message"),
     [
         ({"_target_": "os.mkdir", "path": "x"}, "'os.mkdir' is not in an allowed package"),
-        (
-            {"_target_": "Lambdad", "keys": "image", "func": "$print"},
-            "'Lambdad' is not in an allowed",
-        ),
+        ({"_target_": "Lambdad", "keys": "image", "func": "$print"}, "'Lambdad' is not in"),
         ({"_target_": "SaveImaged", "keys": "image"}, "SaveImaged; load images by LoadImaged"),
         ({"_target_": "LoadImaged", "keys": "image", "reader": "os.system"}, "with alignflow.data"),
         ({"_target_": "Rotate90d", "keys": "$__import__('os').mkdir('x')"}, r"holds '\$__import"),

@@ -121,10 +121,7 @@ def test_a_locked_store(copy, monkeypatch):
 
 @pytest.mark.parametrize(
     ("version", "words"),
-    [
-        ("75868b020152", "'mlflow db upgrade URI'"),
-        ("0000000000ab", "made by a newer MLflow or another"),
-    ],
+    [("75868b020152", "'mlflow db upgrade URI'"), ("0000000000ab", "made by a newer MLflow")],
 )
 def test_a_schema_of_another_version(copy, version, words):
     with sqlite3.connect(copy) as connection:

@@ -28,7 +28,7 @@ class Term:
         centre, scale: (D,) mean and standard deviation of the unaligned generator's features.
         references: their standardised features (M, D).
         kernel: k.
-        unit: MMD^2 from the unaligned generator to the references; the term is in units of it.
+        unit: MMD^2 between the unaligned generator and the references, which divides the term.
         weight: share of the term in the reward.
         queue: features of earlier samples.
     """

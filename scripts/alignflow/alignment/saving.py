@@ -65,7 +65,7 @@ class SaveAlignment:
         samples, unaligned: fixed masks and noise, and their unaligned images.
         sampler: sampler of the aligned network.
         monitor: has the curve and the best epoch.
-        reward: has the units of its terms.
+        reward: the fitted reward.
     """
 
     def __init__(

@@ -272,7 +272,7 @@ def _values(shape: Shape) -> dict[str, float]:
 
 
 def _tail_shares(table: NDArray[np.float64]) -> NDArray[np.float64]:
-    """For each value, the share of its column's values, except NaN, at least as extreme."""
+    """The share of values in the column that are at least as extreme; NaN is ignored."""
     tails = np.full_like(table, np.nan)
     for column in np.ndindex(table.shape[1:]):
         values = table[(slice(None), *column)]
