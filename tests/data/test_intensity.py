@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from monai.data import MetaTensor
 
-from alignflow.data.intensity import median_window, scale, to_dtype, unscale
+from alignflow.data.intensity import scale, to_dtype, unscale
 from alignflow.data.transforms import FindWindowd
 from alignflow.errors import InputError
 
@@ -125,10 +125,6 @@ def test_equal_percentiles():
     sparse[0, 0, 0, 0] = 1
     with pytest.raises(InputError, match='percentiles .* are both 0; set "window"'):
         read_as(image(sparse))
-
-
-def test_median_window():
-    assert median_window([(0, 10), (1, 1000), (5, 20)]) == (1, 20)
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,6 @@ from monai.data import Dataset
 from monai.utils import convert_to_tensor
 
 from alignflow.data.check import raise_problems
-from alignflow.data.intensity import median_window
 from alignflow.data.named_masks import warn_of_others
 from alignflow.data.preprocessing import Preprocessing, read
 from alignflow.data.slices import unique_geometries
@@ -177,6 +176,7 @@ def _spec(cases: Sequence[Slices], classes: Classes) -> SourceSpec:
     images = [case[0]["image"] for case in cases if case]
     masks = [case[0]["label"] for case in cases if case]
     labels, channels = classes["labels"], len(images[0])
+    low, high = np.median([image.meta["window"] for image in images], axis=0)
     image_dtype = np.result_type(*(image.meta["native_dtype"] for image in images)).name
     suffix = _most_common([image.meta["suffix"] for image in images])
     image_suffix, label_suffix = output_suffixes(suffix, channels, image_dtype)
@@ -187,7 +187,7 @@ def _spec(cases: Sequence[Slices], classes: Classes) -> SourceSpec:
         labels=labels,
         structures=classes["structures"],
         modality=images[0].meta["modality"],
-        window=median_window([image.meta["window"] for image in images]),
+        window=(float(low), float(high)),
         image_suffix=image_suffix,
         label_suffix=label_suffix,
         image_dtype=writable_dtype(image_dtype, image_suffix, channels),

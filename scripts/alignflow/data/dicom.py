@@ -190,13 +190,14 @@ def _require_all_images(
 
     So is one that calls itself an image, even of another series: its UID may have been cut off.
     """
-    series = {h.get("SeriesInstanceUID") for h in images.values()}
+    series = {str(h.get("SeriesInstanceUID")) for h in images.values()}
     for file, header in headers.items():
         is_image = header.get("Modality") not in NON_IMAGES
         kind = UID(str(header.file_meta.get("MediaStorageSOPClassUID", "")))
         if file in images or not is_image or kind == DICOMDIR or not images:
             continue
-        if header.get("SeriesInstanceUID") in (*series, None) or "Image Storage" in kind.name:
+        own = str(header.get("SeriesInstanceUID"))
+        if own in (*series, "None") or "Image Storage" in kind.name:
             raise InputError(f"image '{file}': Rows is missing; repair or remove it")
 
 

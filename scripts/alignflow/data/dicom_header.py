@@ -24,7 +24,6 @@ REAL = {  # attributes, and how many numbers they have
     "ImagePositionPatient": 3,
     "ImageOrientationPatient": 6,
 }
-RESCALE = ("RescaleSlope", "RescaleIntercept")
 ORTHONORMAL = 1e-2  # directions are often given to three digits
 CENTIMETRES = 3  # PhysicalUnits of an ultrasound region (PS3.3, C.8.5.5.1.15)
 PIXELS = 0x7FE0  # group of PixelData, which may begin with spaces
@@ -89,18 +88,13 @@ def require_sound(dataset: pydicom.Dataset, file: str | Path) -> None:
             for element in functional_groups:
                 for item in element.value if element.VR == "SQ" else []:
                     _require_reals(item, file)
-    rescale = {} if is_colour(dataset) else {name: dataset.get(name) for name in RESCALE}
+    rescale = {name: dataset.get(name) for name in ("RescaleSlope", "RescaleIntercept")}
     for name, value in rescale.items():
         if value is None and any(other is not None for other in rescale.values()):
             raise _broken(file, name, None)
-    if rescale.get("RescaleSlope") == 0:
+    if rescale["RescaleSlope"] == 0:
         raise _broken(file, "RescaleSlope", 0)
     _require_frames(dataset, file)
-
-
-def is_colour(dataset: pydicom.Dataset) -> bool:
-    """Whether pixels are colours, whose values no rescale changes."""
-    return dataset.get("SamplesPerPixel") == 3
 
 
 def _broken(file: str | Path, name: str, value: object) -> InputError:
@@ -110,7 +104,7 @@ def _broken(file: str | Path, name: str, value: object) -> InputError:
 
 def _require_reals(dataset: pydicom.Dataset, file: str | Path) -> None:
     for name, count in REAL.items():
-        if dataset.get(name) is None or (name in RESCALE and is_colour(dataset)):
+        if dataset.get(name) is None:
             continue
         numbers = reals(dataset, name, count)
         if numbers is None or (name == "PixelSpacing" and numbers.min() <= 0):
@@ -140,15 +134,11 @@ def _require_frames(dataset: pydicom.Dataset, file: str | Path) -> None:
         raise _broken(file, "NumberOfFrames", f"{frames}, but {len(listed)} are described")
 
 
-def shared_groups(dataset: pydicom.Dataset) -> pydicom.Dataset:
-    """Functional groups that all frames share; empty for an image without any."""
-    return (dataset.get(GROUPS[0]) or [pydicom.Dataset()])[0]
-
-
 def functional(dataset: pydicom.Dataset, group: str, frame: int = 0) -> pydicom.Dataset:
     """The item of a functional group of a frame, or of all frames (PS3.3, C.7.6.16.1)."""
-    frames = dataset.get(GROUPS[1]) or [pydicom.Dataset()] * (frame + 1)
-    return (frames[frame].get(group) or shared_groups(dataset).get(group) or [pydicom.Dataset()])[0]
+    shared = (dataset.get(GROUPS[0]) or [pydicom.Dataset()])[0]
+    frames = dataset.get(GROUPS[1]) or [shared] * (frame + 1)
+    return (frames[frame].get(group) or shared.get(group) or [pydicom.Dataset()])[0]
 
 
 def pixel_spacing(dataset: pydicom.Dataset) -> np.ndarray | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TypeVar
 
 import numpy as np
@@ -28,9 +27,3 @@ def to_dtype(x: np.ndarray, dtype: str) -> np.ndarray:
         return x.astype(dtype)
     limits = np.iinfo(dtype)
     return np.rint(x.astype(np.float64)).clip(limits.min, limits.max).astype(dtype)
-
-
-def median_window(windows: Sequence[Window]) -> Window:
-    """What generated images are written by: median of the lower, and of the upper limits."""
-    low, high = np.median(np.asarray(windows), axis=0)
-    return float(low), float(high)

@@ -130,8 +130,9 @@ def _count_labels(by_file: Mapping[str, list[float]]) -> Labels:
     values = sorted(set().union(*by_file.values()))
     _require_no_disguise(by_file, values)
     if len(values) > MOST_VALUES:
+        richest = max(by_file, key=lambda file: len(by_file[file]))
         raise InputError(
-            f"masks: {len(values)} different values (most in '{_richest(by_file)}'), which looks "
+            f"masks: {len(values)} different values (most in '{richest}'), which looks "
             "like soft or JPEG-compressed masks; set mask_threshold, or labels if they are classes"
         )
     close = next((v for v, w in pairwise(values) if v >= BLURRED and w - v <= 2), None)
@@ -189,10 +190,6 @@ def _require_no_disguise(by_file: Mapping[str, list[float]], values: Sequence[fl
             "like one class written in two ways; set mask_threshold to 0, or labels if they are "
             "classes"
         )
-
-
-def _richest(by_file: Mapping[str, list[float]]) -> str:
-    return max(by_file, key=lambda file: len(by_file[file]))
 
 
 def check_values(file: str, found: Iterable[float], labels: Labels) -> None:

@@ -101,18 +101,15 @@ def writable_dtype(
     """
     dtype = {"bool": "uint8", "int64": "int32", "uint64": "uint32"}.get(dtype, dtype)
     if suffix in PIL_SUFFIXES:
-        return _picture_dtype(dtype, suffix) if values is None else _picture_label_dtype(values)
+        if values is not None:
+            return _picture_label_dtype(values)
+        is_real = suffix in (".tif", ".tiff") and dtype[0] == "f"
+        return dtype if dtype == "uint8" else "float32" if is_real else "uint16"
     if suffix in ITK_SUFFIXES and dtype == "int8":
         return "int16"
     if suffix in ITK_SUFFIXES and channels > 1 and dtype in ("int32", "uint32"):
         return "float32"
     return dtype
-
-
-def _picture_dtype(dtype: str, suffix: str) -> str:
-    if dtype == "uint8":
-        return dtype
-    return "float32" if suffix in (".tif", ".tiff") and dtype[0] == "f" else "uint16"
 
 
 def _picture_label_dtype(values: Iterable[float]) -> str:

@@ -325,8 +325,12 @@ class Check:
 def overheard(lines: list[str]) -> Iterator[None]:
     """What readers log as warnings goes to `lines`, each once, and a few of each kind."""
     heard: dict[str, dict[str, None]] = {}
-    handler = logging.Handler(logging.WARNING)
-    handler.emit = lambda r: heard.setdefault(r.msg, {}).setdefault(r.getMessage())  # type: ignore[method-assign]
+
+    class Handler(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            heard.setdefault(record.msg, {}).setdefault(record.getMessage())
+
+    handler = Handler(logging.WARNING)
     logger = logging.getLogger("alignflow")
     logger.addHandler(handler)
     try:

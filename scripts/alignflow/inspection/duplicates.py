@@ -41,7 +41,9 @@ def _copies(
     first: Sequence[FileFacts], second: Sequence[FileFacts], one: list[int], other: list[int]
 ) -> list[tuple[int, int, bool]]:
     apart = 1 - _stack(first, one) @ _stack(second, other).T
-    limit = NEAR * float(_usual(apart if first is not second else apart[~_diagonal(apart)]))
+    others = apart if first is not second else apart[~torch.eye(*apart.shape, dtype=torch.bool)]
+    # 1 is that of unrelated images, where there are too few to tell
+    limit = NEAR * (float(others.median()) if others.numel() >= 12 else 1.0)
     found = []
     for a, b in (apart <= limit).nonzero().tolist():
         i, j = one[a], other[b]
@@ -49,15 +51,6 @@ def _copies(
             continue
         found.append((i, j, first[i].digest == second[j].digest))
     return found
-
-
-def _usual(apart: Tensor) -> Tensor:
-    """Median of 1 - r; 1, that of unrelated images, where there are too few to tell."""
-    return apart.median() if apart.numel() >= 12 else torch.ones(())
-
-
-def _diagonal(table: Tensor) -> Tensor:
-    return torch.eye(*table.shape, dtype=torch.bool)
 
 
 def _stack(files: Sequence[FileFacts], numbers: list[int]) -> Tensor:
