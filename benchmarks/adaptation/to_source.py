@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -10,12 +12,15 @@ from torch import Tensor
 
 from alignflow.device import default_device
 from alignflow.flow.path import linear_path
-from alignflow.flow.sampler import FlowSampler
+from alignflow.flow.solver import euler_step
 from alignflow.inference.weights import load_sampler
 from alignflow.networks.velocity import VelocityUNet
 from alignflow.segmentation.data import read_test
 from alignflow.segmentation.scoring import score_site
 from alignflow.stage1 import WEIGHTS, Stage1
+
+Network = Callable[..., Tensor]
+"""network(x, t, condition=maps), the velocity."""
 
 
 def score_carried(
@@ -35,27 +40,43 @@ def score_carried(
     site = read_test(test_dir, stage1, stage1.image_size)
     assert site is not None
     network, weights = VelocityUNet(**stage1.image_network), Path(model_dir) / WEIGHTS["image"]
-    flow = load_sampler(network, str(weights), device, steps=steps)
-    flow.start = start
-    site = replace(site, images=carry(site.images, flow, 2 * stage1.num_classes - 1, device))
+    flow = load_sampler(network, str(weights), device, steps=steps).network
+    channels = 2 * stage1.num_classes - 1
+    images = carry(site.images, flow, channels, device, start=start, steps=steps)
+    site = replace(site, images=images)
     score_site(segmenter_dir, site, stage1, lambda x, net: net(x), str(output_dir), device)
 
 
 @torch.no_grad()
-def carry(images: Tensor, flow: FlowSampler, channels: int, device: str, seed: int = 0) -> Tensor:
-    """Images (N, C, X, Y), noised to `flow.start` and integrated without a mask as condition.
+def carry(
+    images: Tensor,
+    network: Network,
+    channels: int,
+    device: str,
+    *,
+    start: float,
+    steps: int,
+    seed: int = 0,
+) -> Tensor:
+    """Images (N, C, X, Y), noised to `start` and integrated without a mask as condition.
 
     Args:
         images: in [-1, 1].
-        flow: of the source.
+        network: velocity network of the source.
         channels: of its condition maps, all zero here: 'not given'.
-        device: of the flow.
+        device: of the network.
+        start, steps: see `score_carried`.
         seed: of the noise.
     """
     noise = torch.randn(images.shape, generator=torch.Generator().manual_seed(seed))
-    x = linear_path(noise, torch.as_tensor(images), torch.full((len(images),), flow.start)).x_t
+    x = linear_path(noise, torch.as_tensor(images), torch.full((len(images),), start)).x_t
+    dt = (1 - start) / steps
     parts = []
     for part in x.split(64):
+        part = part.to(device)
         condition = part.new_zeros(len(part), channels, *part.shape[2:])
-        parts.append(flow(part.to(device), condition=condition.to(device)).cpu())
+        velocity = partial(network, condition=condition)
+        for step in range(steps):
+            part = euler_step(velocity, part, start + step * dt, dt)
+        parts.append(part.cpu())
     return torch.cat(parts).clamp(-1, 1)
