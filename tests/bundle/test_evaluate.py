@@ -138,7 +138,7 @@ def test_target_images_that_are_references_are_left_out(evaluate, site, refused,
     result = evaluate(target_dir=str(site), reference_dir=str(tmp_path / "some"))
     assert result["sets"]["target"]["images"] == 8 and result["sets"]["target"]["masks"] == 8
     line = refused(evaluate, target_dir=str(site), reference_dir=str(site))
-    assert "no image besides the references" in line
+    assert "all images are references" in line
 
 
 def test_folders_that_are_missing(evaluate, refused):

@@ -94,7 +94,7 @@ def test_inputs_may_be_read_only(three_class_models, three_class_dataset, infer,
 
 def test_a_full_disk_then_room(three_class_dataset, train, refused, small_disk, tmp_path):
     line = refused(train, three_class_dataset, small_disk)
-    assert "the disk is full" in line and "same command again" in line
+    assert "the disk is full" in line and "repeat the command" in line
     assert partial(small_disk) == [] and not (small_disk / "model.pt").exists()
     subprocess.run(["mount", "-o", "remount,size=64m", small_disk], check=True)
     train(three_class_dataset, small_disk)

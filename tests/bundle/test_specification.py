@@ -68,14 +68,15 @@ def test_properties_of_inference(prepared, three_class_models, tmp_path):
     assert len(workflow.dataset) == 4
 
 
-def test_network_input_and_output(bundle, three_class_models):
+def test_network_input_and_output(bundle):
+    """The metadata are those of the weights that come with the bundle."""
     verify_net_in_out(
         net_id="network_def",
         meta_file=str(bundle / "configs/metadata.json"),
         config_file=str(bundle / "configs/inference.json"),
         device="cpu",
         bundle_root=str(bundle),
-        model_dir=str(three_class_models),
+        model_dir=str(bundle / "models/nuclei"),
         image_steps=2,
     )
 
