@@ -123,8 +123,8 @@ def torchrun(arguments):
 
 
 def alignflow(arguments):
-    """The console command; `adapt` with its few steps."""
-    quick = ["--quick"] if arguments[:1] == ["adapt"] and "--quick" not in arguments else []
+    """The console command; `adapt` and `check` with few steps."""
+    quick = ["--quick"] if arguments[:1] in (["adapt"], ["check"]) and "--quick" not in arguments else []
     return ask(os.environ["ALIGNFLOW_WARM"], ["-m", "alignflow", *arguments, *quick])
 
 

@@ -139,7 +139,9 @@ def test_mixed_channels(assert_refused, png_dataset):
 
 def test_fewer_images_than_the_batch(assert_refused, png_dataset):
     for run_id in ("training", "train_images", "train_masks", "train_segmenter"):
-        assert_refused(["batch_size: 8", "only 5 training images"], png_dataset, run_id=run_id, batch_size=8)
+        assert_refused(
+            ["batch_size: 8", "only 5 training images"], png_dataset, run_id=run_id, batch_size=8
+        )
 
 
 def test_one_group_cannot_be_split(assert_refused, nifti_dataset):

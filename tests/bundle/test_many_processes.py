@@ -159,8 +159,8 @@ def assert_same_training(one, two):
     for prefix in ("image", "mask"):
         ours, theirs = last_state(one, prefix), last_state(two, prefix)
         g = gradients(ours, "exp_avg")
-        assert (g - gradients(theirs, "exp_avg")).abs().max() < 1e-5 * g.abs().max()
-        # a tenth of one of Adam's steps, which enlarges the rounding of gradients near 0
+        # Adam enlarges the rounding of gradients near 0; 1e-4 of a weight is a tenth of its steps
+        assert (g - gradients(theirs, "exp_avg")).abs().max() < 1e-4 * g.abs().max()
         assert distance(ours["network"], theirs["network"]) < 1e-4
         assert distance(ours["ema"], theirs["ema"]) < 1e-4
         assert torch.equal(ours["update"]["generator"], theirs["update"]["generator"])
