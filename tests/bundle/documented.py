@@ -124,7 +124,11 @@ def torchrun(arguments):
 
 def alignflow(arguments):
     """The console command; `adapt` and `check` with few steps."""
-    quick = ["--quick"] if arguments[:1] in (["adapt"], ["check"]) and "--quick" not in arguments else []
+    quick = (
+        ["--quick"]
+        if arguments[:1] in (["adapt"], ["check"]) and "--quick" not in arguments
+        else []
+    )
     return ask(os.environ["ALIGNFLOW_WARM"], ["-m", "alignflow", *arguments, *quick])
 
 
